@@ -1,0 +1,1 @@
+"""What two or more Headrace services use, free of domain concepts."""

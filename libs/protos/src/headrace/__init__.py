@@ -1,0 +1,1 @@
+"""Generated gRPC contracts of Headrace and of the Open Inference Protocol."""

@@ -1,0 +1,1 @@
+"""The front door of Headrace: identity, routing and runner sessions."""

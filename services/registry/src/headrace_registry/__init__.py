@@ -1,0 +1,1 @@
+"""Models, versions, manifests and artefact bytes of Headrace."""

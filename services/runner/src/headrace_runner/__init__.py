@@ -1,0 +1,1 @@
+"""Loads models and answers inference calls for Headrace gateways."""
