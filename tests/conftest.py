@@ -1,0 +1,31 @@
+"""Fixtures of every tier: PostgreSQL and Valkey, real and started only when a test asks for them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from support.postgres import fresh_database, running_postgres
+from support.valkey import running_valkey
+
+
+@pytest.fixture(scope="session")
+def postgres_url() -> Iterator[str]:
+    """URL of a PostgreSQL superuser connection, one server for the whole run."""
+    with running_postgres() as url:
+        yield url
+
+
+@pytest.fixture
+def database_url(postgres_url: str) -> Iterator[str]:
+    """URL of an empty database that belongs to this test alone; roles are shared by the whole server."""
+    with fresh_database(postgres_url) as url:
+        yield url
+
+
+@pytest.fixture(scope="session")
+def valkey_url() -> Iterator[str]:
+    """`redis://` URL of a Valkey server, one for the whole run; tests use keys of their own."""
+    with running_valkey() as url:
+        yield url
