@@ -1,0 +1,130 @@
+"""What one end of a session has to send, and what of it may go into the next frame."""
+
+from __future__ import annotations
+
+from collections import OrderedDict, deque
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+from headrace_common.lanes.chunks import Chunk
+from headrace_common.lanes.credit import CreditWindow
+from headrace_common.lanes.limits import LaneLimits
+
+Header = TypeVar("Header")
+
+
+@dataclass(slots=True)
+class Parcel(Generic[Header]):
+    """A message on its way out: its call's id, its header, its payload.
+
+    Attributes:
+        offered: Whether the payload travels as chunks, because it is too large to go inline.
+    """
+
+    id: int
+    header: Header
+    payload: bytes | memoryview
+    offered: bool
+    sent_bytes: int = 0
+
+
+class Outbox(Generic[Header]):
+    """Queues messages until credit lets them go, then packs them into frames.
+
+    Inline messages and offers leave in the order of `push`. Chunks of accepted messages take turns, one chunk each, so
+    a huge tensor delays a large one by a factor and not by its whole length.
+    """
+
+    def __init__(self, *, limits: LaneLimits) -> None:
+        self.credit = CreditWindow()
+        self._limits = limits
+        self._queued: deque[Parcel[Header]] = deque()
+        self._queued_bytes = 0
+        self._offered: dict[int, Parcel[Header]] = {}
+        self._sending: OrderedDict[int, Parcel[Header]] = OrderedDict()
+
+    @property
+    def queued(self) -> int:
+        """Messages that have not left yet, neither inline nor as an offer."""
+        return len(self._queued)
+
+    @property
+    def has_chunks(self) -> bool:
+        """Whether `next_chunk` would return one."""
+        return bool(self._sending)
+
+    @property
+    def can_pack(self) -> bool:
+        """Whether `pack` would return at least one message."""
+        return bool(self._queued) and self._fits(self._queued[0])
+
+    def has_room(self, payload_bytes: int) -> bool:
+        """Whether a message pushed now would have credit at once, those that wait before it counted."""
+        inline = payload_bytes if payload_bytes <= self._limits.inline_bytes_max else 0
+        return (
+            self.credit.messages_left > len(self._queued)
+            and self.credit.bytes_left >= self._queued_bytes + inline
+        )
+
+    def push(self, call_id: int, header: Header, payload: bytes | memoryview) -> None:
+        """Queues a message of at most `message_bytes_max` bytes, which the caller has checked."""
+        offered = len(payload) > self._limits.inline_bytes_max
+        self._queued.append(Parcel(call_id, header, payload, offered))
+        self._queued_bytes += 0 if offered else len(payload)
+
+    def pack(self) -> list[Parcel[Header]]:
+        """Takes the messages for the next small frame: as many as have credit and fit into a frame, maybe none."""
+        parcels: list[Parcel[Header]] = []
+        room = self._limits.frame_bytes_max
+        while self._queued and self._fits(self._queued[0]):
+            parcel = self._queued[0]
+            inline = 0 if parcel.offered else len(parcel.payload)
+            room -= inline + self._limits.header_bytes_max
+            if room < 0 and parcels:
+                break
+            self._queued.popleft()
+            self._queued_bytes -= inline
+            self.credit.spend(inline)
+            if parcel.offered:
+                self._offered[parcel.id] = parcel
+            parcels.append(parcel)
+        return parcels
+
+    def accepted(self, call_id: int) -> None:
+        """The receiver has set the bytes of an offer aside. Ignored when the message was withdrawn meanwhile."""
+        parcel = self._offered.pop(call_id, None)
+        if parcel is not None:
+            self._sending[call_id] = parcel
+
+    def next_chunk(self) -> Chunk | None:
+        """Takes the next part of the accepted message whose turn it is, or None when there is none."""
+        if not self._sending:
+            return None
+        call_id, parcel = next(iter(self._sending.items()))
+        start = parcel.sent_bytes
+        end = min(start + self._limits.chunk_bytes, len(parcel.payload))
+        last = end == len(parcel.payload)
+        if last:
+            del self._sending[call_id]
+        else:
+            parcel.sent_bytes = end
+            self._sending.move_to_end(call_id)
+        return Chunk(call_id, memoryview(parcel.payload)[start:end], last)
+
+    def withdraw(self, call_id: int) -> bool:
+        """Drops what is left of a message.
+
+        Returns:
+            True when nothing of it had left, so that the receiver will never hear of it.
+        """
+        if self._offered.pop(call_id, None) or self._sending.pop(call_id, None):
+            return False
+        for index, parcel in enumerate(self._queued):
+            if parcel.id == call_id:
+                del self._queued[index]
+                self._queued_bytes -= 0 if parcel.offered else len(parcel.payload)
+                return True
+        return False
+
+    def _fits(self, parcel: Parcel[Header]) -> bool:
+        return self.credit.fits(0 if parcel.offered else len(parcel.payload))
