@@ -32,11 +32,10 @@ class Inbox(Generic[Header]):
     """
 
     def __init__(self, *, limits: LaneLimits, budget: ByteBudget, wake: Callable[[], None]) -> None:
-        """
-        Args:
-            limits: Sizes that both ends keep to.
-            budget: Where room for large messages is set aside, shared with the other sessions of the process.
-            wake: Called when `accepts` has something to send outside of a call to this inbox.
+        """Args:
+        limits: Sizes that both ends keep to.
+        budget: Where room for large messages is set aside, shared with the other sessions of the process.
+        wake: Called when `accepts` has something to send outside of a call to this inbox.
         """
         self.grant = CreditGrant(messages_max=limits.window_messages, payload_bytes_max=limits.window_bytes)
         self._limits = limits

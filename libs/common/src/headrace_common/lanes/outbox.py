@@ -111,11 +111,12 @@ class Outbox(Generic[Header]):
             self._sending.move_to_end(call_id)
         return Chunk(call_id, memoryview(parcel.payload)[start:end], last)
 
-    def withdraw(self, call_id: int) -> bool:
+    def withdraw(self, call_id: int) -> bool | None:
         """Drops what is left of a message.
 
         Returns:
-            True when nothing of it had left, so that the receiver will never hear of it.
+            True when nothing of it had left, so that the receiver will never hear of it; False when it had been
+            offered; None when it is not here, because it left whole or was never pushed.
         """
         if self._offered.pop(call_id, None) or self._sending.pop(call_id, None):
             return False
@@ -124,7 +125,7 @@ class Outbox(Generic[Header]):
                 del self._queued[index]
                 self._queued_bytes -= 0 if parcel.offered else len(parcel.payload)
                 return True
-        return False
+        return None
 
     def _fits(self, parcel: Parcel[Header]) -> bool:
         return self.credit.fits(0 if parcel.offered else len(parcel.payload))
