@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator
 
 import pytest
 
@@ -11,21 +11,21 @@ from support.valkey import running_valkey
 
 
 @pytest.fixture(scope="session")
-def postgres_url() -> Iterator[str]:
+def postgres_url() -> Generator[str]:
     """URL of a PostgreSQL superuser connection, one server for the whole run."""
     with running_postgres() as url:
         yield url
 
 
 @pytest.fixture
-def database_url(postgres_url: str) -> Iterator[str]:
+def database_url(postgres_url: str) -> Generator[str]:
     """URL of an empty database that belongs to this test alone; roles are shared by the whole server."""
     with fresh_database(postgres_url) as url:
         yield url
 
 
 @pytest.fixture(scope="session")
-def valkey_url() -> Iterator[str]:
+def valkey_url() -> Generator[str]:
     """`redis://` URL of a Valkey server, one for the whole run; tests use keys of their own."""
     with running_valkey() as url:
         yield url

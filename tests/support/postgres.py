@@ -8,7 +8,7 @@ import subprocess
 import tempfile
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
@@ -95,7 +95,7 @@ def _url(port: int, database: str) -> str:
 
 
 @contextmanager
-def running_postgres() -> Iterator[str]:
+def running_postgres() -> Generator[str]:
     """A fresh server; yields the URL of its `postgres` database for the superuser, without a password."""
     user = Unprivileged.current()
     base = Path(tempfile.mkdtemp(prefix="headrace-test-postgres-"))
@@ -120,8 +120,8 @@ def running_postgres() -> Iterator[str]:
 
 
 @contextmanager
-def fresh_database(server_url: str) -> Iterator[str]:
-    """An empty database of its own on a running server, dropped afterwards with whoever is still connected."""
+def fresh_database(server_url: str) -> Generator[str]:
+    """An empty database on a running server, dropped afterwards together with whoever is still connected."""
     name = "t_" + uuid.uuid4().hex[:16]
     with psycopg.connect(server_url, autocommit=True) as admin:
         admin.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(name)))

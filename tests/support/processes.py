@@ -11,8 +11,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-# Runs in a fresh interpreter before the server: drops to the given user (0 = stay), asks the kernel for a signal
-# when the test run dies (after the drop: a change of user clears it), then becomes the server.
+# Runs in a fresh interpreter before the server: drops to the given user (0 = stay), asks the kernel for a
+# signal when the test run dies (after the drop: a change of user clears it), then becomes the server.
 _LAUNCH = """
 import ctypes, os, sys
 parent, uid, gid, death_signal = map(int, sys.argv[1:5])

@@ -6,7 +6,7 @@ import signal
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
@@ -25,7 +25,7 @@ def _server_binary() -> Path:
 
 
 @contextmanager
-def running_valkey() -> Iterator[str]:
+def running_valkey() -> Generator[str]:
     """A fresh, empty server without persistence; yields its `redis://` URL."""
     with tempfile.TemporaryDirectory(prefix="headrace-test-valkey-") as folder:
         process: subprocess.Popen[bytes] | None = None

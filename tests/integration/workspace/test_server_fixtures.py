@@ -1,4 +1,4 @@
-"""The servers that other tests stand on are real, private to a test where they say so, and never left behind."""
+"""The servers that other tests stand on are real, share nothing between tests, and are never left behind."""
 
 from __future__ import annotations
 
