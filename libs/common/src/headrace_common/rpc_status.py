@@ -137,17 +137,29 @@ def from_rpc_error(error: grpc.RpcError) -> HeadraceError:
     return from_bare_code(rpc.code() or grpc.StatusCode.UNKNOWN)
 
 
-def trailing(status: status_pb2.Status) -> tuple[tuple[str, bytes], ...]:
+def trailing_details(status: status_pb2.Status) -> tuple[tuple[str, bytes], ...]:
     """The trailing metadata that carries the details."""
     return ((STATUS_DETAILS_KEY, status.SerializeToString()),)
 
 
 async def abort(
-    context: grpc.aio.ServicerContext[Any, Any], error: BaseException, correlation_id: str = ""
+    context: grpc.aio.ServicerContext[Any, Any],
+    error: BaseException,
+    correlation_id: str = "",
+    *,
+    trailing: tuple[tuple[str, str | bytes], ...] = (),
 ) -> NoReturn:
-    """Ends the RPC with the failure's status and details; raises, like the context's own `abort`."""
+    """Ends the RPC with the failure's status and details; raises, like the context's own `abort`.
+
+    Args:
+        context: The call to end.
+        error: Any failure; see `to_status`.
+        correlation_id: For failures that aren't of the catalogue.
+        trailing: Further trailing metadata.
+    """
     status = to_status(error, correlation_id)
-    await context.abort(_CODE_BY_NUMBER[status.code], status.message, trailing(status))
+    code = _CODE_BY_NUMBER[status.code]
+    await context.abort(code, status.message, (*trailing, *trailing_details(status)))
     raise AssertionError("abort returned")
 
 

@@ -10,7 +10,6 @@ from urllib.parse import unquote, urlsplit
 
 import hvac
 import hvac.exceptions
-import requests.exceptions
 import structlog
 
 from headrace_common import catalogue
@@ -90,7 +89,7 @@ def _from_vault(reference: str, environ: Mapping[str, str]) -> str:
         client = hvac.Client(url=address, namespace=environ.get("VAULT_NAMESPACE"), timeout=10)
         client.token = _vault_token(client, reference, environ)
         answer = cast("dict[str, Any] | None", client.read(path))
-    except (hvac.exceptions.VaultError, requests.exceptions.RequestException, OSError, ValueError) as error:
+    except (hvac.exceptions.VaultError, OSError, ValueError) as error:
         structlog.stdlib.get_logger("secrets").error("vault failed", reference=reference, error=type(error).__name__)
         raise _unavailable(reference, "can't be read from Vault") from None
     data = answer.get("data") if answer else None

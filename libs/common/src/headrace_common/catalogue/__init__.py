@@ -96,6 +96,7 @@ from headrace_common.catalogue.operations import RUNNER_STATE_INVALID as RUNNER_
 from headrace_common.catalogue.operations import SERVER_DRAINING as SERVER_DRAINING
 from headrace_common.catalogue.operations import SERVER_OVERLOADED as SERVER_OVERLOADED
 from headrace_common.catalogue.operations import SERVICE_NOT_READY as SERVICE_NOT_READY
+from headrace_common.catalogue.operations import SERVICE_UNKNOWN as SERVICE_UNKNOWN
 from headrace_common.catalogue.operations import SESSION_UNKNOWN as SESSION_UNKNOWN
 from headrace_common.catalogue.operations import STATE_DIRECTORY_IN_USE as STATE_DIRECTORY_IN_USE
 from headrace_common.catalogue.operations import UPSTREAM_UNAVAILABLE as UPSTREAM_UNAVAILABLE
@@ -123,6 +124,7 @@ from headrace_common.catalogue.tensors import TENSOR_DATATYPE_MISMATCH as TENSOR
 from headrace_common.catalogue.tensors import TENSOR_DATATYPE_UNSUPPORTED as TENSOR_DATATYPE_UNSUPPORTED
 from headrace_common.catalogue.tensors import TENSOR_DIMENSION_INVALID as TENSOR_DIMENSION_INVALID
 from headrace_common.catalogue.tensors import TENSOR_DUPLICATED as TENSOR_DUPLICATED
+from headrace_common.catalogue.tensors import TENSOR_ELEMENT_INVALID as TENSOR_ELEMENT_INVALID
 from headrace_common.catalogue.tensors import TENSOR_MISSING as TENSOR_MISSING
 from headrace_common.catalogue.tensors import TENSOR_NAME_UNKNOWN as TENSOR_NAME_UNKNOWN
 from headrace_common.catalogue.tensors import TENSOR_OUTPUT_UNKNOWN as TENSOR_OUTPUT_UNKNOWN

@@ -290,3 +290,11 @@ RETRIES_EXHAUSTED = CatalogueEntry(
     summary="The call failed on every runner that it was tried on.",
     remedy="Retry later; operators: look at the runners.",
 )
+SERVICE_UNKNOWN = CatalogueEntry(
+    code="ROUTE_008",
+    reason="SERVICE_UNKNOWN",
+    grpc="NOT_FOUND",
+    http=404,
+    summary="The health check names a service that isn't served here.",
+    remedy="Check the service's name.",
+)

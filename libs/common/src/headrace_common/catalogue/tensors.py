@@ -139,3 +139,12 @@ TENSOR_CONTENT_TYPE_MISMATCH = CatalogueEntry(
     summary="The typed contents are in another field than the datatype's.",
     remedy="Put the values in the contents field that belongs to the datatype.",
 )
+TENSOR_ELEMENT_INVALID = CatalogueEntry(
+    code="TENSOR_016",
+    reason="TENSOR_ELEMENT_INVALID",
+    grpc="INVALID_ARGUMENT",
+    http=400,
+    context=("tensor", "datatype"),
+    summary="An element isn't a value that the tensor's datatype, or the model's backend, can take.",
+    remedy="Keep elements within the datatype's range; text for an ONNX model must be UTF-8.",
+)

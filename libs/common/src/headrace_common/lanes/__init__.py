@@ -2,7 +2,7 @@
 
 An endpoint sends through an `Outbox` and receives through an `Inbox`. Small payloads travel inline and are bounded by
 a `Credit`; larger ones are offered, set aside whole in the receiver's `ByteBudget`, accepted, and only then move as
-chunks. No class here does I/O, knows a clock, or is safe for use by two threads.
+chunks. The classes do no I/O, know no clock and belong to one thread; `write_frames` connects them to a stream.
 """
 
 from headrace_common.lanes.budget import ByteBudget
@@ -10,7 +10,8 @@ from headrace_common.lanes.chunks import Chunk, decode_chunks, encode_chunk
 from headrace_common.lanes.credit import CreditGrant, CreditWindow
 from headrace_common.lanes.inbox import Inbox
 from headrace_common.lanes.limits import LaneLimits
-from headrace_common.lanes.outbox import Outbox, Parcel
+from headrace_common.lanes.outbox import Outbox, Parcel, Withdrawn
+from headrace_common.lanes.streams import write_frames
 from headrace_common.lanes.violation import LaneViolation
 
 __all__ = [
@@ -23,6 +24,8 @@ __all__ = [
     "LaneViolation",
     "Outbox",
     "Parcel",
+    "Withdrawn",
     "decode_chunks",
     "encode_chunk",
+    "write_frames",
 ]

@@ -29,14 +29,14 @@ class Inbox(Generic[Header]):
 
     Every message that came in, inline or offered, ends with exactly one `done`, which gives back its credit and its
     share of the byte budget. The payload of a chunked message is kept as views and joined once.
+
+    Args:
+        limits: Sizes that both ends keep to.
+        budget: Where room for large messages is set aside, shared with the other sessions of the process.
+        wake: Called whenever `accepts` has something new to send.
     """
 
     def __init__(self, *, limits: LaneLimits, budget: ByteBudget, wake: Callable[[], None]) -> None:
-        """Args:
-        limits: Sizes that both ends keep to.
-        budget: Where room for large messages is set aside, shared with the other sessions of the process.
-        wake: Called when `accepts` has something to send outside of a call to this inbox.
-        """
         self.grant = CreditGrant(messages_max=limits.window_messages, payload_bytes_max=limits.window_bytes)
         self._limits = limits
         self._budget = budget
@@ -123,11 +123,6 @@ class Inbox(Generic[Header]):
         """Takes the ids whose offers are accepted and have not been told yet."""
         told, self._accepts = self._accepts, []
         return told
-
-    @property
-    def has_accepts(self) -> bool:
-        """Whether `accepts` would return any."""
-        return bool(self._accepts)
 
     def close(self) -> None:
         """Gives everything back to the shared budget when the session ends."""

@@ -28,6 +28,14 @@ class Parcel(Generic[Header]):
     sent_bytes: int = 0
 
 
+@dataclass(frozen=True, slots=True)
+class Withdrawn(Generic[Header]):
+    """A message that was taken back; `unseen` when the receiver has not even heard of it."""
+
+    header: Header
+    unseen: bool
+
+
 class Outbox(Generic[Header]):
     """Queues messages until credit lets them go, then packs them into frames.
 
@@ -44,27 +52,14 @@ class Outbox(Generic[Header]):
         self._sending: OrderedDict[int, Parcel[Header]] = OrderedDict()
 
     @property
-    def queued(self) -> int:
-        """Messages that have not left yet, neither inline nor as an offer."""
-        return len(self._queued)
-
-    @property
-    def has_chunks(self) -> bool:
-        """Whether `next_chunk` would return one."""
-        return bool(self._sending)
-
-    @property
-    def can_pack(self) -> bool:
-        """Whether `pack` would return at least one message."""
-        return bool(self._queued) and self._fits(self._queued[0])
+    def pending(self) -> int:
+        """Messages that have not left whole."""
+        return len(self._queued) + len(self._offered) + len(self._sending)
 
     def has_room(self, payload_bytes: int) -> bool:
         """Whether a message pushed now would have credit at once, those that wait before it counted."""
         inline = payload_bytes if payload_bytes <= self._limits.inline_bytes_max else 0
-        return (
-            self.credit.messages_left > len(self._queued)
-            and self.credit.bytes_left >= self._queued_bytes + inline
-        )
+        return self.credit.messages_left > len(self._queued) and self.credit.bytes_left >= self._queued_bytes + inline
 
     def push(self, call_id: int, header: Header, payload: bytes | memoryview) -> None:
         """Queues a message of at most `message_bytes_max` bytes, which the caller has checked."""
@@ -111,20 +106,16 @@ class Outbox(Generic[Header]):
             self._sending.move_to_end(call_id)
         return Chunk(call_id, memoryview(parcel.payload)[start:end], last)
 
-    def withdraw(self, call_id: int) -> bool | None:
-        """Drops what is left of a message.
-
-        Returns:
-            True when nothing of it had left, so that the receiver will never hear of it; False when it had been
-            offered; None when it is not here, because it left whole or was never pushed.
-        """
-        if self._offered.pop(call_id, None) or self._sending.pop(call_id, None):
-            return False
-        for index, parcel in enumerate(self._queued):
-            if parcel.id == call_id:
+    def withdraw(self, call_id: int) -> Withdrawn[Header] | None:
+        """Drops what is left of a message; None when it is not here, because it left whole or was never pushed."""
+        parcel = self._offered.pop(call_id, None) or self._sending.pop(call_id, None)
+        if parcel is not None:
+            return Withdrawn(parcel.header, unseen=False)
+        for index, queued in enumerate(self._queued):
+            if queued.id == call_id:
                 del self._queued[index]
-                self._queued_bytes -= 0 if parcel.offered else len(parcel.payload)
-                return True
+                self._queued_bytes -= 0 if queued.offered else len(queued.payload)
+                return Withdrawn(queued.header, unseen=True)
         return None
 
     def _fits(self, parcel: Parcel[Header]) -> bool:
