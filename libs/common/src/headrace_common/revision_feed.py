@@ -36,7 +36,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol, TypeVar
+from typing import Generic, Protocol, TypeVar
 
 import psycopg
 import structlog
@@ -46,6 +46,7 @@ from headrace_common.clock import Clock, SystemClock
 from headrace_common.errors import HeadraceError
 from headrace_common.postgres import Database
 
+M = TypeVar("M")
 M_co = TypeVar("M_co", covariant=True)
 _CHANGES_AT_ONCE = 500
 
@@ -151,25 +152,17 @@ class RevisionTail:
         return head
 
 
-class RevisionFeed(Protocol[M_co]):
-    """What a feed RPC streams from; see `DatabaseFeed`."""
-
-    def stream(self, *, after_revision: int, epoch: str) -> AsyncIterator[M_co]:
-        """Endless messages for one follower."""
-        ...
-
-
-class DatabaseFeed(RevisionFeed[M_co]):
+class RevisionFeed(Generic[M]):
     """Streams a `FeedSource` to any number of followers, each at its own pace and with no buffer of its own."""
 
     def __init__(
-        self, *, source: FeedSource[M_co], tail: RevisionTail, heartbeat_s: float = 1.0
+        self, *, source: FeedSource[M], tail: RevisionTail, heartbeat_s: float = 1.0
     ) -> None:
         self._source = source
         self._tail = tail
         self._heartbeat_s = heartbeat_s
 
-    async def stream(self, *, after_revision: int, epoch: str) -> AsyncIterator[M_co]:
+    async def stream(self, *, after_revision: int, epoch: str) -> AsyncIterator[M]:
         """A snapshot where the follower's place is unknown or compacted, then each change once, then heartbeats.
 
         While the database is out of reach nothing is sent, heartbeats included: followers see their age grow.
