@@ -1,1 +1,1 @@
-"""What two or more Headrace services share: errors, settings, gRPC and storage runtimes. No domain concept lives here."""
+"""What two or more Headrace services share: errors, settings, gRPC and storage. No domain concept lives here."""

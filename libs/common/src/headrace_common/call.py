@@ -56,8 +56,8 @@ class Call:
 
 
 def metadata_map(metadata: Any) -> dict[str, str | bytes]:
-    """grpc's metadata pairs as a map."""
-    return {key: value for key, value in metadata} if metadata is not None else {}
+    """Turns grpc's metadata pairs into a map."""
+    return dict(metadata) if metadata is not None else {}
 
 
 def request_id_of(metadata: MetadataMap) -> str:

@@ -80,30 +80,44 @@ class RetryableError(HeadraceError):
 
 
 class ModelError(HeadraceError):
+    """A model or a version of it."""
+
     default_entry = catalogue.MODEL_NOT_FOUND
 
 
 class ModelUnavailable(ModelError, RetryableError):
+    """A model that will be there in a moment."""
+
     default_entry = catalogue.MODEL_LOADING
 
 
 class TensorError(HeadraceError):
+    """A tensor that doesn't fit the model."""
+
     default_entry = catalogue.TENSOR_SHAPE_MISMATCH
 
 
 class DeviceError(HeadraceError):
+    """A device that can't do the work."""
+
     default_entry = catalogue.DEVICE_NOT_AVAILABLE
 
 
 class DeviceUnavailable(DeviceError, RetryableError):
+    """A device that may be there, or free, in a moment."""
+
     default_entry = catalogue.DEVICE_NOT_AVAILABLE
 
 
 class QuotaError(HeadraceError):
+    """A tenant's quota."""
+
     default_entry = catalogue.QUOTA_UNAVAILABLE
 
 
 class QuotaUnavailable(QuotaError, RetryableError):
+    """Nobody can say in time whether the quota allows the call."""
+
     default_entry = catalogue.QUOTA_UNAVAILABLE
 
 
@@ -114,22 +128,32 @@ class QuotaExceeded(QuotaError, RetryableError):
 
 
 class AuthError(HeadraceError):
+    """A credential that is missing, wrong, or not enough."""
+
     default_entry = catalogue.CREDENTIAL_MISSING
 
 
 class AuthUnavailable(AuthError, RetryableError):
+    """Credentials can't be checked yet."""
+
     default_entry = catalogue.CREDENTIALS_NOT_READY
 
 
 class TenantError(HeadraceError):
+    """A tenant or one of its keys."""
+
     default_entry = catalogue.TENANT_NOT_FOUND
 
 
 class InitializationError(HeadraceError):
+    """A component that couldn't start."""
+
     default_entry = catalogue.INITIALIZATION_FAILED
 
 
 class NotReady(InitializationError, RetryableError):
+    """A component that is still starting."""
+
     default_entry = catalogue.SERVICE_NOT_READY
 
 
@@ -140,46 +164,68 @@ class DeadlineError(HeadraceError):
 
 
 class InferenceTimeout(DeadlineError):
+    """An inference that didn't finish in time."""
+
     default_entry = catalogue.INFERENCE_TIMEOUT
 
 
 class StorageError(HeadraceError):
+    """The object store or the database."""
+
     default_entry = catalogue.STORAGE_FAILED
 
 
 class StorageUnavailable(StorageError, RetryableError):
+    """The object store or the database, for now."""
+
     default_entry = catalogue.STORAGE_UNAVAILABLE
 
 
 class ConversionError(HeadraceError):
+    """A conversion of a model."""
+
     default_entry = catalogue.CONVERSION_FAILED
 
 
 class JobError(HeadraceError):
+    """A job."""
+
     default_entry = catalogue.JOB_NOT_FOUND
 
 
 class RunnerError(HeadraceError):
+    """A runner or its session."""
+
     default_entry = catalogue.RUNNER_PROTOCOL_VIOLATION
 
 
 class RunnerUnavailable(RunnerError, RetryableError):
+    """A runner that went away, or has no room, for now."""
+
     default_entry = catalogue.RUNNER_LOST
 
 
 class RouteError(HeadraceError):
+    """A method or service that isn't served."""
+
     default_entry = catalogue.METHOD_UNKNOWN
 
 
 class RouteUnavailable(RouteError, RetryableError):
+    """A service that can't take the call for now."""
+
     default_entry = catalogue.UPSTREAM_UNAVAILABLE
 
 
 class ConfigError(HeadraceError):
+    """A setting, a configuration file or a secret."""
+
     default_entry = catalogue.SETTING_INVALID
 
 
 class ValidationError(HeadraceError):
+    """A request that can't be right, whatever the state."""
+
     default_entry = catalogue.FIELD_INVALID
 
 

@@ -87,7 +87,7 @@ class Caller:
         wait_for_ready: bool = False,
     ) -> R:
         """One request, one response. `path` is `/package.Service/Method`."""
-        method: Any = self._channel.unary_unary(path)
+        method: Any = self._channel.unary_unary(path)  # pyright: ignore[reportUnknownVariableType]
         call = method(
             request.SerializeToString(),
             timeout=self._timeout_s if timeout_s is None else timeout_s,
@@ -116,7 +116,7 @@ class Caller:
                 failed.append(error)
                 raise
 
-        method: Any = self._channel.stream_unary(path)
+        method: Any = self._channel.stream_unary(path)  # pyright: ignore[reportUnknownVariableType]
         call = method(
             encoded(),
             timeout=self._timeout_s if timeout_s is None else timeout_s,
@@ -140,7 +140,7 @@ class Caller:
         metadata: MetadataPairs = (),
     ) -> AsyncIterator[R]:
         """One request, a stream of responses; no deadline unless `timeout_s` is given. Leaving the loop cancels it."""
-        method: Any = self._channel.unary_stream(path)
+        method: Any = self._channel.unary_stream(path)  # pyright: ignore[reportUnknownVariableType]
         call = method(request.SerializeToString(), timeout=timeout_s, metadata=self._pairs(metadata))
         try:
             async for raw in call:

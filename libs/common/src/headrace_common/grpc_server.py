@@ -23,7 +23,8 @@ from headrace_common.rpc_method import server_stream as server_stream
 from headrace_common.rpc_method import unary as unary
 from headrace_common.rpc_runtime import RpcRuntime as RpcRuntime
 from headrace_common.rpc_service import Authenticator as Authenticator
-from headrace_common.rpc_service import ServiceHandler, refuse_call as refuse_call
+from headrace_common.rpc_service import ServiceHandler
+from headrace_common.rpc_service import refuse_call as refuse_call
 from headrace_common.rpc_service import service_handler as service_handler
 from headrace_common.tls import TlsFiles
 
@@ -57,7 +58,7 @@ class GrpcServer:
         self,
         *,
         listeners: Sequence[Listener],
-        handlers: Sequence[grpc.GenericRpcHandler[Any, Any]],
+        handlers: Sequence[grpc.GenericRpcHandler],
         runtime: RpcRuntime,
         health_services: Iterable[str] = (),
         reflection_services: Iterable[str] | None = None,
@@ -67,7 +68,7 @@ class GrpcServer:
     ) -> None:
         own_names = [handler.service_name for handler in handlers if isinstance(handler, ServiceHandler)]
         self.health = Health(services=[*own_names, *health_services])
-        all_handlers: list[grpc.GenericRpcHandler[Any, Any]] = [self.health.handler(runtime), *handlers]
+        all_handlers: list[grpc.GenericRpcHandler] = [self.health.handler(runtime), *handlers]
         if reflection_services is not None:
             reflection = Reflection(services=reflection_services)
             all_handlers += reflection.handlers(runtime, reflection_authenticate)

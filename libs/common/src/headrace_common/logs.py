@@ -6,7 +6,7 @@ import logging
 import re
 import sys
 from collections.abc import MutableMapping
-from typing import Any, TextIO
+from typing import Any, TextIO, cast
 
 import structlog
 
@@ -35,7 +35,7 @@ def redact_text(text: str) -> str:
 
 
 def redact(_logger: object, _method: str, event: EventDict) -> EventDict:
-    """structlog processor: masks values under secret names, and secrets inside any text, however deep."""
+    """Structlog processor: masks values under secret names, and secrets inside any text, however deep."""
     for key, value in event.items():
         event[key] = "***" if value and _SECRET_NAMES.search(key) else _redacted(value, depth=0)
     return event
@@ -107,12 +107,11 @@ def _redacted(value: Any, *, depth: int) -> Any:
     if depth >= 4:
         return value
     if isinstance(value, dict):
-        items: dict[Any, Any] = value
+        items = cast("dict[Any, Any]", value)
         return {
             key: "***" if item and _SECRET_NAMES.search(str(key)) else _redacted(item, depth=depth + 1)
             for key, item in items.items()
         }
     if isinstance(value, list | tuple):
-        parts: Any = value
-        return [_redacted(part, depth=depth + 1) for part in parts]
+        return [_redacted(part, depth=depth + 1) for part in cast("list[Any]", value)]
     return value

@@ -17,6 +17,7 @@ from alembic.config import Config
 from alembic.util.exc import CommandError
 from psycopg import errors as pg
 from psycopg import sql
+from sqlalchemy.exc import SQLAlchemyError
 
 from headrace_common import catalogue
 from headrace_common.errors import InitializationError, StorageUnavailable
@@ -42,8 +43,8 @@ def migrate(url: str, *, service: str, versions_dir: Path, wait_s: float = 60.0)
     """Brings one service's schema up to date. Blocking: call it with `asyncio.to_thread`.
 
     Creates the schema `<service>`, the role `headrace_<service>` (NOLOGIN, NOSUPERUSER, NOBYPASSRLS, owner of nothing)
-    and `<service>.in_scope(text)` for policies, then applies the missing revisions of `versions_dir` in one transaction:
-    all or none. Processes that start at once take turns by an advisory lock. Tables belong to the URL's user, so they
+    and `<service>.in_scope(text)` for policies, then applies the missing revisions of `versions_dir` in one
+    transaction: all or none. Processes that start at once take turns by an advisory lock. Tables belong to the URL's user, so they
     need `ENABLE` and `FORCE ROW LEVEL SECURITY`.
 
     Raises:
@@ -58,8 +59,8 @@ def migrate(url: str, *, service: str, versions_dir: Path, wait_s: float = 60.0)
             lock_holder.execute("SELECT pg_advisory_lock(hashtextextended(%s, 0))", (f"headrace.{service}",))
             _ensure_role(lock_holder, service)
             _upgrade(url, service, versions_dir)
-        except (psycopg.Error, sqlalchemy.exc.SQLAlchemyError, CommandError) as error:
-            log.error("migration failed", schema=service, exc_info=error)
+        except (psycopg.Error, SQLAlchemyError, CommandError):
+            log.exception("migration failed", schema=service)
             raise InitializationError(
                 f"the schema of {service} can't be migrated",
                 entry=catalogue.MIGRATION_FAILED,

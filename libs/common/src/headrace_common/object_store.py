@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import AsyncIterator, Awaitable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import unquote, urlsplit
 
 import obstore
@@ -13,7 +13,6 @@ import structlog
 from obstore.exceptions import (
     AlreadyExistsError,
     BaseError,
-    NotFoundError,
     PermissionDeniedError,
     PreconditionError,
     UnauthenticatedError,
@@ -33,7 +32,7 @@ _REMOTE_SCHEMES = frozenset({"s3", "gs", "az"})
 
 
 class ObjectStore:
-    """Immutable objects under slash-separated keys. All failures are `StorageError`s; nothing of the store's text leaks.
+    """Immutable objects under slash-separated keys. Failures are `StorageError`s without the store's text.
 
     Safe for concurrent use. A cancelled `put_if_absent` leaves either the whole object or none.
     """
@@ -61,10 +60,13 @@ class ObjectStore:
             if scheme == "memory":
                 return cls(backend=MemoryStore())
             if scheme in _REMOTE_SCHEMES:
-                return cls(backend=from_url(url, **dict(options or {})))  # pyright: ignore[reportArgumentType, reportCallIssue]
+                construct: Any = from_url  # pyright: ignore[reportUnknownVariableType]
+                return cls(backend=construct(url, **dict(options or {})))
         except (BaseError, OSError, ValueError) as error:
             structlog.stdlib.get_logger("object_store").error("storage address refused", exc_info=error)
-            raise ConfigError("HEADRACE_STORAGE_URL can't be opened", context={"variable": "HEADRACE_STORAGE_URL"}) from None
+            raise ConfigError(
+                "HEADRACE_STORAGE_URL can't be opened", context={"variable": "HEADRACE_STORAGE_URL"}
+            ) from None
         raise ConfigError(
             "HEADRACE_STORAGE_URL must be a directory or begin with local://, file://, s3://, gs:// or az://",
             context={"variable": "HEADRACE_STORAGE_URL"},
@@ -116,7 +118,7 @@ class ObjectStore:
     async def exists(self, key: str) -> bool:
         try:
             await self._backend.head_async(_checked(key))
-        except (NotFoundError, FileNotFoundError):
+        except FileNotFoundError:
             return False
         except (BaseError, OSError) as error:
             raise self._mapped(error) from None
@@ -126,7 +128,7 @@ class ObjectStore:
         """Removes the object; a missing one is fine."""
         try:
             await self._backend.delete_async(_checked(key))
-        except (NotFoundError, FileNotFoundError):
+        except FileNotFoundError:
             return
         except (BaseError, OSError) as error:
             raise self._mapped(error) from None
@@ -134,7 +136,8 @@ class ObjectStore:
     async def list(self, prefix: str = "") -> AsyncIterator[tuple[str, int]]:
         """Keys under a prefix of whole path segments, with their sizes in bytes, in no particular order."""
         try:
-            async for batch in obstore.list(self._backend, prefix=_checked(prefix) if prefix else None):
+            batches: Any = obstore.list(self._backend, prefix=_checked(prefix) if prefix else None)  # pyright: ignore[reportUnknownMemberType]
+            async for batch in batches:
                 for meta in batch:
                     yield meta["path"], meta["size"]
         except (BaseError, OSError) as error:
@@ -147,7 +150,7 @@ class ObjectStore:
             raise self._mapped(error) from None
 
     def _mapped(self, error: Exception) -> StorageError:
-        if isinstance(error, (NotFoundError, FileNotFoundError)):
+        if isinstance(error, FileNotFoundError):
             return StorageError("the object is not in the object store", entry=catalogue.OBJECT_NOT_FOUND)
         self._log.error("object store failed", exc_info=error)
         if isinstance(error, (PermissionDeniedError, UnauthenticatedError, PermissionError)):

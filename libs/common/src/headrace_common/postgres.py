@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from types import TracebackType
 from typing import Any, LiteralString, Self
@@ -64,7 +64,7 @@ class Database:
             max_waiting=connections_max * 20,
             max_idle=300.0,
             reconnect_timeout=30.0,
-            check=AsyncConnectionPool.check_connection,
+            check=_check,
             open=False,
             name=f"headrace_{service}",
         )
@@ -132,7 +132,7 @@ class Database:
             raise self._mapped(error) from None
 
     @asynccontextmanager
-    async def _transaction(self, scope: str, *, snapshot: bool) -> AsyncIterator[Connection]:
+    async def _transaction(self, scope: str, *, snapshot: bool) -> AsyncGenerator[Connection]:
         try:
             connection = await self._pool.getconn()
         except (PoolTimeout, TooManyRequests, PoolClosed, psycopg.Error) as error:
@@ -154,6 +154,11 @@ class Database:
 
     def _mapped(self, error: Exception) -> StorageError:
         return storage_error(error, statement_timeout_s=self.statement_timeout_s, log=self._log)
+
+
+async def _check(connection: Connection) -> None:
+    """One empty round trip before a connection is handed out: after a restart of the server the pool heals at once."""
+    await connection.execute("")
 
 
 def service_conninfo(url: str, *, service: str, statement_timeout_s: float, lock_timeout_s: float) -> str:

@@ -17,7 +17,7 @@ def new_request_id() -> str:
 
 
 def accept_request_id(value: str | bytes | None) -> str:
-    """The caller's id where it is well-formed (1 to 128 plain characters), else a new one: ids go into logs unescaped."""
+    """The caller's id where it is 1 to 128 plain characters, else a new one: ids go into logs unescaped."""
     if isinstance(value, str) and _REQUEST_ID.fullmatch(value):
         return value
     return new_request_id()

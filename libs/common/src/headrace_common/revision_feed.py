@@ -1,4 +1,4 @@
-'''Serving side of a snapshot + watch feed with gap-free revisions.
+"""Serving side of a snapshot + watch feed with gap-free revisions.
 
 The SQL behind a feed is the same in every service (here for schema `quota` and feed `principals`)::
 
@@ -29,7 +29,7 @@ The SQL behind a feed is the same in every service (here for schema `quota` and 
     --                    in one transaction
 
 Neither table holds a tenant's row of its own right, so policies on them allow the service scope only.
-'''
+"""
 
 from __future__ import annotations
 
@@ -155,9 +155,7 @@ class RevisionTail:
 class RevisionFeed(Generic[M]):
     """Streams a `FeedSource` to any number of followers, each at its own pace and with no buffer of its own."""
 
-    def __init__(
-        self, *, source: FeedSource[M], tail: RevisionTail, heartbeat_s: float = 1.0
-    ) -> None:
+    def __init__(self, *, source: FeedSource[M], tail: RevisionTail, heartbeat_s: float = 1.0) -> None:
         self._source = source
         self._tail = tail
         self._heartbeat_s = heartbeat_s

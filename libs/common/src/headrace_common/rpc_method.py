@@ -7,7 +7,7 @@ import time
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from dataclasses import dataclass
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, TypeVar, cast
 
 import grpc
 import grpc.aio
@@ -190,12 +190,12 @@ class MethodRunner:
         except grpc.aio.AbortError:
             outcome = ("UNKNOWN", "ABORTED_BY_SERVICER")
             raise
-        except Exception as error:  # noqa: BLE001 - the one place where what nobody foresaw becomes INTERNAL
+        except Exception as error:
             correlation_id = uuid.uuid4().hex
             failure = from_exception(error, correlation_id)
             outcome = (failure.entry.grpc, failure.reason)
             if failure is not error:
-                self._runtime.log.error("unexpected failure", correlation_id=correlation_id, exc_info=error)
+                self._runtime.log.exception("unexpected failure", correlation_id=correlation_id)
             await abort(context, failure, trailing=((REQUEST_ID_KEY, request_id),))
         finally:
             self._in_flight.dec()
@@ -207,8 +207,9 @@ class MethodRunner:
                 "the call's deadline was over before any work began", entry=catalogue.DEADLINE_ALREADY_OVER
             )
         self.gate.enter()
+        limit = asyncio.timeout(timeout_s)
         try:
-            async with asyncio.timeout(timeout_s) as limit:
+            async with limit:
                 return await answer(request, call)
         except TimeoutError:
             if not limit.expired():
@@ -223,7 +224,7 @@ class MethodRunner:
 
     def _timeout_s(self, context: Context) -> float | None:
         """The client's deadline where it sent one, else the method's."""
-        remaining_s = context.time_remaining()
+        remaining_s = cast("float | None", context.time_remaining())
         if remaining_s is not None:
             return remaining_s
         own_s = self.method.timeout_s

@@ -53,10 +53,8 @@ class ServiceHandler(grpc.GenericRpcHandler):
         }
         self._log = structlog.stdlib.get_logger("rpc")
 
-    def service(
-        self, handler_call_details: grpc.HandlerCallDetails
-    ) -> grpc.RpcMethodHandler[Any, Any] | None:
-        """grpc's hook: None lets the next generic handler answer; a refusal ends the call without its body."""
+    def service(self, handler_call_details: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler[Any, Any] | None:
+        """Grpc's hook: None lets the next generic handler answer; a refusal ends the call without its body."""
         path = handler_call_details.method
         runner = self._runners.get(path)
         if runner is None:

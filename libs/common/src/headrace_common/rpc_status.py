@@ -9,7 +9,7 @@ import grpc
 import grpc.aio
 from google.protobuf.any_pb2 import Any as AnyMessage
 from google.protobuf.message import DecodeError
-from google.rpc import error_details_pb2, status_pb2
+from google.rpc import error_details_pb2, status_pb2  # pyright: ignore[reportMissingTypeStubs]
 
 from headrace_common import catalogue
 from headrace_common.catalogue import CatalogueEntry
@@ -54,7 +54,7 @@ def from_exception(error: BaseException, correlation_id: str) -> HeadraceError:
 
 
 def to_status(error: BaseException, correlation_id: str = "") -> status_pb2.Status:
-    """Maps any failure to the wire form: `ErrorInfo` always, `RetryInfo`, `QuotaFailure`, `BadRequest` where they apply."""
+    """Maps any failure to the wire: `ErrorInfo` always, `RetryInfo`, `QuotaFailure`, `BadRequest` where they apply."""
     failure = from_exception(error, correlation_id)
     entry = failure.entry
     info = error_details_pb2.ErrorInfo(reason=entry.reason, domain=DOMAIN)
@@ -90,13 +90,14 @@ def from_status(status: status_pb2.Status) -> HeadraceError:
     field: str | None = None
     for detail in status.details:
         try:
-            if detail.Is(error_details_pb2.ErrorInfo.DESCRIPTOR):
+            kind = detail.TypeName()
+            if kind == "google.rpc.ErrorInfo":
                 candidate = error_details_pb2.ErrorInfo.FromString(detail.value)
                 info = candidate if candidate.domain == DOMAIN else info
-            elif detail.Is(error_details_pb2.RetryInfo.DESCRIPTOR):
+            elif kind == "google.rpc.RetryInfo":
                 delay = error_details_pb2.RetryInfo.FromString(detail.value).retry_delay
                 retry_after_s = delay.seconds + delay.nanos / 1e9
-            elif detail.Is(error_details_pb2.BadRequest.DESCRIPTOR):
+            elif kind == "google.rpc.BadRequest":
                 violations = error_details_pb2.BadRequest.FromString(detail.value).field_violations
                 field = violations[0].field if violations else None
         except DecodeError:

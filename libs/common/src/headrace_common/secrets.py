@@ -18,7 +18,7 @@ from headrace_common.errors import ConfigError
 _FILE = "file://"
 _VAULT = "vault://"
 _SECRET_BYTES_MAX = 1 << 20
-_SERVICE_ACCOUNT_TOKEN = "/var/run/secrets/kubernetes.io/serviceaccount/token"
+_SERVICE_ACCOUNT_TOKEN = "/var/run/secrets/kubernetes.io/serviceaccount/token"  # noqa: S105 - a path
 
 
 def is_reference(value: str) -> bool:
@@ -92,10 +92,10 @@ def _from_vault(reference: str, environ: Mapping[str, str]) -> str:
     except (hvac.exceptions.VaultError, OSError, ValueError) as error:
         structlog.stdlib.get_logger("secrets").error("vault failed", reference=reference, error=type(error).__name__)
         raise _unavailable(reference, "can't be read from Vault") from None
-    data = answer.get("data") if answer else None
-    if isinstance(data, dict) and "metadata" in data and isinstance(data.get("data"), dict):
-        data = cast("Any", data)["data"]  # version 2 of the KV engine wraps the secret once more
-    value = cast("Any", data).get(key) if isinstance(data, dict) else None
+    data: Any = (answer or {}).get("data") or {}
+    if "metadata" in data and isinstance(data.get("data"), dict):
+        data = data["data"]  # version 2 of the KV engine wraps the secret once more
+    value: object = data.get(key)
     if not isinstance(value, str) or not value:
         raise _unavailable(reference, "has no such key in Vault")
     return value
@@ -108,11 +108,10 @@ def _vault_token(client: hvac.Client, reference: str, environ: Mapping[str, str]
         return read_secret_file(Path(token_file))
     role = environ.get("HEADRACE_VAULT_KUBERNETES_ROLE")
     if not role:
-        raise _unavailable(
-            reference, "needs VAULT_TOKEN, HEADRACE_VAULT_TOKEN_FILE or HEADRACE_VAULT_KUBERNETES_ROLE"
-        )
+        raise _unavailable(reference, "needs VAULT_TOKEN, HEADRACE_VAULT_TOKEN_FILE or HEADRACE_VAULT_KUBERNETES_ROLE")
     account = environ.get("HEADRACE_VAULT_KUBERNETES_TOKEN_FILE", _SERVICE_ACCOUNT_TOKEN)
-    login: Any = client.auth.kubernetes.login(
+    auth: Any = client.auth
+    login: Any = auth.kubernetes.login(
         role=role,
         jwt=read_secret_file(Path(account)),
         mount_point=environ.get("HEADRACE_VAULT_KUBERNETES_MOUNT", "kubernetes"),

@@ -100,7 +100,7 @@ async def _supervised(settings: S, main: Callable[[S, Stop], Awaitable[None]]) -
     try:
         await main(settings, stop)
     except HeadraceError as error:
-        log.error("failed", code=error.code, reason=error.reason, message=error.message, **_extra(error))
+        log.error("failed", code=error.code, reason=error.reason, message=error.message, **_extra(error))  # noqa: TRY400 - a named failure needs no trace
         return EXIT_CONFIG if isinstance(error, ConfigError) else EXIT_FAILED
     except Exception:
         log.exception("failed")

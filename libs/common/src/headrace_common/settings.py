@@ -47,7 +47,9 @@ class ServiceSettings(BaseSettings):
     state_dir: Path = Field(Path(".headrace"), description="Folder for what the process keeps on disk.")
     ready_file: Path | None = Field(None, description="Where to write the bound addresses once serving.")
     shutdown_grace_s: float = Field(10.0, ge=0, le=600, description="Seconds that running calls get after SIGTERM.")
-    message_bytes_max: int = Field(64 << 20, ge=1 << 16, le=1 << 30, description="Largest gRPC message accepted, bytes.")
+    message_bytes_max: int = Field(
+        64 << 20, ge=1 << 16, le=1 << 30, description="Largest gRPC message accepted, bytes."
+    )
     calls_in_flight_max: int = Field(1_000, ge=1, description="Calls handled at once; more are refused.")
     call_timeout_s: float = Field(30.0, gt=0, description="Deadline of a call whose client sent none, seconds.")
     postgres_url: SecretStr | None = Field(None, description="postgresql:// URL of the database.")
@@ -77,7 +79,7 @@ class ServiceSettings(BaseSettings):
         dotenv_settings: PydanticBaseSettingsSource,
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """Constructor arguments only: `load_settings` gathers the rest, so that precedence and names are in one place."""
+        """Constructor arguments only: `load_settings` gathers the rest, so precedence and names are in one place."""
         return (init_settings,)
 
 
@@ -120,7 +122,8 @@ def load_settings(
 def describe_settings(settings: ServiceSettings) -> dict[str, str]:
     """Every variable with its present value as text, secrets masked: what `--print-config` prints."""
     return {
-        settings.variable(field): _shown(cast("object", getattr(settings, field))) for field in type(settings).model_fields
+        settings.variable(field): _shown(cast("object", getattr(settings, field)))
+        for field in type(settings).model_fields
     }
 
 
@@ -184,9 +187,7 @@ def _explained(cls: type[ServiceSettings], error: PydanticValidationError, sourc
     field = str(first["loc"][0]) if first["loc"] else ""
     variable = cls.variable(field) if field else "the settings"
     if first["type"] == "missing":
-        return ConfigError(
-            f"{variable} must be set", entry=catalogue.SETTING_MISSING, context={"variable": variable}
-        )
+        return ConfigError(f"{variable} must be set", entry=catalogue.SETTING_MISSING, context={"variable": variable})
     source = sources.get(field, variable)
     origin = f" (from {source})" if source != variable else ""
     return _invalid(variable, f"is not valid{origin}: {first['msg']}")

@@ -89,7 +89,7 @@ def fields(buffer: Buffer) -> Iterator[Field]:
         elif kind == VARINT:
             value, position = read_varint(view, position)
             yield number, kind, value
-        elif kind == FIXED64 or kind == FIXED32:
+        elif kind in (FIXED64, FIXED32):
             stop = position + (8 if kind == FIXED64 else 4)
             if stop > end:
                 raise malformed()
@@ -139,7 +139,7 @@ def encode_varint_field(number: int, value: int) -> bytes:
 
 
 def encode_len_field(number: int, payload: Buffer) -> bytes:
-    """One length-delimited field, payload copied in. For large payloads join `len_field_header` and the payload yourself."""
+    """One length-delimited field, payload copied in; to avoid that, send `len_field_header` and the payload."""
     return b"".join((len_field_header(number, len(payload)), payload))
 
 
@@ -169,7 +169,7 @@ def _skip_group(view: memoryview, position: int, number: int) -> int:
         elif kind == LENGTH_DELIMITED:
             length, position = read_varint(view, position)
             position += length
-        elif kind == FIXED64 or kind == FIXED32:
+        elif kind in (FIXED64, FIXED32):
             position += 8 if kind == FIXED64 else 4
         else:
             raise malformed()

@@ -6,14 +6,12 @@ Import the entries from here; the modules below only group them.
 from __future__ import annotations
 
 from headrace_common.catalogue import access, durability, models, operations, requests, tensors
-from headrace_common.catalogue.entry import CatalogueEntry as CatalogueEntry
-from headrace_common.catalogue.entry import RetryPolicy as RetryPolicy
 from headrace_common.catalogue.access import AUTHORITY_FORBIDDEN as AUTHORITY_FORBIDDEN
 from headrace_common.catalogue.access import CONCURRENCY_LIMIT_EXCEEDED as CONCURRENCY_LIMIT_EXCEEDED
-from headrace_common.catalogue.access import CREDENTIALS_NOT_READY as CREDENTIALS_NOT_READY
 from headrace_common.catalogue.access import CREDENTIAL_MALFORMED as CREDENTIAL_MALFORMED
 from headrace_common.catalogue.access import CREDENTIAL_MISSING as CREDENTIAL_MISSING
 from headrace_common.catalogue.access import CREDENTIAL_UNKNOWN as CREDENTIAL_UNKNOWN
+from headrace_common.catalogue.access import CREDENTIALS_NOT_READY as CREDENTIALS_NOT_READY
 from headrace_common.catalogue.access import JOIN_TOKEN_INVALID as JOIN_TOKEN_INVALID
 from headrace_common.catalogue.access import KEY_EXPIRED as KEY_EXPIRED
 from headrace_common.catalogue.access import KEY_LIMIT_REACHED as KEY_LIMIT_REACHED
@@ -48,6 +46,8 @@ from headrace_common.catalogue.durability import OBJECT_NOT_FOUND as OBJECT_NOT_
 from headrace_common.catalogue.durability import STORAGE_DENIED as STORAGE_DENIED
 from headrace_common.catalogue.durability import STORAGE_FAILED as STORAGE_FAILED
 from headrace_common.catalogue.durability import STORAGE_UNAVAILABLE as STORAGE_UNAVAILABLE
+from headrace_common.catalogue.entry import CatalogueEntry as CatalogueEntry
+from headrace_common.catalogue.entry import RetryPolicy as RetryPolicy
 from headrace_common.catalogue.models import MODEL_ALREADY_EXISTS as MODEL_ALREADY_EXISTS
 from headrace_common.catalogue.models import MODEL_EXECUTION_FAILED as MODEL_EXECUTION_FAILED
 from headrace_common.catalogue.models import MODEL_FILE_DIGEST_MISMATCH as MODEL_FILE_DIGEST_MISMATCH
@@ -56,8 +56,8 @@ from headrace_common.catalogue.models import MODEL_FILE_SIZE_MISMATCH as MODEL_F
 from headrace_common.catalogue.models import MODEL_FILE_TOO_LARGE as MODEL_FILE_TOO_LARGE
 from headrace_common.catalogue.models import MODEL_FORMAT_UNSUPPORTED as MODEL_FORMAT_UNSUPPORTED
 from headrace_common.catalogue.models import MODEL_INSPECTION_LIMIT as MODEL_INSPECTION_LIMIT
-from headrace_common.catalogue.models import MODEL_LOADING as MODEL_LOADING
 from headrace_common.catalogue.models import MODEL_LOAD_FAILED as MODEL_LOAD_FAILED
+from headrace_common.catalogue.models import MODEL_LOADING as MODEL_LOADING
 from headrace_common.catalogue.models import MODEL_MANIFEST_INVALID as MODEL_MANIFEST_INVALID
 from headrace_common.catalogue.models import MODEL_MANIFEST_MISMATCH as MODEL_MANIFEST_MISMATCH
 from headrace_common.catalogue.models import MODEL_NAME_INVALID as MODEL_NAME_INVALID
