@@ -61,13 +61,7 @@ class Link:
                 assert 0 < len(chunk.data) <= LIMITS.chunk_bytes
                 self.bulk.append(encode_chunk(6, chunk))
         elif action == "small" and self.small:
-            call_id, header, payload, offered = self.small.popleft()
-            if offered:
-                self.inbox.offer(call_id, header, len(payload))
-            else:
-                self.inbox.message(call_id, len(payload))
-                self._deliver(call_id, bytes(payload))
-            self.open.add(call_id)
+            self._receive(*self.small.popleft())
         elif action == "bulk" and self.bulk:
             for chunk in decode_chunks(6, self.bulk.popleft()):
                 whole = self.inbox.chunk(chunk)
@@ -84,6 +78,14 @@ class Link:
         assert self.budget.held_bytes <= self.budget.total_bytes
         assert self.inbox.grant.open_messages <= LIMITS.window_messages
         assert self.inbox.grant.open_bytes <= LIMITS.window_bytes
+
+    def _receive(self, call_id: int, header: str, payload: bytes | memoryview, offered: bool) -> None:
+        if offered:
+            self.inbox.offer(call_id, header, len(payload))
+        else:
+            self.inbox.message(call_id, len(payload))
+            self._deliver(call_id, bytes(payload))
+        self.open.add(call_id)
 
     def _deliver(self, call_id: int, payload: bytes) -> None:
         assert call_id not in self.delivered
@@ -148,7 +150,7 @@ def test_every_message_arrives_whole_once_and_all_room_comes_back(sizes, script,
     for link in links:
         assert link.inbox.open == 0
         assert (link.inbox.grant.open_messages, link.inbox.grant.open_bytes) == (0, 0)
-        assert link.outbox.queued == 0 and not link.outbox.has_chunks
+        assert link.outbox.pending == 0
         assert link.outbox.has_room(LIMITS.inline_bytes_max)
     assert (budget.held_bytes, budget.waiting) == (0, 0)
 

@@ -1,0 +1,166 @@
+"""All runners that have a session with this gateway, and which of them have which model."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterator
+
+from headrace.gateway.v1 import mesh_pb2 as gateway_pb2
+from headrace_common.clock import Clock
+from headrace_common.errors import HeadraceError
+from headrace_common.rpc_status import from_status_bytes
+from headrace_gateway.catalog import CatalogVersion
+from headrace_gateway.mesh.runner_session import RunnerSession
+
+HEARTBEAT_CHECK_S = 0.25
+
+
+class RunnerDirectory:
+    """Index of open sessions. Everything but the two waits is synchronous. One event loop.
+
+    Args:
+        known: Finds the tenant, name and number of a version by its uid, for what is shown to people.
+    """
+
+    def __init__(self, *, clock: Clock, known: Callable[[str], CatalogVersion | None]) -> None:
+        self._clock = clock
+        self._known = known
+        self._sessions: dict[str, RunnerSession] = {}
+        self._replicas: dict[str, tuple[RunnerSession, ...]] = {}
+        self._listeners: list[Callable[[str], None]] = []
+        self._waiters: set[asyncio.Future[None]] = set()
+
+    def __iter__(self) -> Iterator[RunnerSession]:
+        return iter(self._sessions.values())
+
+    def __len__(self) -> int:
+        return len(self._sessions)
+
+    def add(self, session: RunnerSession) -> None:
+        """A session has all its lanes."""
+        self._sessions[session.id] = session
+        self.changed(session)
+
+    def remove(self, session: RunnerSession) -> None:
+        """A session has ended. A newer session of the same runner stays."""
+        if self._sessions.get(session.id) is session:
+            del self._sessions[session.id]
+            self.changed(session)
+
+    def changed(self, session: RunnerSession) -> None:
+        """A runner came, went, or changed its models or state: look-ups are made anew, waiting calls look again."""
+        self._replicas.clear()
+        waiters, self._waiters = self._waiters, set()
+        for waiter in waiters:
+            if not waiter.done():
+                waiter.set_result(None)
+        for listener in list(self._listeners):
+            listener(session.id)
+
+    def replicas(self, version_uid: str) -> tuple[RunnerSession, ...]:
+        """Runners that take calls for the version now."""
+        found = self._replicas.get(version_uid)
+        if found is None:
+            found = self._replicas[version_uid] = tuple(
+                session
+                for session in self._sessions.values()
+                if session.takes_calls and session.has_loaded(version_uid)
+            )
+        return found
+
+    def eligible(self, version: CatalogVersion) -> list[RunnerSession]:
+        """Runners that take calls and have the backend and device that the version needs, loaded or not."""
+        manifest = version.proto.manifest
+        return [
+            session
+            for session in self._sessions.values()
+            if session.takes_calls
+            and manifest.backend in session.backends
+            and (not manifest.device_types or session.hello.device.type in manifest.device_types)
+        ]
+
+    def could_serve(self, version: CatalogVersion) -> bool:
+        """Whether a request sent now would be served, possibly after a load."""
+        return any(self.load_failure(session, version.uid) is None for session in self.eligible(version))
+
+    def load_failure(self, session: RunnerSession, version_uid: str) -> HeadraceError | None:
+        """Why the version is not on the runner although it was wanted, or None."""
+        event = session.models.get(version_uid)
+        if event is None or event.state != gateway_pb2.MODEL_STATE_FAILED:
+            return None
+        return from_status_bytes(event.status)
+
+    def forget_model(self, session: RunnerSession, version_uid: str) -> None:
+        """The runner answered that it doesn't have the version, ahead of the event that says so."""
+        if session.models.pop(version_uid, None) is not None:
+            self.changed(session)
+
+    async def wait_for_change(self, timeout_s: float | None = None) -> None:
+        """Returns at the next change of any runner, or when a positive `timeout_s` is over."""
+        waiter = asyncio.get_running_loop().create_future()
+        self._waiters.add(waiter)
+        try:
+            await asyncio.wait((waiter,), timeout=timeout_s if timeout_s is not None and timeout_s > 0 else None)
+        finally:
+            self._waiters.discard(waiter)
+
+    async def watch_heartbeats(self) -> None:
+        """Ejects runners that fall silent, until cancelled."""
+        while True:
+            for session in list(self._sessions.values()):
+                session.check_heartbeat()
+            await asyncio.sleep(HEARTBEAT_CHECK_S)
+
+    def add_listener(self, changed: Callable[[str], None]) -> None:
+        """`changed` is called with a runner's id after it came, changed or left."""
+        self._listeners.append(changed)
+
+    def remove_listener(self, changed: Callable[[str], None]) -> None:
+        self._listeners.remove(changed)
+
+    def drain(self, runner_id: str) -> None:
+        """Asks a runner to finish and leave; unknown ids do nothing."""
+        session = self._sessions.get(runner_id)
+        if session is not None:
+            session.drain()
+
+    async def close(self) -> None:
+        """Ends every session once its calls are answered; bounded by the caller."""
+        for session in list(self._sessions.values()):
+            session.release()
+        while self._sessions:
+            await self.wait_for_change()
+
+    def runners(self) -> list[gateway_pb2.Runner]:
+        """Each runner as it is now, with the models of all tenants."""
+        return [self._describe(session) for session in self._sessions.values()]
+
+    def _describe(self, session: RunnerSession) -> gateway_pb2.Runner:
+        runner = gateway_pb2.Runner(
+            id=session.id,
+            name=session.hello.runner_name,
+            state=session.state,
+            device_type=session.hello.device.type,
+            backends=session.hello.backends,
+            in_flight=session.calls.in_flight,
+            queue_depth=session.heartbeat.queue_depth,
+            model_memory_bytes=session.heartbeat.model_memory_bytes,
+            labels=session.hello.labels,
+        )
+        runner.connect_time.FromDatetime(session.connected_at)
+        runner.heartbeat_age.FromNanoseconds(int((self._clock.monotonic() - session.heartbeat_at) * 1e9))
+        for event in session.models.values():
+            version = self._known(event.version_uid)
+            if version is not None:
+                failure = self.load_failure(session, event.version_uid)
+                runner.models.add(
+                    tenant_id=version.tenant_id,
+                    model=version.model,
+                    version=version.version,
+                    version_uid=version.uid,
+                    state=event.state,
+                    memory_bytes=event.memory_bytes,
+                    load_time=event.load_time if event.HasField("load_time") else None,
+                    error_reason=failure.reason if failure is not None else "",
+                )
+        return runner

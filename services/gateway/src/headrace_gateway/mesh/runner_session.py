@@ -1,0 +1,150 @@
+"""One runner as this gateway sees it: who it is, what it has loaded, how busy it is."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from collections.abc import Callable
+
+from headrace.gateway.v1 import mesh_pb2 as gateway_pb2
+from headrace.runner.internal.v1 import mesh_pb2
+from headrace_common import catalogue
+from headrace_common.clock import Clock
+from headrace_common.errors import RunnerUnavailable
+from headrace_common.lanes import ByteBudget, LaneLimits
+from headrace_gateway.mesh.session_calls import SessionCalls
+
+HEARTBEAT_TIMEOUT_S = 2.0
+_EWMA_WEIGHT = 0.1
+
+
+class RunnerSession:
+    """State of one session; its lanes are moved by the servicer.
+
+    Args:
+        hello: The runner's introduction, already checked.
+        changed: Called when the runner's state or models have changed.
+    """
+
+    def __init__(
+        self,
+        *,
+        hello: mesh_pb2.Hello,
+        limits: LaneLimits,
+        budget: ByteBudget,
+        clock: Clock,
+        changed: Callable[[RunnerSession], None],
+    ) -> None:
+        self.hello = hello
+        self.id = f"{hello.runner_name}.{hello.boot_uuid}"
+        self.token = secrets.token_urlsafe(32)
+        self.state: gateway_pb2.RunnerState.ValueType = gateway_pb2.RUNNER_STATE_READY
+        self.backends = frozenset(hello.backends)
+        self.connected_at = clock.now()
+        self.heartbeat = mesh_pb2.Heartbeat()
+        self.heartbeat_at = clock.monotonic()
+        self.models: dict[str, mesh_pb2.ModelEvent] = {event.version_uid: event for event in hello.models}
+        self.latency_s = 0.0
+        self.commands: asyncio.Queue[mesh_pb2.GatewayCommand] = asyncio.Queue()
+        self.lanes: set[str] = set()
+        self.opened = asyncio.Event()
+        self.closed = asyncio.Event()
+        self.small_due = asyncio.Event()
+        self.bulk_due = asyncio.Event()
+        self.calls = SessionCalls(limits=limits, budget=budget, wake=self._wake, ended=self._call_ended)
+        self._clock = clock
+        self._changed = changed
+        self._released = False
+
+    @property
+    def takes_calls(self) -> bool:
+        """Whether new calls may be sent."""
+        return self.state == gateway_pb2.RUNNER_STATE_READY
+
+    def has_loaded(self, version_uid: str) -> bool:
+        """Whether the version takes calls on this runner."""
+        event = self.models.get(version_uid)
+        return event is not None and event.state == gateway_pb2.MODEL_STATE_LOADED
+
+    def execution_slots(self, version_uid: str) -> int:
+        """Executions of the version at the same time, at least 1."""
+        event = self.models.get(version_uid)
+        return max(1, event.execution_slots if event is not None else 1)
+
+    def attach(self, lane: str) -> bool:
+        """A data lane came; False when it is no lane or is there already."""
+        if lane not in ("small", "bulk") or lane in self.lanes or self.closed.is_set():
+            return False
+        self.lanes.add(lane)
+        if len(self.lanes) == 2:
+            self.opened.set()
+        return True
+
+    def on_event(self, event: mesh_pb2.RunnerEvent) -> None:
+        """Takes what the runner told on the control lane; unknown events are ignored."""
+        match event.WhichOneof("event"):
+            case "heartbeat":
+                self.heartbeat = event.heartbeat
+                self.heartbeat_at = self._clock.monotonic()
+                if self.state == gateway_pb2.RUNNER_STATE_EJECTED:
+                    self._become(gateway_pb2.RUNNER_STATE_READY)
+            case "model":
+                self._on_model(event.model)
+            case "draining":
+                self.release()
+            case _:
+                return
+
+    def check_heartbeat(self) -> None:
+        """Ejects the runner when it has been silent for too long; its waiting calls fail over to other runners."""
+        silent_s = self._clock.monotonic() - self.heartbeat_at
+        if self.takes_calls and silent_s > HEARTBEAT_TIMEOUT_S:
+            self._become(gateway_pb2.RUNNER_STATE_EJECTED)
+            self.calls.fail_all(runner_lost())
+
+    def drain(self) -> None:
+        """Asks the runner to leave; it takes no new calls of this gateway from now on."""
+        self._become(gateway_pb2.RUNNER_STATE_DRAINING)
+        self.commands.put_nowait(mesh_pb2.GatewayCommand(drain=mesh_pb2.Drain()))
+
+    def release(self) -> None:
+        """Either side leaves: no new calls, and the session ends with the last open one."""
+        self._become(gateway_pb2.RUNNER_STATE_DRAINING)
+        self._released = True
+        self._call_ended()
+
+    def observe(self, latency_s: float) -> None:
+        """Folds one answered call into the moving average."""
+        self.latency_s += _EWMA_WEIGHT * (latency_s - self.latency_s) if self.latency_s else latency_s
+
+    def close(self) -> None:
+        """The session has ended: its waiting calls fail over to other runners."""
+        if not self.closed.is_set():
+            self.closed.set()
+            self._released = False
+            self.state = gateway_pb2.RUNNER_STATE_GONE
+            self.calls.close(runner_lost())
+
+    def _on_model(self, event: mesh_pb2.ModelEvent) -> None:
+        if event.state == gateway_pb2.MODEL_STATE_UNLOADED:
+            self.models.pop(event.version_uid, None)
+        else:
+            self.models[event.version_uid] = event
+        self._changed(self)
+
+    def _become(self, state: gateway_pb2.RunnerState.ValueType) -> None:
+        if self.state not in (state, gateway_pb2.RUNNER_STATE_DRAINING, gateway_pb2.RUNNER_STATE_GONE):
+            self.state = state
+            self._changed(self)
+
+    def _call_ended(self) -> None:
+        if self._released and self.calls.in_flight == 0:
+            self.close()
+
+    def _wake(self) -> None:
+        self.small_due.set()
+        self.bulk_due.set()
+
+
+def runner_lost() -> RunnerUnavailable:
+    return RunnerUnavailable("the runner was lost before it answered", entry=catalogue.RUNNER_LOST)

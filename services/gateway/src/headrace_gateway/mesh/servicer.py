@@ -1,0 +1,265 @@
+"""The mesh listener: `headrace.runner.internal.v1.RunnerMesh`, as raw streams over the session state."""
+
+from __future__ import annotations
+
+import asyncio
+import hmac
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+import grpc
+import grpc.aio
+import structlog
+from google.protobuf.message import DecodeError
+from prometheus_client import CollectorRegistry, Counter, Gauge
+
+from headrace.runner.internal.v1 import mesh_pb2
+from headrace_common import catalogue
+from headrace_common.call import metadata_map
+from headrace_common.clock import Clock
+from headrace_common.errors import AuthError, HeadraceError, RunnerError
+from headrace_common.lanes import (
+    ByteBudget,
+    LaneLimits,
+    LaneViolation,
+    decode_chunks,
+    encode_chunk,
+    write_frames,
+)
+from headrace_common.rpc_service import refuse_call
+from headrace_common.rpc_status import abort
+from headrace_gateway.mesh.directory import RunnerDirectory
+from headrace_gateway.mesh.runner_session import RunnerSession
+
+PROTOCOL_VERSION = 1
+_HELLO_TIMEOUT_S = 5.0
+_LANES_TIMEOUT_S = 5.0
+_RUNNER_NAME_CHARS_MAX = 128
+_CALL_CHUNKS = mesh_pb2.CallFrame.CHUNKS_FIELD_NUMBER
+_RESULT_CHUNKS = mesh_pb2.ResultFrame.CHUNKS_FIELD_NUMBER
+
+Context = grpc.aio.ServicerContext[Any, Any]
+
+
+class SessionOver(Exception):
+    """A lane has ended, or the session was closed."""
+
+
+class RunnerMeshHandler(grpc.GenericRpcHandler):
+    """Serves Register and Exchange.
+
+    Args:
+        join_token: What a runner must present; None lets every peer in that could reach the listener.
+        directory: Where sessions are entered once both data lanes are there.
+    """
+
+    def __init__(
+        self,
+        *,
+        gateway_id: str,
+        join_token: str | None,
+        directory: RunnerDirectory,
+        limits: LaneLimits,
+        budget: ByteBudget,
+        clock: Clock,
+        registry: CollectorRegistry,
+    ) -> None:
+        self._gateway_id = gateway_id
+        self._join_token = join_token.encode() if join_token else None
+        self._directory = directory
+        self._limits = limits
+        self._budget = budget
+        self._clock = clock
+        self._sessions: dict[str, RunnerSession] = {}
+        self._log = structlog.stdlib.get_logger("mesh")
+        self._ended = Counter(
+            "headrace_mesh_sessions_ended", "Runner sessions that ended, by reason", ("reason",), registry=registry
+        )
+        runners = Gauge("headrace_mesh_runners", "Runners with a session", registry=registry)
+        runners.set_function(lambda: len(directory))
+        held = Gauge("headrace_mesh_result_bytes_held", "Bytes set aside for large results", registry=registry)
+        held.set_function(lambda: budget.held_bytes)
+
+    def service(self, handler_call_details: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler[Any, Any] | None:
+        """Grpc's hook: refuses on metadata alone."""
+        metadata = metadata_map(handler_call_details.invocation_metadata)
+        match handler_call_details.method:
+            case "/headrace.runner.internal.v1.RunnerMesh/Register":
+                if not self._may_join(metadata.get("authorization")):
+                    error = AuthError("the join token is not valid", entry=catalogue.JOIN_TOKEN_INVALID)
+                    return refuse_call(error, metadata)
+                return grpc.stream_stream_rpc_method_handler(self._register)  # pyright: ignore
+            case "/headrace.runner.internal.v1.RunnerMesh/Exchange":
+                session = self._sessions.get(str(metadata.get("x-headrace-session", "")))
+                lane = str(metadata.get("x-headrace-lane", ""))
+                if session is None or not session.attach(lane):
+                    error = RunnerError("no session waits for this lane", entry=catalogue.SESSION_UNKNOWN)
+                    return refuse_call(error, metadata)
+
+                async def exchange(_frames: Any, context: Context) -> None:
+                    await self._exchange(context, session, lane)
+
+                return grpc.stream_stream_rpc_method_handler(exchange)  # pyright: ignore
+            case _:
+                return None
+
+    def _may_join(self, authorization: str | bytes | None) -> bool:
+        if self._join_token is None:
+            return True
+        presented = authorization.encode() if isinstance(authorization, str) else b""
+        return hmac.compare_digest(presented, b"Bearer " + self._join_token)
+
+    async def _register(self, _events: Any, context: Context) -> None:
+        try:
+            session = await self._open_session(context)
+        except HeadraceError as error:
+            await abort(context, error)
+        reason = "left"
+        log = self._log.bind(runner=session.id)
+        try:
+            await _run_until_one_ends(
+                _read_events(context, session),
+                _write_commands(context, session),
+                _closed(session),
+                self._enter_when_open(session),
+            )
+        except LaneViolation as violation:
+            reason = "violation"
+            log.warning("the runner broke the protocol", violation=str(violation))
+        except SessionOver as over:
+            reason = str(over)
+        except asyncio.CancelledError:
+            reason = "connection lost"
+            raise
+        finally:
+            del self._sessions[session.token]
+            self._directory.remove(session)
+            session.close()
+            self._ended.labels(reason).inc()
+            log.info("runner session ended", reason=reason)
+
+    async def _open_session(self, context: Context) -> RunnerSession:
+        hello = await self._hello(context)
+        session = RunnerSession(
+            hello=hello,
+            limits=self._limits,
+            budget=self._budget,
+            clock=self._clock,
+            changed=self._directory.changed,
+        )
+        welcome = mesh_pb2.Welcome(
+            protocol_version=PROTOCOL_VERSION,
+            gateway_id=self._gateway_id,
+            session_token=session.token,
+            message_bytes_max=self._limits.message_bytes_max,
+            inline_bytes_max=self._limits.inline_bytes_max,
+        )
+        self._sessions[session.token] = session
+        await context.write(mesh_pb2.GatewayCommand(welcome=welcome).SerializeToString())
+        return session
+
+    async def _hello(self, context: Context) -> mesh_pb2.Hello:
+        try:
+            async with asyncio.timeout(_HELLO_TIMEOUT_S):
+                hello = mesh_pb2.RunnerEvent.FromString(await _read(context)).hello
+        except (TimeoutError, DecodeError, SessionOver):
+            raise RunnerError("the runner did not say hello", entry=catalogue.RUNNER_PROTOCOL_VIOLATION) from None
+        if hello.protocol_version < PROTOCOL_VERSION:
+            raise RunnerError(
+                f"this gateway speaks protocol version {PROTOCOL_VERSION}, the runner {hello.protocol_version}",
+                entry=catalogue.RUNNER_PROTOCOL_UNSUPPORTED,
+            )
+        if not (0 < len(hello.runner_name) <= _RUNNER_NAME_CHARS_MAX and hello.boot_uuid and hello.device.type):
+            raise RunnerError("the hello names no runner, boot or device", entry=catalogue.RUNNER_PROTOCOL_VIOLATION)
+        return hello
+
+    async def _enter_when_open(self, session: RunnerSession) -> None:
+        try:
+            async with asyncio.timeout(_LANES_TIMEOUT_S):
+                await session.opened.wait()
+        except TimeoutError:
+            raise SessionOver("data lanes missing") from None
+        self._directory.add(session)
+        self._log.info("runner joined", runner=session.id, device=session.hello.device.type)
+
+    async def _exchange(self, context: Context, session: RunnerSession, lane: str) -> None:
+        try:
+            if lane == "small":
+                await _run_until_one_ends(
+                    _closed(session),
+                    _read_results(context, session),
+                    write_frames(session.calls.next_small_frame, context.write, session.small_due),
+                )
+            else:
+                await _run_until_one_ends(
+                    _closed(session),
+                    _read_chunks(context, session),
+                    write_frames(_chunk_frames(session), context.write, session.bulk_due),
+                )
+        except LaneViolation as violation:
+            self._ended.labels("violation").inc()
+            self._log.warning("the runner broke the protocol", runner=session.id, violation=str(violation))
+        except SessionOver:
+            return
+        finally:
+            session.close()
+
+
+async def _run_until_one_ends(*parts: Coroutine[Any, Any, None]) -> None:
+    """Runs the parts of a lane; the first that raises cancels the others and is raised."""
+    try:
+        async with asyncio.TaskGroup() as group:
+            for part in parts:
+                group.create_task(part)
+    except BaseExceptionGroup as errors:
+        raise errors.exceptions[0] from None
+
+
+async def _closed(session: RunnerSession) -> None:
+    await session.closed.wait()
+    raise SessionOver("closed")
+
+
+async def _read(context: Context) -> bytes:
+    message = await context.read()
+    if isinstance(message, bytes):
+        return message
+    raise SessionOver("the runner left")
+
+
+async def _read_events(context: Context, session: RunnerSession) -> None:
+    while True:
+        try:
+            event = mesh_pb2.RunnerEvent.FromString(await _read(context))
+        except DecodeError:
+            raise LaneViolation("malformed event") from None
+        session.on_event(event)
+
+
+async def _write_commands(context: Context, session: RunnerSession) -> None:
+    while True:
+        command = await session.commands.get()
+        await context.write(command.SerializeToString())
+
+
+async def _read_results(context: Context, session: RunnerSession) -> None:
+    while True:
+        try:
+            frame = mesh_pb2.ResultFrame.FromString(await _read(context))
+        except DecodeError:
+            raise LaneViolation("malformed result frame") from None
+        session.calls.on_result_frame(frame)
+
+
+async def _read_chunks(context: Context, session: RunnerSession) -> None:
+    while True:
+        for chunk in decode_chunks(_RESULT_CHUNKS, await _read(context)):
+            session.calls.on_chunk(chunk)
+
+
+def _chunk_frames(session: RunnerSession) -> Callable[[], bytes | None]:
+    def next_frame() -> bytes | None:
+        chunk = session.calls.next_chunk()
+        return None if chunk is None else encode_chunk(_CALL_CHUNKS, chunk)
+
+    return next_frame

@@ -1,0 +1,179 @@
+"""The calls that one runner session has open, and the lanes that carry them."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import NamedTuple
+
+from headrace.runner.internal.v1 import mesh_pb2
+from headrace_common.errors import HeadraceError
+from headrace_common.lanes import ByteBudget, Chunk, Inbox, LaneLimits, LaneViolation, Outbox
+from headrace_common.rpc_status import from_status_bytes
+
+
+class Answer(NamedTuple):
+    """A runner's answer: a serialised ModelInferResponse and where the time went, in microseconds."""
+
+    payload: bytes
+    queue_us: int
+    compute_us: int
+
+
+class OpenCall:
+    """A call on its way. `answer` resolves once, with the answer or the failure."""
+
+    __slots__ = ("answer", "attempt", "id")
+
+    def __init__(self, call_id: int, attempt: int, answer: asyncio.Future[Answer]) -> None:
+        self.id = call_id
+        self.attempt = attempt
+        self.answer = answer
+
+
+class SessionCalls:
+    """Opens calls, and closes each with the runner's one terminal answer; does no I/O itself.
+
+    A call that nobody waits for any more stays open until its terminal answer, so that its slot is never counted as
+    free while the runner still works on it. One event loop.
+
+    Args:
+        limits: Sizes of the lanes.
+        budget: Room for large results, shared by all sessions of the gateway.
+        wake: Called whenever there may be a frame to send.
+        ended: Called after each terminal answer.
+    """
+
+    def __init__(
+        self, *, limits: LaneLimits, budget: ByteBudget, wake: Callable[[], None], ended: Callable[[], None]
+    ) -> None:
+        self._wake = wake
+        self._ended = ended
+        self._outbox: Outbox[mesh_pb2.Call] = Outbox(limits=limits)
+        self._inbox: Inbox[mesh_pb2.Result] = Inbox(limits=limits, budget=budget, wake=wake)
+        self._open: dict[int, OpenCall] = {}
+        self._cancels: list[int] = []
+        self._last_id = 0
+
+    @property
+    def in_flight(self) -> int:
+        """Calls without a terminal answer."""
+        return len(self._open)
+
+    def has_room(self, payload_bytes: int) -> bool:
+        """Whether the runner has granted credit for one more call of that size."""
+        return self._outbox.has_room(payload_bytes)
+
+    def send(self, call: mesh_pb2.Call, payload: bytes) -> OpenCall:
+        """Opens a call. The caller has asked `has_room`; fills in the id and the size of `call`."""
+        self._last_id += 1
+        call.id = self._last_id
+        call.payload_bytes = len(payload)
+        opened = OpenCall(call.id, call.attempt, asyncio.get_running_loop().create_future())
+        self._open[call.id] = opened
+        self._outbox.push(call.id, call, payload)
+        self._wake()
+        return opened
+
+    def leave(self, call: OpenCall) -> None:
+        """The caller stops waiting; does nothing when the call has had its answer.
+
+        A call that has not left yet is taken back, another one is cancelled on the runner.
+        """
+        call.answer.cancel()
+        if call.id not in self._open:
+            return
+        withdrawn = self._outbox.withdraw(call.id)
+        if withdrawn is not None and withdrawn.unseen:
+            del self._open[call.id]
+            self._ended()
+            return
+        self._cancels.append(call.id)
+        self._wake()
+
+    def fail_all(self, error: HeadraceError) -> None:
+        """Fails every waiting caller; the calls stay open until their terminal answers, or `close`."""
+        for call in self._open.values():
+            if not call.answer.done():
+                call.answer.set_exception(error)
+
+    def close(self, error: HeadraceError) -> None:
+        """The session is lost: fails every waiting caller and forgets the calls."""
+        self.fail_all(error)
+        self._open.clear()
+        self._inbox.close()
+        self._ended()
+
+    def on_result_frame(self, frame: mesh_pb2.ResultFrame) -> None:
+        """Takes a frame of the small lane.
+
+        Raises:
+            LaneViolation: The runner broke the protocol, for example by answering a call that it does not have.
+        """
+        if frame.chunks:
+            raise LaneViolation("the small lane carries no chunks")
+        if frame.HasField("credit"):
+            self._outbox.credit.grant(frame.credit.messages, frame.credit.payload_bytes)
+        for call_id in frame.accepts:
+            self._outbox.accepted(call_id)
+        for result in frame.results:
+            self._check(result)
+            self._inbox.done(result.id)
+            self._inbox.message(result.id, len(result.payload))
+            self._finish(result, result.payload)
+        for result in frame.offers:
+            self._check(result)
+            self._inbox.offer(result.id, result, result.payload_bytes)
+        self._wake()
+
+    def on_chunk(self, chunk: Chunk) -> None:
+        """Takes a chunk of the bulk lane.
+
+        Raises:
+            LaneViolation: The runner broke the protocol.
+        """
+        whole = self._inbox.chunk(chunk)
+        if whole is not None:
+            self._finish(*whole)
+            self._wake()
+
+    def next_small_frame(self) -> bytes | None:
+        """The next frame for the small lane, or None when there is nothing to send."""
+        parcels = self._outbox.pack()
+        accepts = self._inbox.accepts()
+        cancels, self._cancels = self._cancels, []
+        credit = self._inbox.grant.due(only_if_needed=not (parcels or accepts or cancels))
+        if not (parcels or accepts or cancels or credit):
+            return None
+        frame = mesh_pb2.CallFrame(accepts=accepts, cancels=cancels)
+        for parcel in parcels:
+            if parcel.offered:
+                frame.offers.append(parcel.header)
+            else:
+                parcel.header.payload = bytes(parcel.payload)
+                frame.calls.append(parcel.header)
+        if credit:
+            frame.credit.messages, frame.credit.payload_bytes = credit
+        return frame.SerializeToString()
+
+    def next_chunk(self) -> Chunk | None:
+        """The next part of a call for the bulk lane, or None."""
+        return self._outbox.next_chunk()
+
+    def _check(self, result: mesh_pb2.Result) -> None:
+        call = self._open.get(result.id)
+        if call is None:
+            raise LaneViolation("result for a call that is not open")
+        if call.attempt != result.attempt or not result.terminal:
+            raise LaneViolation("result does not belong to the call")
+
+    def _finish(self, result: mesh_pb2.Result, payload: bytes) -> None:
+        call = self._open.pop(result.id)
+        self._inbox.done(result.id)
+        self._outbox.withdraw(result.id)
+        if not call.answer.done():
+            if result.status:
+                call.answer.set_exception(from_status_bytes(result.status))
+            else:
+                call.answer.set_result(Answer(payload, result.queue_us, result.compute_us))
+        self._ended()

@@ -1,0 +1,182 @@
+"""Keeps one session with every gateway process that can be found."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import uuid
+from collections.abc import Callable, Mapping, Sequence
+
+import grpc.aio
+import structlog
+from google.protobuf.message import DecodeError
+
+from headrace.runner.internal.v1 import mesh_pb2
+from headrace_common.clock import Clock
+from headrace_common.lanes import ByteBudget, LaneLimits, LaneViolation
+from headrace_runner.mesh.discovery import resolve
+from headrace_runner.mesh.host import Host
+from headrace_runner.mesh.session import PROTOCOL_VERSION, Session, SessionEnded
+
+_BACKOFF_FIRST_S = 0.1
+_BACKOFF_MAX_S = 2.0
+_DISCOVERY_S = 5.0
+_DUPLICATE_PAUSE_S = 10.0
+
+ChannelFactory = Callable[[str], grpc.aio.Channel]
+
+
+class MeshClient:
+    """Dials gateways, redials lost ones within 2 s, and takes the runner out of the mesh again.
+
+    A gateway that is reachable by two addresses is recognised by the id in its welcome and gets one session.
+
+    Args:
+        targets: Gateways' mesh listeners, as `discovery.resolve` takes them.
+        open_channel: Opens a connection of its own to an address at each call.
+        name: Configured name of this runner.
+        labels: For placement.
+    """
+
+    def __init__(
+        self,
+        *,
+        targets: Sequence[str],
+        open_channel: ChannelFactory,
+        join_token: str | None,
+        name: str,
+        labels: Mapping[str, str],
+        host: Host,
+        limits: LaneLimits,
+        budget: ByteBudget,
+        clock: Clock,
+    ) -> None:
+        self._targets = targets
+        self._open_channel = open_channel
+        self._join_token = join_token
+        self._name = name
+        self._labels = dict(labels)
+        self._boot_uuid = str(uuid.uuid4())
+        self._host = host
+        self._limits = limits
+        self._budget = budget
+        self._clock = clock
+        self._dialers: dict[str, asyncio.Task[None]] = {}
+        self._sessions: dict[str, Session] = {}
+        self._draining = False
+        self.registered = asyncio.Event()
+        self.drain_requested = asyncio.Event()
+        self._left = asyncio.Event()
+        self._log = structlog.stdlib.get_logger("mesh")
+
+    @property
+    def gateways(self) -> frozenset[str]:
+        """Ids of the gateways that this runner has sessions with."""
+        return frozenset(self._sessions)
+
+    async def run(self) -> None:
+        """Finds and dials gateways until cancelled."""
+        async with asyncio.TaskGroup() as dialers:
+            while True:
+                await self._discover(dialers)
+                await asyncio.sleep(_DISCOVERY_S)
+
+    async def drain(self, timeout_s: float) -> bool:
+        """Tells every gateway that this runner leaves and waits until all have let it go.
+
+        Returns:
+            Whether that happened in time; calls that are still open then are lost when the process ends.
+        """
+        self._draining = True
+        self._left.clear()
+        for session in self._sessions.values():
+            session.drain()
+        if not self._sessions:
+            return True
+        try:
+            async with asyncio.timeout(timeout_s):
+                await self._left.wait()
+        except TimeoutError:
+            return False
+        return True
+
+    async def _discover(self, dialers: asyncio.TaskGroup) -> None:
+        try:
+            addresses = await resolve(self._targets)
+        except OSError as error:
+            self._log.warning("gateways can't be resolved", targets=list(self._targets), error=str(error))
+            return
+        for address in addresses - self._dialers.keys():
+            self._dialers[address] = dialers.create_task(self._dial(address), name=f"dial-{address}")
+        for address in self._dialers.keys() - addresses:
+            self._dialers.pop(address).cancel()
+
+    async def _dial(self, address: str) -> None:
+        backoff_s = _BACKOFF_FIRST_S
+        while not self._draining:
+            started = self._clock.monotonic()
+            pause_s = await self._session(address)
+            if pause_s is None:
+                if self._clock.monotonic() - started > _BACKOFF_MAX_S:
+                    backoff_s = _BACKOFF_FIRST_S
+                pause_s = backoff_s * random.uniform(0.75, 1.25)  # noqa: S311 - spreads reconnects
+                backoff_s = min(2 * backoff_s, _BACKOFF_MAX_S)
+            await asyncio.sleep(pause_s)
+
+    async def _session(self, address: str) -> float | None:
+        """Runs one session; returns a fixed pause before the next one, or None for the usual backoff."""
+        gateway_id = ""
+
+        def on_welcome(welcome: mesh_pb2.Welcome) -> bool:
+            nonlocal gateway_id
+            if self._draining or welcome.gateway_id in self._sessions:
+                return False
+            gateway_id = welcome.gateway_id
+            self._sessions[gateway_id] = session
+            self.registered.set()
+            self._log.info("joined a gateway", gateway_id=gateway_id, address=address)
+            return True
+
+        session = Session(
+            open_channel=lambda: self._open_channel(address),
+            join_token=self._join_token,
+            hello=self._hello,
+            on_welcome=on_welcome,
+            on_drain=self.drain_requested.set,
+            host=self._host,
+            limits=self._limits,
+            budget=self._budget,
+            clock=self._clock,
+        )
+        try:
+            await session.run()
+        except (SessionEnded, LaneViolation, grpc.aio.AioRpcError, asyncio.InvalidStateError, DecodeError) as error:
+            self._log.warning("session ended", gateway_id=gateway_id, address=address, reason=_reason(error))
+            return None
+        except TimeoutError:
+            self._log.warning("the gateway did not answer", address=address)
+            return None
+        finally:
+            if gateway_id:
+                del self._sessions[gateway_id]
+                if not self._sessions:
+                    self._left.set()
+        return _DUPLICATE_PAUSE_S
+
+    def _hello(self) -> mesh_pb2.Hello:
+        return mesh_pb2.Hello(
+            protocol_version=PROTOCOL_VERSION,
+            runner_name=self._name,
+            boot_uuid=self._boot_uuid,
+            device=self._host.device,
+            backends=self._host.backends,
+            labels=self._labels,
+            models=self._host.model_events(),
+            execution_slots=self._host.execution_slots,
+        )
+
+
+def _reason(error: BaseException) -> str:
+    if isinstance(error, grpc.aio.AioRpcError):
+        return f"{error.code().name}: {error.details()}"
+    return str(error)

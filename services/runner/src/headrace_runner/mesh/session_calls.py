@@ -1,0 +1,204 @@
+"""The calls of one session: what came in, what runs, what has to be answered."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from functools import partial
+from typing import Any
+
+import structlog
+
+from headrace.runner.internal.v1 import mesh_pb2
+from headrace_common import catalogue
+from headrace_common.clock import Clock
+from headrace_common.errors import DeadlineError, HeadraceError, ValidationError
+from headrace_common.lanes import ByteBudget, Chunk, Inbox, LaneLimits, LaneViolation, Outbox
+from headrace_common.request_id import new_request_id
+from headrace_common.rpc_status import to_status
+from headrace_runner.calls import Answer, IncomingCall
+
+Infer = Callable[[IncomingCall], Coroutine[Any, Any, Answer]]
+
+
+class SessionCalls:
+    """Turns call frames into executions and executions into result frames; does no I/O itself.
+
+    Every call id gets exactly one terminal result. Its slot and its credit are free again only when that result is in
+    the outbox. Ids rise, so a lower id than the highest one seen is never a new call.
+
+    Args:
+        infer: Executes one call; its task is cancelled when the gateway cancels the call.
+        limits: Sizes of the lanes.
+        budget: Room for large calls, shared by all sessions of the runner.
+        wake: Called whenever there may be a frame to send.
+    """
+
+    def __init__(
+        self, *, infer: Infer, limits: LaneLimits, budget: ByteBudget, clock: Clock, wake: Callable[[], None]
+    ) -> None:
+        self._infer = infer
+        self._limits = limits
+        self._clock = clock
+        self._wake = wake
+        self._inbox: Inbox[mesh_pb2.Call] = Inbox(limits=limits, budget=budget, wake=wake)
+        self._outbox: Outbox[mesh_pb2.Result] = Outbox(limits=limits)
+        self._attempts: dict[int, int] = {}
+        self._deadlines: dict[int, float] = {}
+        self._running: dict[int, asyncio.Task[Answer]] = {}
+        self._last_id = 0
+        self._closed = False
+        self._log = structlog.stdlib.get_logger("mesh")
+
+    @property
+    def open(self) -> int:
+        """Calls that came in and have no terminal result in the outbox yet."""
+        return len(self._attempts)
+
+    @property
+    def idle(self) -> bool:
+        """Whether every call was answered and every answer has left."""
+        return not self._attempts and not self._outbox.pending
+
+    def on_call_frame(self, frame: mesh_pb2.CallFrame) -> None:
+        """Takes a frame of the small lane.
+
+        Raises:
+            LaneViolation: The gateway broke the protocol.
+        """
+        if frame.chunks:
+            raise LaneViolation("the small lane carries no chunks")
+        if frame.HasField("credit"):
+            self._outbox.credit.grant(frame.credit.messages, frame.credit.payload_bytes)
+        for call_id in frame.accepts:
+            self._outbox.accepted(call_id)
+        for call in frame.calls:
+            self._inbox.message(call.id, len(call.payload))
+            self._admit(call)
+            self._start(call, call.payload)
+        for call in frame.offers:
+            self._inbox.offer(call.id, call, call.payload_bytes)
+            self._admit(call)
+        for call_id in frame.cancels:
+            self._cancel(call_id)
+        self._wake()
+
+    def on_chunk(self, chunk: Chunk) -> None:
+        """Takes a chunk of the bulk lane.
+
+        Raises:
+            LaneViolation: The gateway broke the protocol.
+        """
+        whole = self._inbox.chunk(chunk)
+        if whole is not None:
+            self._start(*whole)
+
+    def next_small_frame(self) -> bytes | None:
+        """The next frame for the small lane, or None when there is nothing to send."""
+        parcels = self._outbox.pack()
+        accepts = self._inbox.accepts()
+        credit = self._inbox.grant.due(only_if_needed=not (parcels or accepts))
+        if not (parcels or accepts or credit):
+            return None
+        frame = mesh_pb2.ResultFrame(accepts=accepts)
+        for parcel in parcels:
+            if parcel.offered:
+                frame.offers.append(parcel.header)
+            else:
+                parcel.header.payload = bytes(parcel.payload)
+                frame.results.append(parcel.header)
+        if credit:
+            frame.credit.messages, frame.credit.payload_bytes = credit
+        return frame.SerializeToString()
+
+    def next_chunk(self) -> Chunk | None:
+        """The next part of a result for the bulk lane, or None."""
+        return self._outbox.next_chunk()
+
+    async def close(self) -> None:
+        """Cancels what runs and gives the budget back; the gateway has lost the session's calls anyway."""
+        self._closed = True
+        running = list(self._running.values())
+        for task in running:
+            task.cancel()
+        await asyncio.gather(*running, return_exceptions=True)
+        self._inbox.close()
+        self._attempts.clear()
+        self._deadlines.clear()
+
+    def _admit(self, call: mesh_pb2.Call) -> None:
+        if call.id <= self._last_id:
+            raise LaneViolation("ids must rise")
+        self._last_id = call.id
+        self._attempts[call.id] = call.attempt
+        self._deadlines[call.id] = self._clock.monotonic() + call.timeout_ms / 1000
+
+    def _start(self, call: mesh_pb2.Call, payload: bytes) -> None:
+        incoming = IncomingCall(
+            tenant_id=call.tenant_id,
+            version_uid=call.version_uid,
+            request_id=call.request_id,
+            traceparent=call.traceparent,
+            priority=call.priority,
+            attempt=call.attempt,
+            deadline=self._deadlines[call.id],
+            payload=payload,
+        )
+        task = asyncio.get_running_loop().create_task(self._infer(incoming))
+        self._running[call.id] = task
+        task.add_done_callback(partial(self._ended, call.id))
+
+    def _ended(self, call_id: int, task: asyncio.Task[Answer]) -> None:
+        del self._running[call_id]
+        if self._closed:
+            return
+        if task.cancelled():
+            self._fail(call_id, _cancelled())
+        elif (error := task.exception()) is not None:
+            self._fail(call_id, error)
+        elif len(task.result().payload) > self._limits.message_bytes_max:
+            self._fail(call_id, _too_large(len(task.result().payload), self._limits.message_bytes_max))
+        else:
+            answer = task.result()
+            header = mesh_pb2.Result(
+                queue_us=answer.queue_us, compute_us=answer.compute_us, payload_bytes=len(answer.payload)
+            )
+            self._finish(call_id, header, answer.payload)
+
+    def _cancel(self, call_id: int) -> None:
+        running = self._running.get(call_id)
+        if running is not None:
+            running.cancel()
+        elif call_id in self._attempts:
+            self._fail(call_id, _cancelled())
+        elif (withdrawn := self._outbox.withdraw(call_id)) is not None:
+            self._attempts[call_id] = withdrawn.header.attempt
+            self._fail(call_id, _cancelled())
+
+    def _fail(self, call_id: int, error: BaseException) -> None:
+        correlation_id = new_request_id()
+        status = to_status(error, correlation_id)
+        if not isinstance(error, HeadraceError):
+            self._log.error("call failed", correlation_id=correlation_id, exc_info=error)
+        self._finish(call_id, mesh_pb2.Result(status=status.SerializeToString()), b"")
+
+    def _finish(self, call_id: int, header: mesh_pb2.Result, payload: bytes) -> None:
+        header.id = call_id
+        header.attempt = self._attempts.pop(call_id)
+        header.terminal = True
+        self._deadlines.pop(call_id, None)
+        self._inbox.done(call_id)
+        self._outbox.push(call_id, header, payload)
+        self._wake()
+
+
+def _cancelled() -> HeadraceError:
+    return DeadlineError("the call was cancelled", entry=catalogue.CALL_CANCELLED)
+
+
+def _too_large(payload_bytes: int, payload_bytes_max: int) -> HeadraceError:
+    return ValidationError(
+        f"the answer has {payload_bytes} bytes; a message may have at most {payload_bytes_max}",
+        entry=catalogue.MESSAGE_TOO_LARGE,
+        context={"bytes": payload_bytes, "limit": payload_bytes_max},
+    )
