@@ -1,0 +1,214 @@
+"""What each caller may do to tenants and keys: decided here, before and after one call of the store.
+
+Operators are the admins of the tenant `default`. Everybody else meets only their own tenant; whatever belongs to
+another one is answered exactly as if it did not exist, before roles are looked at: a refusal of the role would tell
+that there is something to refuse.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime
+from random import Random
+
+from headrace_common import catalogue
+from headrace_common.clock import Clock
+from headrace_common.errors import AuthError
+from headrace_common.principal import Principal
+from headrace_quota.api_keys import (
+    ApiKey,
+    KeyMaterial,
+    Role,
+    checked_key_id,
+    draft_key,
+    key_not_found,
+)
+from headrace_quota.store import KeyPosition, TenantStore
+from headrace_quota.tenants import (
+    OPERATORS_TENANT,
+    Tenant,
+    TenantDraft,
+    TenantStatus,
+    check_tenant_id,
+    tenant_already_exists,
+    tenant_not_found,
+    tenant_protected,
+)
+
+
+def is_operator(principal: Principal) -> bool:
+    """Whether the caller runs the mesh: an admin of the tenant `default`."""
+    return principal.tenant_id == OPERATORS_TENANT and Role.ADMIN in principal.roles
+
+
+class TenantAdministration:
+    """The rules of tenants and keys over a store.
+
+    All methods raise `StorageUnavailable` (UNAVAILABLE) while the store can't be reached.
+    """
+
+    def __init__(self, *, store: TenantStore, clock: Clock, random: Random, active_keys_max: int) -> None:
+        self._store = store
+        self._clock = clock
+        self._random = random
+        self._active_keys_max = active_keys_max
+
+    async def create_tenant(
+        self,
+        caller: Principal,
+        *,
+        tenant_id: str,
+        display_name: str,
+        tier: str,
+        metadata: Mapping[str, str],
+    ) -> Tenant:
+        """The new tenant, or the stored one where it has just these fields.
+
+        Raises:
+            AuthError: ROLE_FORBIDDEN (PERMISSION_DENIED) for who isn't an operator.
+            ValidationError: INVALID_ARGUMENT, naming the field and its limit.
+            TenantError: TENANT_ID_INVALID (INVALID_ARGUMENT), TENANT_ALREADY_EXISTS (ALREADY_EXISTS).
+        """
+        _require_operator(caller)
+        draft = TenantDraft.checked(tenant_id=tenant_id, display_name=display_name, tier=tier, metadata=metadata)
+        tenant, created = await self._store.insert_tenant(draft)
+        if not created and not draft.describes(tenant):
+            raise tenant_already_exists(tenant_id)
+        return tenant
+
+    async def tenant(self, caller: Principal, tenant_id: str) -> Tenant:
+        """A tenant; the caller's own where no id is given.
+
+        Raises:
+            TenantError: TENANT_NOT_FOUND (NOT_FOUND) for absent and foreign ones.
+        """
+        wanted = _visible_tenant(caller, tenant_id, field="id")
+        tenant = await self._store.tenant(wanted)
+        if tenant is None:
+            raise tenant_not_found(wanted)
+        return tenant
+
+    async def tenants(self, caller: Principal, *, after_id: str, limit: int) -> Sequence[Tenant]:
+        """A page of tenants, ordered by id.
+
+        Raises:
+            AuthError: ROLE_FORBIDDEN (PERMISSION_DENIED) for who isn't an operator.
+        """
+        _require_operator(caller)
+        return await self._store.tenants(after_id=after_id, limit=limit)
+
+    async def set_status(self, caller: Principal, tenant_id: str, status: TenantStatus) -> Tenant:
+        """The tenant with the status set.
+
+        Raises:
+            AuthError: ROLE_FORBIDDEN (PERMISSION_DENIED) for who isn't an operator, about their own tenant.
+            TenantError: TENANT_NOT_FOUND (NOT_FOUND) for absent and foreign tenants, TENANT_PROTECTED
+                (FAILED_PRECONDITION) for suspending the operators' tenant.
+        """
+        check_tenant_id(tenant_id, field="id")
+        _visible_tenant(caller, tenant_id, field="id")
+        _require_operator(caller)
+        if status is TenantStatus.SUSPENDED and tenant_id == OPERATORS_TENANT:
+            raise tenant_protected(tenant_id)
+        tenant = await self._store.set_tenant_status(tenant_id, status)
+        if tenant is None:
+            raise tenant_not_found(tenant_id)
+        return tenant
+
+    async def create_api_key(
+        self,
+        caller: Principal,
+        *,
+        tenant_id: str,
+        display_name: str,
+        roles: Iterable[Role],
+        expire_time: datetime | None,
+    ) -> tuple[ApiKey, str]:
+        """What is stored of a new key, and the key itself.
+
+        Raises:
+            AuthError: ROLE_FORBIDDEN (PERMISSION_DENIED) for who isn't an admin.
+            ValidationError: INVALID_ARGUMENT, naming the field and its limit.
+            TenantError: TENANT_NOT_FOUND (NOT_FOUND) for absent and foreign tenants, KEY_LIMIT_REACHED
+                (RESOURCE_EXHAUSTED), TENANT_SUSPENDED (PERMISSION_DENIED) unless an operator asks.
+        """
+        owner = _administered_tenant(caller, tenant_id)
+        material = KeyMaterial.mint(self._random)
+        draft = draft_key(
+            material=material,
+            tenant_id=owner,
+            display_name=display_name,
+            roles=roles,
+            expire_time=expire_time,
+            now=self._clock.now(),
+        )
+        stored = await self._store.insert_api_key(
+            draft, active_keys_max=self._active_keys_max, even_if_suspended=is_operator(caller)
+        )
+        return stored, material.key
+
+    async def api_keys(
+        self, caller: Principal, *, tenant_id: str, after: KeyPosition | None, limit: int
+    ) -> Sequence[ApiKey]:
+        """A page of a tenant's keys, newest first.
+
+        Raises:
+            AuthError: ROLE_FORBIDDEN (PERMISSION_DENIED) for who isn't an admin.
+            TenantError: TENANT_NOT_FOUND (NOT_FOUND) for absent and foreign tenants.
+        """
+        owner = _administered_tenant(caller, tenant_id)
+        keys = await self._store.api_keys(owner, after=after, limit=limit)
+        if not keys and await self._store.tenant(owner) is None:
+            raise tenant_not_found(owner)
+        return keys
+
+    async def revoke_api_key(self, caller: Principal, key_id: str) -> ApiKey:
+        """The key, now revoked.
+
+        Raises:
+            AuthError: ROLE_FORBIDDEN (PERMISSION_DENIED) for who isn't an admin, whatever the id.
+            ValidationError: INVALID_ARGUMENT where the id is no UUID.
+            TenantError: KEY_NOT_FOUND (NOT_FOUND) for absent and foreign keys.
+        """
+        _require_admin(caller)
+        wanted = checked_key_id(key_id)
+        scope = None if is_operator(caller) else caller.tenant_id
+        key = await self._store.revoke_api_key(wanted, tenant_id=scope)
+        if key is None:
+            raise key_not_found(wanted)
+        return key
+
+
+def _visible_tenant(caller: Principal, tenant_id: str, *, field: str) -> str:
+    """The tenant that is meant, if the caller may know of it."""
+    if not tenant_id:
+        return caller.tenant_id
+    check_tenant_id(tenant_id, field=field)
+    if tenant_id != caller.tenant_id and not is_operator(caller):
+        raise tenant_not_found(tenant_id)
+    return tenant_id
+
+
+def _administered_tenant(caller: Principal, tenant_id: str) -> str:
+    """The tenant whose keys are meant, if the caller may manage them."""
+    wanted = _visible_tenant(caller, tenant_id, field="tenant_id")
+    _require_admin(caller)
+    return wanted
+
+
+def _require_admin(caller: Principal) -> None:
+    if Role.ADMIN not in caller.roles:
+        raise AuthError(
+            "this needs the role admin",
+            entry=catalogue.ROLE_FORBIDDEN,
+            context={"required": Role.ADMIN.value},
+        )
+
+
+def _require_operator(caller: Principal) -> None:
+    if not is_operator(caller):
+        raise AuthError(
+            f"this needs the role admin in the tenant '{OPERATORS_TENANT}'",
+            entry=catalogue.ROLE_FORBIDDEN,
+            context={"required": Role.ADMIN.value},
+        )

@@ -1,0 +1,216 @@
+"""The composition root: what the service is made of, how it waits for its database, and how it ends."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from random import SystemRandom
+
+import structlog
+from prometheus_client import Gauge
+
+from headrace_common import catalogue
+from headrace_common.call import MetadataMap
+from headrace_common.clock import Clock, SystemClock
+from headrace_common.errors import ConfigError, StorageUnavailable
+from headrace_common.grpc_server import GrpcServer, Listener, RpcRuntime, service_handler
+from headrace_common.metrics import Metrics
+from headrace_common.migrations import migrate
+from headrace_common.postgres import Database
+from headrace_common.principal import PRINCIPAL_KEY, Principal, PrincipalVerifier
+from headrace_common.ready_file import write_ready_file
+from headrace_common.revision_feed import RevisionFeed, RevisionTail
+from headrace_common.service_main import Stop
+from headrace_common.tasks import TaskGuard
+from headrace_common.tls import TlsFiles
+from headrace_quota.administration import TenantAdministration
+from headrace_quota.bootstrap import prepare_tenants, read_admin_key
+from headrace_quota.config import QuotaSettings
+from headrace_quota.postgres_history import CHANNEL, PostgresPrincipalHistory
+from headrace_quota.postgres_store import PostgresTenantStore
+from headrace_quota.principal_feed_servicer import PRINCIPAL_FEED_SERVICE, PrincipalFeedServicer
+from headrace_quota.principal_feed_source import ChangeWindow, PrincipalFeedSource
+from headrace_quota.tenant_servicer import TENANT_SERVICE, TenantServicer
+
+AUDIENCE = "headrace-quota"
+VERSIONS = Path(__file__).parent / "migrations" / "versions"
+
+# The largest request that the contract allows, a tenant with all its metadata, has about 130 kB.
+_MESSAGE_BYTES_MAX = 1 << 20
+_BACKOFF_S = (0.25, 0.5, 1.0, 2.0, 5.0)
+
+
+class QuotaService:
+    """One quota process: `start()`, then `prepare()` until the database is there, then serve until `close()`."""
+
+    def __init__(self, *, settings: QuotaSettings, clock: Clock, guard: TaskGuard) -> None:
+        self._settings = settings
+        self._clock = clock
+        self._guard = guard
+        self._log = structlog.stdlib.get_logger("quota")
+        self._url = _required_url(settings)
+        self._admin_key = read_admin_key(settings.bootstrap_admin_key_file)
+        self._database = Database(url=self._url, service="quota", connections_max=settings.postgres_pool_max)
+        self._store = PostgresTenantStore(database=self._database)
+        self.metrics = Metrics()
+        self._source = PrincipalFeedSource(
+            history=PostgresPrincipalHistory(database=self._database, dead_keys_shown_s=settings.dead_keys_shown_s),
+            window=ChangeWindow(),
+        )
+        self._tail = RevisionTail(
+            database=self._database,
+            channel=CHANNEL,
+            head=self._source.head,
+            clock=clock,
+            poll_s=settings.feed_poll_s,
+        )
+        self._feed = PrincipalFeedServicer(
+            feed=RevisionFeed(source=self._source, tail=self._tail, heartbeat_s=settings.feed_heartbeat_s),
+            registry=self.metrics.registry,
+        )
+        self._server = self._composed_server()
+        self._observe_tail()
+
+    async def start(self) -> str:
+        """Listens, and says NOT_SERVING: calls are answered UNAVAILABLE until the database is ready.
+
+        Returns:
+            The bound address.
+
+        Raises:
+            InitializationError: LISTEN_FAILED: the address is taken or not ours.
+        """
+        (address,) = await self._server.start()
+        self._server.drain()
+        return address
+
+    async def prepare(self) -> None:
+        """Waits for the database with backoff, brings the schema and the first tenants up to date, says SERVING.
+
+        Raises:
+            InitializationError: MIGRATION_FAILED.
+            ConfigError: the admin key belongs to another tenant.
+        """
+        attempt = 0
+        while True:
+            try:
+                await asyncio.to_thread(migrate, self._url, service="quota", versions_dir=VERSIONS, wait_s=0.0)
+                break
+            except StorageUnavailable as error:
+                pause_s = _BACKOFF_S[min(attempt, len(_BACKOFF_S) - 1)]
+                attempt += 1
+                self._log.warning("waiting for PostgreSQL", reason=error.reason, attempt=attempt, retry_in_s=pause_s)
+                await asyncio.sleep(pause_s)
+        await self._database.open()
+        await prepare_tenants(
+            self._store,
+            embedded=self._settings.embedded_tenants,
+            admin_key=self._admin_key,
+            now=self._clock.now(),
+        )
+        self._guard.spawn(self._tail.run(), name="revision tail")
+        self._server.health.set_serving(True)
+
+    async def close(self) -> None:
+        """Refuses new calls, ends the feeds, lets running calls finish within the grace, closes the database."""
+        self._server.drain()
+        self._feed.end_streams()
+        await self._server.stop(self._settings.shutdown_grace_s)
+        await self._guard.close()
+        await self._database.close()
+        await self.metrics.close()
+
+    def _composed_server(self) -> GrpcServer:
+        settings = self._settings
+        if settings.principal_jwks_file is None:
+            raise _missing("HEADRACE_PRINCIPAL_JWKS_FILE")
+        runtime = RpcRuntime(
+            registry=self.metrics.registry,
+            calls_in_flight_max=settings.calls_in_flight_max,
+            call_timeout_s=settings.call_timeout_s,
+            message_bytes_max=min(settings.message_bytes_max, _MESSAGE_BYTES_MAX),
+        )
+        verifier = PrincipalVerifier(jwks_path=settings.principal_jwks_file, audience=AUDIENCE, clock=self._clock)
+
+        def tenant_caller(method: str, metadata: MetadataMap) -> Principal:
+            return verifier.verify(metadata.get(PRINCIPAL_KEY))
+
+        def service_caller(method: str, metadata: MetadataMap) -> Principal:
+            return verifier.verify_service(metadata.get(PRINCIPAL_KEY))
+
+        administration = TenantAdministration(
+            store=self._store,
+            clock=self._clock,
+            random=SystemRandom(),
+            active_keys_max=settings.active_keys_max,
+        )
+        tenants = TenantServicer(administration=administration)
+        return GrpcServer(
+            listeners=[Listener(address=settings.grpc_address, tls=TlsFiles.from_settings(settings))],
+            handlers=[
+                service_handler(TENANT_SERVICE, tenants.methods(), runtime=runtime, authenticate=tenant_caller),
+                service_handler(
+                    PRINCIPAL_FEED_SERVICE, self._feed.methods(), runtime=runtime, authenticate=service_caller
+                ),
+            ],
+            runtime=runtime,
+        )
+
+    def _observe_tail(self) -> None:
+        revision = Gauge(
+            "headrace_quota_feed_revision",
+            "Newest revision of tenants and keys that this process has seen.",
+            registry=self.metrics.registry,
+        )
+        revision.set_function(lambda: self._tail.head.revision if self._tail.head is not None else 0)
+        fresh = Gauge(
+            "headrace_quota_feed_fresh",
+            "1 while the newest revision is known for sure, 0 while the database is out of reach.",
+            registry=self.metrics.registry,
+        )
+        fresh.set_function(lambda: 1 if self._tail.fresh else 0)
+
+
+async def run(settings: QuotaSettings, stop: Stop) -> None:
+    """Runs the service until `stop` is requested or a background task dies.
+
+    Raises:
+        ConfigError: a setting is missing or wrong.
+        InitializationError: LISTEN_FAILED or MIGRATION_FAILED.
+    """
+    async with TaskGuard() as guard:
+        service = QuotaService(settings=settings, clock=SystemClock(), guard=guard)
+        try:
+            address = await service.start()
+            metrics_url = service.metrics.start(settings.metrics_address)
+            if await _prepared(service, stop):
+                write_ready_file(settings.ready_file, name="quota", grpc=address, metrics=metrics_url)
+                await stop.wait_or_failure(guard)
+        finally:
+            await service.close()
+
+
+async def _prepared(service: QuotaService, stop: Stop) -> bool:
+    """Whether the service became ready before it was asked to stop."""
+    preparing = asyncio.ensure_future(service.prepare())
+    stopping = asyncio.ensure_future(stop.wait())
+    try:
+        await asyncio.wait({preparing, stopping}, return_when=asyncio.FIRST_COMPLETED)
+        if not preparing.done():
+            return False
+        await preparing
+        return True
+    finally:
+        stopping.cancel()
+        preparing.cancel()
+        await asyncio.wait({preparing, stopping})
+
+
+def _required_url(settings: QuotaSettings) -> str:
+    if settings.postgres_url is None:
+        raise _missing("HEADRACE_POSTGRES_URL")
+    return settings.postgres_url.get_secret_value()
+
+
+def _missing(variable: str) -> ConfigError:
+    return ConfigError(f"{variable} must be set", entry=catalogue.SETTING_MISSING, context={"variable": variable})

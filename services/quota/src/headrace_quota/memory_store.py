@@ -1,0 +1,182 @@
+"""The twin of the PostgreSQL adapters in memory, for tests: it keeps the same contract, and forgets when it goes."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+
+from headrace_common.clock import Clock
+from headrace_common.revision_feed import FeedHead
+from headrace_quota.api_keys import ApiKey, KeyDraft, key_limit_reached
+from headrace_quota.principal_history import Change, KeyState, Snapshot, TenantState
+from headrace_quota.store import KeyPosition
+from headrace_quota.tenants import (
+    Tenant,
+    TenantDraft,
+    TenantStatus,
+    tenant_not_found,
+    tenant_suspended,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class _Entry:
+    revision: int
+    tenant_id: str
+    key_id: str | None
+
+
+class MemoryTenantStore:
+    """A `TenantStore` and a `PrincipalHistory` in one event loop; no method awaits, so each is atomic."""
+
+    def __init__(self, *, clock: Clock, changes_kept: int = 10_000, dead_keys_shown_s: float = 2_592_000) -> None:
+        self._clock = clock
+        self._changes_kept = changes_kept
+        self._dead_keys_shown_s = dead_keys_shown_s
+        self._epoch = str(uuid.uuid4())
+        self._revision = 0
+        self._history: list[_Entry] = []
+        self._tenants: dict[str, Tenant] = {}
+        self._keys: dict[str, ApiKey] = {}
+
+    async def insert_tenant(self, draft: TenantDraft) -> tuple[Tenant, bool]:
+        stored = self._tenants.get(draft.id)
+        if stored is not None:
+            return stored, False
+        now = self._clock.now()
+        tenant = Tenant(
+            id=draft.id,
+            display_name=draft.display_name,
+            status=TenantStatus.ACTIVE,
+            tier=draft.tier,
+            metadata=dict(draft.metadata),
+            create_time=now,
+            update_time=now,
+        )
+        self._tenants[draft.id] = tenant
+        self._record(draft.id, None)
+        return tenant, True
+
+    async def tenant(self, tenant_id: str) -> Tenant | None:
+        return self._tenants.get(tenant_id)
+
+    async def tenants(self, *, after_id: str, limit: int) -> Sequence[Tenant]:
+        ids = sorted(tenant_id for tenant_id in self._tenants if tenant_id > after_id)
+        return [self._tenants[tenant_id] for tenant_id in ids[:limit]]
+
+    async def set_tenant_status(self, tenant_id: str, status: TenantStatus) -> Tenant | None:
+        tenant = self._tenants.get(tenant_id)
+        if tenant is None or tenant.status is status:
+            return tenant
+        changed = replace(tenant, status=status, update_time=self._clock.now())
+        self._tenants[tenant_id] = changed
+        self._record(tenant_id, None)
+        return changed
+
+    async def insert_api_key(self, draft: KeyDraft, *, active_keys_max: int, even_if_suspended: bool) -> ApiKey:
+        tenant = self._tenants.get(draft.tenant_id)
+        if tenant is None:
+            raise tenant_not_found(draft.tenant_id)
+        if tenant.status is TenantStatus.SUSPENDED and not even_if_suspended:
+            raise tenant_suspended(draft.tenant_id)
+        now = self._clock.now()
+        active = [key for key in self._keys.values() if key.tenant_id == tenant.id and _works(key, now)]
+        if len(active) >= active_keys_max:
+            raise key_limit_reached(draft.tenant_id, active_keys_max)
+        return self._store_key(draft)
+
+    async def adopt_api_key(self, draft: KeyDraft) -> ApiKey | None:
+        for key in self._keys.values():
+            if key.sha256 == draft.sha256:
+                return key if key.tenant_id == draft.tenant_id else None
+        return self._store_key(draft)
+
+    async def api_keys(self, tenant_id: str, *, after: KeyPosition | None, limit: int) -> Sequence[ApiKey]:
+        keys = sorted(
+            (key for key in self._keys.values() if key.tenant_id == tenant_id),
+            key=lambda key: (key.create_time, key.id),
+            reverse=True,
+        )
+        if after is not None:
+            position = (after.create_time, after.key_id)
+            keys = [key for key in keys if (key.create_time, key.id) < position]
+        return keys[:limit]
+
+    async def revoke_api_key(self, key_id: str, *, tenant_id: str | None) -> ApiKey | None:
+        key = self._keys.get(key_id)
+        if key is None or (tenant_id is not None and key.tenant_id != tenant_id):
+            return None
+        if key.revoke_time is not None:
+            return key
+        revoked = replace(key, revoke_time=self._clock.now())
+        self._keys[key_id] = revoked
+        self._record(key.tenant_id, key_id)
+        return revoked
+
+    async def head(self) -> FeedHead:
+        compacted = self._history[0].revision - 1 if self._history else self._revision
+        return FeedHead(epoch=self._epoch, revision=self._revision, compacted=compacted)
+
+    async def changes(self, *, after_revision: int, limit: int) -> Sequence[Change]:
+        later = [entry for entry in self._history if entry.revision > after_revision]
+        return [Change(entry.revision, self._state(entry)) for entry in later[:limit]]
+
+    async def snapshot(self) -> Snapshot:
+        since = self._clock.now() - timedelta(seconds=self._dead_keys_shown_s)
+        return Snapshot(
+            head=await self.head(),
+            tenants=[_tenant_state(tenant) for _, tenant in sorted(self._tenants.items())],
+            keys=[_key_state(key) for key in self._keys.values() if _worked_after(key, since)],
+        )
+
+    def _store_key(self, draft: KeyDraft) -> ApiKey:
+        key = ApiKey(
+            id=draft.id,
+            tenant_id=draft.tenant_id,
+            display_name=draft.display_name,
+            prefix=draft.prefix,
+            sha256=draft.sha256,
+            roles=draft.roles,
+            create_time=self._clock.now(),
+            expire_time=draft.expire_time,
+            revoke_time=None,
+        )
+        self._keys[key.id] = key
+        self._record(key.tenant_id, key.id)
+        return key
+
+    def _record(self, tenant_id: str, key_id: str | None) -> None:
+        self._revision += 1
+        self._history.append(_Entry(self._revision, tenant_id, key_id))
+        del self._history[: -self._changes_kept]
+
+    def _state(self, entry: _Entry) -> TenantState | KeyState:
+        if entry.key_id is None:
+            return _tenant_state(self._tenants[entry.tenant_id])
+        return _key_state(self._keys[entry.key_id])
+
+
+def _works(key: ApiKey, now: datetime) -> bool:
+    return key.revoke_time is None and (key.expire_time is None or key.expire_time > now)
+
+
+def _worked_after(key: ApiKey, since: datetime) -> bool:
+    ends = [time for time in (key.revoke_time, key.expire_time) if time is not None]
+    return not ends or min(ends) > since
+
+
+def _tenant_state(tenant: Tenant) -> TenantState:
+    return TenantState(tenant_id=tenant.id, status=tenant.status, tier=tenant.tier)
+
+
+def _key_state(key: ApiKey) -> KeyState:
+    return KeyState(
+        key_id=key.id,
+        tenant_id=key.tenant_id,
+        sha256=key.sha256,
+        roles=key.roles,
+        expire_time=key.expire_time,
+        revoked=key.revoke_time is not None,
+    )

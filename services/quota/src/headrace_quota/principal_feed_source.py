@@ -1,0 +1,134 @@
+"""The principal feed's messages, and how few reads of the database all its watchers together cost."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import AsyncIterator, Sequence
+from itertools import islice
+
+from headrace.quota.internal.v1 import principals_pb2 as pb
+from headrace_common.revision_feed import FeedHead
+from headrace_quota.messages import ROLE_TO_WIRE, STATUS_TO_WIRE, timestamp
+from headrace_quota.principal_history import KeyState, PrincipalHistory, TenantState
+
+Message = pb.WatchPrincipalsResponse
+
+_WINDOW_CHANGES = 1_000
+_PAGE_ROWS = 500
+
+
+class ChangeWindow:
+    """The last changes of one history, in order and without a gap. Pure.
+
+    Invariant: the revisions kept are consecutive, at most `capacity`, and all of one epoch.
+    """
+
+    def __init__(self, *, capacity: int = _WINDOW_CHANGES) -> None:
+        self._changes: deque[tuple[int, Message]] = deque(maxlen=capacity)
+        self._epoch = ""
+
+    def enter(self, epoch: str) -> None:
+        """Says which history is meant from now on; another one than before empties the window."""
+        if epoch != self._epoch:
+            self._changes.clear()
+            self._epoch = epoch
+
+    def after(self, revision: int, limit: int) -> list[tuple[int, Message]]:
+        """Up to `limit` changes that follow a revision; empty where the next one isn't kept. O(window)."""
+        if not self._changes:
+            return []
+        skipped = revision + 1 - self._changes[0][0]
+        if not 0 <= skipped < len(self._changes):
+            return []
+        return list(islice(self._changes, skipped, skipped + limit))
+
+    def add(self, changes: Sequence[tuple[int, Message]]) -> None:
+        """Keeps what follows the newest change kept; what a straggler read of older times is left out."""
+        for revision, message in changes:
+            newest = self._changes[-1][0] if self._changes else None
+            if newest is None or revision == newest + 1:
+                self._changes.append((revision, message))
+            elif revision > newest + 1:
+                self._changes.clear()
+                self._changes.append((revision, message))
+
+
+class PrincipalFeedSource:
+    """A `FeedSource`: whichever watcher asks first reads a change, all the others find it in the window."""
+
+    def __init__(self, *, history: PrincipalHistory, window: ChangeWindow) -> None:
+        self._history = history
+        self._window = window
+        self._epoch = ""
+        self._reading = asyncio.Lock()
+
+    async def head(self) -> FeedHead:
+        """Where the history stands."""
+        head = await self._history.head()
+        self._epoch = head.epoch
+        self._window.enter(head.epoch)
+        return head
+
+    async def snapshot(self) -> AsyncIterator[tuple[int, Message]]:
+        """Everything in messages of at most 500 rows, all with the revision of the snapshot; at least one."""
+        snapshot = await self._history.snapshot()
+        revision, epoch = snapshot.head.revision, snapshot.head.epoch
+        rows: list[TenantState | KeyState] = [*snapshot.tenants, *snapshot.keys]
+        for start in range(0, len(rows) or 1, _PAGE_ROWS):
+            page = rows[start : start + _PAGE_ROWS]
+            yield (
+                revision,
+                Message(
+                    revision=revision,
+                    epoch=epoch,
+                    snapshot=True,
+                    snapshot_complete=start + _PAGE_ROWS >= len(rows),
+                    tenants=[tenant_record(row) for row in page if isinstance(row, TenantState)],
+                    keys=[key_record(row) for row in page if isinstance(row, KeyState)],
+                ),
+            )
+
+    async def changes(self, after_revision: int, limit: int) -> Sequence[tuple[int, Message]]:
+        """The changes that follow a revision, from the window or else from the history."""
+        known = self._window.after(after_revision, limit)
+        if known:
+            return known
+        async with self._reading:
+            known = self._window.after(after_revision, limit)
+            if known:
+                return known
+            epoch = self._epoch
+            found = await self._history.changes(after_revision=after_revision, limit=limit)
+            changes = [(change.revision, change_message(change.revision, epoch, change.state)) for change in found]
+            if epoch == self._epoch:
+                self._window.add(changes)
+            return changes
+
+    def heartbeat(self, head: FeedHead) -> Message:
+        """The sign of life: nothing newer than this."""
+        return Message(revision=head.revision, epoch=head.epoch)
+
+
+def change_message(revision: int, epoch: str, state: TenantState | KeyState) -> Message:
+    """One change as the contract tells it."""
+    if isinstance(state, TenantState):
+        return Message(revision=revision, epoch=epoch, tenants=[tenant_record(state)])
+    return Message(revision=revision, epoch=epoch, keys=[key_record(state)])
+
+
+def tenant_record(state: TenantState) -> pb.TenantRecord:
+    """A tenant as gateways know it."""
+    return pb.TenantRecord(tenant_id=state.tenant_id, status=STATUS_TO_WIRE[state.status], tier=state.tier)
+
+
+def key_record(state: KeyState) -> pb.KeyRecord:
+    """A key as gateways know it: by its digest."""
+    return pb.KeyRecord(
+        key_id=state.key_id,
+        tenant_id=state.tenant_id,
+        key_sha256=state.sha256,
+        roles=[ROLE_TO_WIRE[role] for role in state.roles],
+        expire_time=timestamp(state.expire_time) if state.expire_time is not None else None,
+        revoked=state.revoked,
+    )

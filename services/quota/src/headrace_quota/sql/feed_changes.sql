@@ -1,0 +1,18 @@
+-- The changes after a revision in order, each with the present state of what changed. A later state shown at an
+-- earlier revision does no harm: the later change follows and says the same.
+SELECT
+    change.revision,
+    tenant.id AS tenant_id,
+    tenant.status AS tenant_status,
+    tenant.tier AS tenant_tier,
+    key.id AS key_id,
+    key.key_sha256,
+    key.roles,
+    key.expires_at,
+    key.revoked_at
+FROM quota.principal_changes AS change
+JOIN quota.tenants AS tenant ON tenant.id = change.tenant_id
+LEFT JOIN quota.api_keys AS key ON key.id = change.key_id
+WHERE change.revision > %(after_revision)s
+ORDER BY change.revision
+LIMIT %(limit)s

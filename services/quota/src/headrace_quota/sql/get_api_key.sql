@@ -1,0 +1,4 @@
+-- One key, if the scope may see it.
+SELECT tenant_id, id, display_name, prefix, key_sha256, roles, created_at, expires_at, revoked_at
+FROM quota.api_keys
+WHERE id = %(id)s

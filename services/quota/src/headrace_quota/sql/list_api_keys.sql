@@ -1,0 +1,10 @@
+-- A page of a tenant's keys, newest first, after a position (NULL: from the newest).
+SELECT tenant_id, id, display_name, prefix, key_sha256, roles, created_at, expires_at, revoked_at
+FROM quota.api_keys
+WHERE tenant_id = %(tenant_id)s
+    AND (
+        %(after_time)s::timestamptz IS NULL
+        OR (created_at, id) < (%(after_time)s::timestamptz, %(after_id)s::uuid)
+    )
+ORDER BY created_at DESC, id DESC
+LIMIT %(limit)s
