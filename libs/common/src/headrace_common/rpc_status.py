@@ -117,6 +117,14 @@ def from_status(status: status_pb2.Status) -> HeadraceError:
     )
 
 
+def from_status_bytes(serialised: bytes) -> HeadraceError:
+    """Restores the typed failure from a serialised `google.rpc.Status`; damaged bytes become INTERNAL."""
+    try:
+        return from_status(status_pb2.Status.FromString(serialised))
+    except DecodeError:
+        return InternalError("the service answered with a damaged status")
+
+
 def from_bare_code(code: grpc.StatusCode, retry_after_s: float | None = None) -> HeadraceError:
     """The general failure for a status without our details; the peer's text is not passed on."""
     known = _ENTRY_BY_CODE.get(code.name)

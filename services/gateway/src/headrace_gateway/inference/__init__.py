@@ -1,5 +1,7 @@
-"""The path of an inference call through the gateway."""
+"""The path of an inference call through the gateway: endpoint → handler → dispatcher → runner session."""
 
-from headrace_gateway.inference.handler import Caller, InferenceHandler
+from headrace_gateway.inference.dispatcher import Dispatcher
+from headrace_gateway.inference.endpoint import ModelInferEndpoint
+from headrace_gateway.inference.handler import InferenceHandler
 
-__all__ = ["Caller", "InferenceHandler"]
+__all__ = ["Dispatcher", "InferenceHandler", "ModelInferEndpoint"]

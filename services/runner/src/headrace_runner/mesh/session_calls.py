@@ -25,7 +25,7 @@ class SessionCalls:
     """Turns call frames into executions and executions into result frames; does no I/O itself.
 
     Every call id gets exactly one terminal result. Its slot and its credit are free again only when that result is in
-    the outbox. Ids rise, so a lower id than the highest one seen is never a new call.
+    the outbox. Ids rise from frame to frame, so an id at or below the highest one seen before is never a new call.
 
     Args:
         infer: Executes one call; its task is cancelled when the gateway cancels the call.
@@ -72,13 +72,14 @@ class SessionCalls:
             self._outbox.credit.grant(frame.credit.messages, frame.credit.payload_bytes)
         for call_id in frame.accepts:
             self._outbox.accepted(call_id)
+        before = self._last_id
         for call in frame.calls:
             self._inbox.message(call.id, len(call.payload))
-            self._admit(call)
+            self._admit(call, before)
             self._start(call, call.payload)
         for call in frame.offers:
             self._inbox.offer(call.id, call, call.payload_bytes)
-            self._admit(call)
+            self._admit(call, before)
         for call_id in frame.cancels:
             self._cancel(call_id)
         self._wake()
@@ -126,10 +127,11 @@ class SessionCalls:
         self._attempts.clear()
         self._deadlines.clear()
 
-    def _admit(self, call: mesh_pb2.Call) -> None:
-        if call.id <= self._last_id:
-            raise LaneViolation("ids must rise")
-        self._last_id = call.id
+    def _admit(self, call: mesh_pb2.Call, before: int) -> None:
+        """Takes note of a call; inside one frame, whole calls and offers are not ordered against each other."""
+        if call.id <= before:
+            raise LaneViolation("ids must rise from frame to frame")
+        self._last_id = max(self._last_id, call.id)
         self._attempts[call.id] = call.attempt
         self._deadlines[call.id] = self._clock.monotonic() + call.timeout_ms / 1000
 

@@ -1,0 +1,110 @@
+"""ModelInfer as grpc sees it: metadata in, status and access log out, nothing else per call."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+import uuid
+from typing import Any
+
+import grpc
+import grpc.aio
+
+from headrace_common import catalogue
+from headrace_common.call import metadata_map, request_id_of
+from headrace_common.errors import DeadlineError
+from headrace_common.principal import Principal
+from headrace_common.request_id import REQUEST_ID_KEY, TRACEPARENT_KEY, trace_id_of
+from headrace_common.rpc_runtime import RpcRuntime
+from headrace_common.rpc_status import abort, from_exception
+from headrace_gateway.inference.handler import Caller, InferenceHandler
+
+PATH = "/inference.GRPCInferenceService/ModelInfer"
+
+Context = grpc.aio.ServicerContext[Any, Any]
+
+
+class ModelInferEndpoint:
+    """Answers ModelInfer calls that were admitted on their metadata. The body reaches the handler as it came.
+
+    Args:
+        inference: What answers a call.
+        runtime: Limits, metrics and log of the process.
+    """
+
+    def __init__(self, *, inference: InferenceHandler, runtime: RpcRuntime) -> None:
+        self.gate = runtime.calls
+        self._inference = inference
+        self._runtime = runtime
+        self._ok = runtime.handled.labels(PATH, "OK", "")
+        self._duration = runtime.duration.labels(PATH)
+        self._in_flight = runtime.in_flight.labels(PATH)
+
+    def handler(self, principal: Principal | None) -> grpc.RpcMethodHandler[Any, Any]:
+        """A handler for one admitted call, bytes in and bytes out."""
+        if principal is None:
+            raise ValueError("ModelInfer needs a principal")
+
+        async def respond(request: bytes, context: Context) -> bytes:
+            return await self._respond(request, context, principal)
+
+        return grpc.unary_unary_rpc_method_handler(respond)  # pyright: ignore
+
+    async def _respond(self, request: bytes, context: Context, principal: Principal) -> bytes:
+        started_s = time.monotonic()
+        metadata = metadata_map(context.invocation_metadata())
+        request_id = request_id_of(metadata)
+        traceparent = metadata.get(TRACEPARENT_KEY, "")
+        context.set_trailing_metadata(((REQUEST_ID_KEY, request_id),))
+        code, reason = "CANCELLED", catalogue.CALL_CANCELLED.reason
+        self.gate.enter()
+        self._in_flight.inc()
+        try:
+            caller = Caller(
+                tenant_id=principal.tenant_id,
+                request_id=request_id,
+                traceparent=traceparent if isinstance(traceparent, str) and trace_id_of(traceparent) else "",
+                timeout_s=self._timeout_s(context),
+            )
+            answer = await self._inference.model_infer(request, caller)
+            code, reason = "OK", ""
+            self._ok.inc()
+            return answer
+        except asyncio.CancelledError:
+            self._runtime.handled.labels(PATH, code, reason).inc()
+            raise
+        except Exception as error:
+            correlation_id = uuid.uuid4().hex
+            failure = from_exception(error, correlation_id)
+            if failure is not error:
+                self._runtime.log.exception("unexpected failure", correlation_id=correlation_id)
+            code, reason = failure.entry.grpc, failure.reason
+            self._runtime.handled.labels(PATH, code, reason).inc()
+            await abort(context, failure, trailing=((REQUEST_ID_KEY, request_id),))
+        finally:
+            self.gate.leave()
+            self._in_flight.dec()
+            duration_s = time.monotonic() - started_s
+            self._duration.observe(duration_s)
+            if self._runtime.access_log:
+                self._runtime.log.info(
+                    "call",
+                    method=PATH,
+                    grpc_code=code,
+                    reason=reason or None,
+                    duration_ms=round(duration_s * 1000, 3),
+                    tenant_id=principal.tenant_id,
+                    key_id=principal.key_id,
+                    request_id=request_id,
+                    bytes=len(request),
+                )
+
+    def _timeout_s(self, context: Context) -> float:
+        remaining_s = context.time_remaining()
+        if remaining_s is None:
+            return self._runtime.call_timeout_s
+        if remaining_s <= 0:
+            raise DeadlineError(
+                "the call's deadline was over before any work began", entry=catalogue.DEADLINE_ALREADY_OVER
+            )
+        return remaining_s
