@@ -26,7 +26,7 @@ Tensor = ModelInferRequest.InferInputTensor
 Output = ModelInferRequest.InferRequestedOutputTensor
 STARTS_AT = 0.5
 ENDS_BELOW = 0.35
-PAUSE_S = 0.3
+PAUSE_S = 0.1
 COLUMNS = 75
 
 
