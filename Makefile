@@ -17,12 +17,14 @@ help: ## Show this list
 
 .PHONY: setup
 setup: .venv/.ready ## Make the environment .venv from uv.lock; needs only Python 3.11 or newer
+	@:
 
 .venv/.ready: $(MANIFESTS) scripts/setup.sh
 	@PYTHON=$(PYTHON) scripts/setup.sh . .venv
 
 .PHONY: setup-triton
 setup-triton: .venv-triton/.ready ## Make .venv-triton, the environment of the tritonclient tests
+	@:
 
 .venv-triton/.ready: $(TRITON)/pyproject.toml $(TRITON)/uv.lock scripts/setup.sh
 	@PYTHON=$(PYTHON) scripts/setup.sh $(TRITON) .venv-triton
@@ -77,6 +79,10 @@ soak: setup setup-triton ## Long proofs under tests/soak: kill, leak, overload
 .PHONY: run
 run: setup ## Start a whole mesh on this machine and send it a first request
 	@exec $(BIN)/headrace up $(ARGS)
+
+.PHONY: secrets
+secrets: setup ## Make .secrets/ for docker-compose.yml and k8s/
+	@$(BIN)/python scripts/deployment_secrets.py
 
 .PHONY: clean
 clean: ## Remove the environments and what the tools left; keeps .headrace

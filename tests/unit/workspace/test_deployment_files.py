@@ -1,0 +1,165 @@
+"""docker-compose.yml, k8s/ and the Dockerfiles say only what the services understand, and nothing unsafe."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import runpy
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import kubernetes_validate
+import pytest
+import yaml
+
+from headrace_common.settings import ServiceSettings
+
+ROOT = Path(__file__).parents[3]
+SERVICES = ("gateway", "quota", "registry", "runner")
+MANIFESTS = sorted((ROOT / "k8s").glob("*.yaml"))
+COMPOSE: dict[str, Any] = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
+
+
+def _documents() -> Iterator[dict[str, Any]]:
+    for path in MANIFESTS:
+        yield from yaml.safe_load_all(path.read_text())
+
+
+DOCUMENTS = list(_documents())
+WORKLOADS = [document for document in DOCUMENTS if document["kind"] in {"Deployment", "StatefulSet"}]
+
+
+def _name(document: dict[str, Any]) -> str:
+    return f"{document['kind']}-{document['metadata']['name']}"
+
+
+def _known_variables(service: str) -> set[str]:
+    module = importlib.import_module(f"headrace_{service}.config")
+    (settings,) = (
+        member
+        for _, member in inspect.getmembers(module, inspect.isclass)
+        if issubclass(member, ServiceSettings) and member.service == service
+    )
+    return {settings.variable(field) for field in settings.model_fields} | {"HEADRACE_CONFIG_DIR"}
+
+
+def _configured() -> Iterator[tuple[str, str, dict[str, str]]]:
+    """Where a service is configured, which service it is, and its HEADRACE_* variables."""
+    for name, definition in COMPOSE["services"].items():
+        if name.split("-")[0] in SERVICES:
+            yield f"compose-{name}", name.split("-")[0], definition["environment"]
+    for document in WORKLOADS:
+        service = document["metadata"]["name"].split("-")[0]
+        if service in SERVICES:
+            (container,) = document["spec"]["template"]["spec"]["containers"]
+            yield f"k8s-{service}", service, {entry["name"]: entry["value"] for entry in container["env"]}
+
+
+CONFIGURED = list(_configured())
+
+
+@pytest.fixture(scope="module")
+def generated_secrets(tmp_path_factory: pytest.TempPathFactory) -> set[str]:
+    folder = tmp_path_factory.mktemp("deployment") / "secrets"
+    runpy.run_path(str(ROOT / "scripts" / "deployment_secrets.py"))["write_secrets"](folder)
+    return {path.name for path in folder.iterdir()}
+
+
+@pytest.mark.parametrize(("service", "variables"), [pytest.param(*rest, id=where) for where, *rest in CONFIGURED])
+def test_each_configured_variable_is_a_setting_of_its_service(service: str, variables: dict[str, str]) -> None:
+    assert {name for name in variables if name.startswith("HEADRACE_")} - _known_variables(service) == set()
+
+
+def test_every_service_is_deployed_by_compose_and_by_kubernetes() -> None:
+    for kind in ("compose", "k8s"):
+        assert {service for where, service, _ in CONFIGURED if where.startswith(kind)} == set(SERVICES)
+
+
+@pytest.mark.parametrize("variables", [pytest.param(variables, id=where) for where, _, variables in CONFIGURED])
+def test_values_that_are_secret_are_references(variables: dict[str, str]) -> None:
+    for name, value in variables.items():
+        if name.endswith(("_URL", "_FILE")) and name != "HEADRACE_STORAGE_URL":
+            assert value.removeprefix("file://").startswith("/run/secrets/"), name
+
+
+def test_compose_secrets_are_those_that_make_secrets_writes(generated_secrets: set[str]) -> None:
+    declared = {Path(secret["file"]).name for secret in COMPOSE["secrets"].values()}
+    assert declared <= generated_secrets
+    used = {name for definition in COMPOSE["services"].values() for name in definition.get("secrets", [])}
+    assert used == set(COMPOSE["secrets"])
+    for definition in COMPOSE["services"].values():
+        for value in definition.get("environment", {}).values():
+            path = str(value).removeprefix("file://")
+            if path.startswith("/run/secrets/"):
+                assert Path(path).name in definition["secrets"]
+
+
+def test_secrets_made_twice_stay_the_same(tmp_path: Path) -> None:
+    write = runpy.run_path(str(ROOT / "scripts" / "deployment_secrets.py"))["write_secrets"]
+    write(tmp_path / "s")
+    first = {path.name: path.read_text() for path in (tmp_path / "s").iterdir()}
+    write(tmp_path / "s")
+    assert {path.name: path.read_text() for path in (tmp_path / "s").iterdir()} == first
+    assert (tmp_path / "s").stat().st_mode & 0o777 == 0o700
+
+
+def test_only_the_gateway_is_published_and_only_on_loopback() -> None:
+    published = {name: definition["ports"] for name, definition in COMPOSE["services"].items() if "ports" in definition}
+    assert set(published) == {"gateway"}
+    assert all(port.startswith("127.0.0.1:") for port in published["gateway"])
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=_name)
+def test_manifest_follows_the_kubernetes_schema(document: dict[str, Any]) -> None:
+    kubernetes_validate.validate(document, "1.33", strict=True)
+    assert document["metadata"].get("namespace", document["metadata"]["name"]) == "headrace"
+
+
+@pytest.mark.parametrize("document", WORKLOADS, ids=_name)
+def test_pod_meets_the_restricted_profile(document: dict[str, Any]) -> None:
+    pod = document["spec"]["template"]["spec"]
+    assert pod["automountServiceAccountToken"] is False
+    assert pod["securityContext"]["runAsNonRoot"] is True
+    assert pod["securityContext"]["runAsUser"] > 0
+    assert pod["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
+    for container in pod["containers"]:
+        context = container["securityContext"]
+        assert context["allowPrivilegeEscalation"] is False
+        assert context["readOnlyRootFilesystem"] is True
+        assert context["capabilities"] == {"drop": ["ALL"]}
+        assert "memory" in container["resources"]["limits"]
+        assert {"readinessProbe", "livenessProbe"} <= set(container)
+
+
+@pytest.mark.parametrize("document", WORKLOADS, ids=_name)
+def test_pod_mounts_the_secrets_that_its_settings_name(document: dict[str, Any], generated_secrets: set[str]) -> None:
+    pod = document["spec"]["template"]["spec"]
+    (volume,) = (volume for volume in pod["volumes"] if volume["name"] == "secrets")
+    sources = [volume["secret"]] if "secret" in volume else [part["secret"] for part in volume["projected"]["sources"]]
+    mounted = {item["path"] for source in sources for item in source["items"]}
+    assert mounted <= generated_secrets
+    for entry in pod["containers"][0].get("env", []):
+        path = entry["value"].removeprefix("file://")
+        if path.startswith("/run/secrets/headrace/"):
+            assert Path(path).name in mounted
+
+
+def test_images_name_a_version() -> None:
+    images = [definition["image"] for definition in COMPOSE["services"].values()]
+    images += [
+        container["image"] for document in WORKLOADS for container in document["spec"]["template"]["spec"]["containers"]
+    ]
+    for image in images:
+        assert not image.endswith(":latest")
+        assert ":" in image
+
+
+@pytest.mark.parametrize("service", SERVICES)
+def test_image_runs_the_locked_service_as_an_unprivileged_user(service: str) -> None:
+    lines = (ROOT / "services" / service / "Dockerfile").read_text().splitlines()
+    assert [line for line in lines if line.startswith("USER ")] == ["USER 10001:10001"]
+    assert f'ENTRYPOINT ["headrace-{service}"]' in lines
+    assert any("uv sync --frozen" in line and f"--package headrace-{service}" in line for line in lines)
+    assert any(line.startswith("HEALTHCHECK ") for line in lines)
+    assert not any(":latest" in line for line in lines)
