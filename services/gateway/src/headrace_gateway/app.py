@@ -1,0 +1,272 @@
+"""Composition root: what a gateway process is made of, how it starts and how it ends."""
+
+from __future__ import annotations
+
+import asyncio
+import uuid
+from importlib.metadata import version as installed_version
+from random import Random
+
+from headrace_common.catalogue import SETTING_MISSING
+from headrace_common.clock import Clock, SystemClock
+from headrace_common.errors import ConfigError
+from headrace_common.grpc_server import GrpcServer, Listener, RpcRuntime
+from headrace_common.lanes import ByteBudget, LaneLimits
+from headrace_common.metrics import Metrics
+from headrace_common.principal import PrincipalSigner
+from headrace_common.ready_file import write_ready_file
+from headrace_common.rpc_runtime import AdmissionGate
+from headrace_common.secrets import read_secret_file
+from headrace_common.service_main import Stop
+from headrace_common.tasks import TaskGuard
+from headrace_common.tls import TlsFiles
+from headrace_gateway.catalog import Catalog, CatalogVersion
+from headrace_gateway.config import GatewaySettings, check_settings
+from headrace_gateway.deadlines import Deadlines
+from headrace_gateway.feeds import CATALOG, PRINCIPALS
+from headrace_gateway.identity import Identity
+from headrace_gateway.inference import Dispatcher, InferenceHandler, ModelInferEndpoint
+from headrace_gateway.mesh.directory import RunnerDirectory
+from headrace_gateway.mesh.servicer import RunnerMeshHandler
+from headrace_gateway.mesh.wants import Wants
+from headrace_gateway.mesh_service import MeshService
+from headrace_gateway.metrics import GatewayMetrics
+from headrace_gateway.neighbours import Neighbours
+from headrace_gateway.open_inference import OpenInference
+from headrace_gateway.passthrough import passthrough
+from headrace_gateway.policy import INFERENCE, Access, policy
+from headrace_gateway.principal_table import PrincipalTable
+from headrace_gateway.public_handler import Endpoint, PublicHandler
+from headrace_gateway.public_services import (
+    PUBLIC_SERVICES,
+    QUOTA_SERVICES,
+    REGISTRY_SERVICES,
+    mesh_endpoints,
+    open_inference_endpoints,
+    reflection_endpoints,
+)
+from headrace_gateway.readiness import Readiness
+
+ARTIFACT_AUDIENCE = "headrace-registry-artifact"
+_TICKET_TTL_S = 300.0
+_QUIET_POLL_S = 0.02
+_REFLECTION_ACCESS = {"open": Access.PUBLIC, "keyed": Access.VIEWER, "off": None}
+
+
+class Gateway:
+    """One gateway process without its signals and its metrics endpoint. Build it inside a running event loop.
+
+    Args:
+        tasks: Owns the background tasks; one that dies should stop the process.
+    """
+
+    def __init__(self, *, settings: GatewaySettings, metrics: Metrics, tasks: TaskGuard, clock: Clock) -> None:
+        self.id = f"{settings.name}.{uuid.uuid4().hex[:12]}"
+        self.public_address = ""
+        self.mesh_address = ""
+        self._settings = settings
+        self._tasks = tasks
+        self._clock = clock
+        self._tls = TlsFiles.from_settings(settings)
+        self._signer = _signer(settings, self.id)
+        self._runtime = RpcRuntime(
+            registry=metrics.registry,
+            calls_in_flight_max=settings.calls_in_flight_max,
+            call_timeout_s=settings.call_timeout_s,
+            message_bytes_max=settings.message_bytes_max,
+        )
+        self._metrics = GatewayMetrics(registry=metrics.registry)
+        self._registry = metrics.registry
+        self._transfers = AdmissionGate(limit=settings.calls_in_flight_max)
+        self._table = PrincipalTable()
+        self._catalog = Catalog()
+        self._metrics.keys.set_function(lambda: len(self._table))
+        self._metrics.versions.set_function(lambda: len(self._catalog))
+        self._readiness = Readiness(feeds=frozenset({PRINCIPALS, CATALOG}), changed=self._serving_changed)
+        self._directory = RunnerDirectory(clock=clock, known=self._catalog.by_uid)
+        self._wants = Wants(directory=self._directory, sign_ticket=self._ticket, clock=clock)
+        self._catalog.add_listener(self._wants.withdraw)
+        self._catalog.add_listener(self._metrics.forget)
+        self._neighbours = Neighbours(settings=settings, signer=self._signer, tls=self._tls, clock=clock)
+        self._public = self._public_server()
+        self._mesh = self._mesh_server()
+
+    async def start(self) -> None:
+        """Listens, and begins to follow the feeds. Health says NOT_SERVING until both have delivered.
+
+        Raises:
+            InitializationError: LISTEN_FAILED: an address is taken or not ours.
+        """
+        feeds = self._neighbours.feeds(table=self._table, catalog=self._catalog, snapshot=self._readiness.feed_ready)
+        for name, feed in feeds.items():
+            self._tasks.spawn(feed.run(), name=f"{name} feed")
+            self._metrics.follow_feed(name, feed)
+        self._tasks.spawn(self._directory.watch_heartbeats(), name="heartbeats")
+        self._tasks.spawn(self._wants.run(), name="wants")
+        (self.mesh_address,) = await self._mesh.start()
+        (self.public_address,) = await self._public.start()
+        self._public.health.set_serving(self._readiness.serving)
+
+    async def serving(self) -> None:
+        """Returns once both feeds have delivered their first snapshot."""
+        await self._readiness.reached()
+
+    async def close(self) -> None:
+        """Ends in order: NOT_SERVING, no new calls, running ones finish within the grace, runners are let go."""
+        grace_s = self._settings.shutdown_grace_s
+        self._readiness.drain()
+        # grpc tells clients to go elsewhere at once; health watchers would hold it for the whole grace, though.
+        stopping = asyncio.create_task(self._public.stop(grace_s))
+        await self._quiet(grace_s)
+        await self._public.stop(0)
+        await stopping
+        try:
+            async with asyncio.timeout(grace_s):
+                await self._directory.close()
+        except TimeoutError:
+            pass
+        await self._mesh.stop(0)
+        await self._tasks.close()
+        await self._neighbours.close()
+
+    async def _quiet(self, within_s: float) -> None:
+        """Waits until no call is in flight, `within_s` at most."""
+        give_up_at = self._clock.monotonic() + within_s
+        gates = (self._runtime.calls, self._transfers)
+        while any(gate.taken for gate in gates) and self._clock.monotonic() < give_up_at:  # noqa: ASYNC110 - rare
+            await asyncio.sleep(_QUIET_POLL_S)
+
+    def _public_server(self) -> GrpcServer:
+        settings = self._settings
+        reflection = _REFLECTION_ACCESS[settings.reflection]
+        endpoints = self._own_endpoints() | self._passed_on()
+        if reflection is not None:
+            endpoints |= reflection_endpoints(self._runtime)
+        handler = PublicHandler(
+            endpoints=endpoints,
+            access=policy(reflection=reflection),
+            identity=Identity(table=self._table, clock=self._clock, community=settings.community),
+            readiness=self._readiness,
+            runtime=self._runtime,
+            metrics=self._metrics,
+        )
+        return GrpcServer(
+            listeners=[Listener(address=settings.grpc_address, tls=self._tls)],
+            handlers=[handler],
+            runtime=self._runtime,
+            health_services=PUBLIC_SERVICES,
+            # Up to twice the cap a message is received, so that the refusal is ours and names the limit.
+            options=[("grpc.max_receive_message_length", 2 * settings.message_bytes_max)],
+        )
+
+    def _mesh_server(self) -> GrpcServer:
+        settings = self._settings
+        limits = LaneLimits(message_bytes_max=settings.message_bytes_max)
+        handler = RunnerMeshHandler(
+            gateway_id=self.id,
+            join_token=read_secret_file(settings.join_token_file) if settings.join_token_file else None,
+            directory=self._directory,
+            limits=limits,
+            budget=ByteBudget(total_bytes=settings.result_bytes_max),
+            clock=self._clock,
+            registry=self._registry,
+        )
+        return GrpcServer(
+            listeners=[Listener(address=settings.mesh_address, tls=self._tls)],
+            handlers=[handler],
+            runtime=self._runtime,
+            options=[("grpc.max_receive_message_length", 2 * limits.frame_bytes_max)],
+        )
+
+    def _own_endpoints(self) -> dict[str, Endpoint]:
+        dispatcher = Dispatcher(
+            directory=self._directory,
+            wants=self._wants,
+            clock=self._clock,
+            random=Random(),  # noqa: S311 - spreads load, guards nothing
+            waiting_max=self._settings.load_waiting_max,
+            registry=self._registry,
+        )
+        inference = InferenceHandler(
+            catalog=self._catalog,
+            dispatcher=dispatcher,
+            metrics=self._metrics,
+            clock=self._clock,
+            message_bytes_max=self._settings.message_bytes_max,
+        )
+        open_inference = OpenInference(
+            catalog=self._catalog,
+            directory=self._directory,
+            readiness=self._readiness,
+            server_version=installed_version("headrace-gateway"),
+        )
+        mesh = MeshService(gateway_id=self.id, directory=self._directory, readiness=self._readiness)
+        infer: dict[str, Endpoint] = {
+            f"/{INFERENCE}/ModelInfer": ModelInferEndpoint(inference=inference, runtime=self._runtime)
+        }
+        return infer | open_inference_endpoints(open_inference, self._runtime) | mesh_endpoints(mesh, self._runtime)
+
+    def _passed_on(self) -> dict[str, Endpoint]:
+        settings = self._settings
+        deadlines = Deadlines(
+            call_s=settings.call_timeout_s, transfer_s=settings.transfer_timeout_s, margin_s=settings.forward_margin_s
+        )
+        endpoints: dict[str, Endpoint] = {}
+        for upstream, services in (
+            (self._neighbours.quota, QUOTA_SERVICES),
+            (self._neighbours.registry, REGISTRY_SERVICES),
+        ):
+            for service in services:
+                endpoints |= passthrough(
+                    service,
+                    upstream=upstream,
+                    deadlines=deadlines,
+                    runtime=self._runtime,
+                    transfers=self._transfers,
+                )
+        return endpoints
+
+    def _ticket(self, version: CatalogVersion) -> str:
+        return self._signer.sign_ticket(
+            tenant_id=version.tenant_id,
+            version_id=version.uid,
+            digests=[file.sha256 for file in version.proto.files],
+            audience=ARTIFACT_AUDIENCE,
+            ttl_s=_TICKET_TTL_S,
+        )
+
+    def _serving_changed(self, serving: bool) -> None:
+        self._public.health.set_serving(serving)
+
+
+async def serve(settings: GatewaySettings, stop: Stop) -> None:
+    """Runs a gateway until `stop` is requested or a background task dies."""
+    check_settings(settings)
+    metrics = Metrics()
+    async with TaskGuard() as tasks:
+        gateway = Gateway(settings=settings, metrics=metrics, tasks=tasks, clock=SystemClock())
+        try:
+            await gateway.start()
+            tasks.spawn(_announce(settings, gateway, metrics.start(settings.metrics_address)), name="announce")
+            await stop.wait_or_failure(tasks)
+        finally:
+            await gateway.close()
+            await metrics.close()
+
+
+async def _announce(settings: GatewaySettings, gateway: Gateway, metrics_url: str) -> None:
+    """Writes the ready file once calls would be served."""
+    await gateway.serving()
+    write_ready_file(
+        settings.ready_file,
+        name=settings.name,
+        grpc=gateway.public_address,
+        mesh=gateway.mesh_address,
+        metrics=metrics_url,
+    )
+
+
+def _signer(settings: GatewaySettings, gateway_id: str) -> PrincipalSigner:
+    if settings.principal_key_file is None:
+        raise ConfigError("HEADRACE_PRINCIPAL_KEY_FILE must be set", entry=SETTING_MISSING)
+    return PrincipalSigner.from_file(settings.principal_key_file, issuer=gateway_id)

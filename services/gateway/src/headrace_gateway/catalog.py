@@ -1,0 +1,204 @@
+"""Every servable version of every tenant, in memory, so that a request is resolved without an RPC."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+
+from headrace.registry.internal.v1.catalog_pb2 import CatalogEntry
+from headrace.registry.v1.models_pb2 import VERSION_STATE_READY, Version
+from headrace_common.catalogue import (
+    CATALOG_NOT_READY,
+    MODEL_NOT_FOUND,
+    MODEL_VERSION_ARCHIVED,
+    MODEL_VERSION_INVALID,
+    MODEL_VERSION_NOT_FOUND,
+)
+from headrace_common.errors import ModelError, RouteUnavailable
+
+_VERSION = re.compile(r"[1-9][0-9]{0,18}")
+_NAME_CHARS_MAX = 128
+_TOMBSTONES_MAX = 10_000
+# An archived version is remembered to tell "archived" from "never existed"; the oldest are forgotten first.
+
+LeftService = Callable[[str], None]
+"""Called with the uid of a version that can't be served any more."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CatalogVersion:
+    """A version that can be served.
+
+    Attributes:
+        uid: Identifier across the mesh, never reused.
+        version: Number, 1 or more; `version_text` is the same as the Open Inference Protocol writes it.
+        proto: The registry's record with the manifest; shared, so nobody may change it.
+    """
+
+    tenant_id: str
+    uid: str
+    model: str
+    version: int
+    version_text: str
+    proto: Version
+
+
+@dataclass(slots=True)
+class _Model:
+    """The ready versions of one model by their text, and the highest of them."""
+
+    ready: dict[str, CatalogVersion] = field(default_factory=dict[str, CatalogVersion])
+    latest: CatalogVersion | None = None
+
+    def put(self, version: CatalogVersion) -> None:
+        self.ready[version.version_text] = version
+        if self.latest is None or version.version >= self.latest.version:
+            self.latest = version
+
+    def drop(self, version_text: str) -> CatalogVersion | None:
+        gone = self.ready.pop(version_text, None)
+        if gone is not None and gone is self.latest:
+            self.latest = max(self.ready.values(), key=lambda entry: entry.version, default=None)
+        return gone
+
+
+class Catalog:
+    """The registry's versions as the feed tells them. One event loop; `resolve` is two dictionary look-ups.
+
+    A snapshot replaces everything at once, when it is complete; until then, and while the feed is down, the former
+    content goes on being served.
+    """
+
+    def __init__(self) -> None:
+        self._models: dict[tuple[str, str], _Model] = {}
+        self._by_uid: dict[str, CatalogVersion] = {}
+        self._archived: dict[tuple[str, str, str], None] = {}
+        self._ready = False
+        self._left: list[LeftService] = []
+
+    @property
+    def ready(self) -> bool:
+        """Whether a snapshot has been received since the process started."""
+        return self._ready
+
+    def add_listener(self, left: LeftService) -> None:
+        """`left` is called on the event loop, after the change, for each version that leaves service."""
+        self._left.append(left)
+
+    def replace(self, entries: Iterable[CatalogEntry]) -> None:
+        """Takes a complete snapshot in place of everything known so far."""
+        models: dict[tuple[str, str], _Model] = {}
+        by_uid: dict[str, CatalogVersion] = {}
+        for entry in entries:
+            self._archived.pop(_key(entry), None)
+            if entry.version.state == VERSION_STATE_READY:
+                version = _version(entry)
+                models.setdefault((version.tenant_id, version.model), _Model()).put(version)
+                by_uid[version.uid] = version
+        gone = [uid for uid in self._by_uid if uid not in by_uid]
+        self._models, self._by_uid = models, by_uid
+        self._ready = True
+        self._tell(gone)
+
+    def apply(self, entries: Iterable[CatalogEntry]) -> None:
+        """Takes what one revision changed."""
+        gone: list[str] = []
+        for entry in entries:
+            key = tenant_id, name, text = _key(entry)
+            model = self._models.setdefault((tenant_id, name), _Model())
+            former = model.drop(text)
+            if former is not None and former.uid != entry.version.uid:
+                del self._by_uid[former.uid]
+                gone.append(former.uid)
+            if entry.version.state == VERSION_STATE_READY:
+                self._archived.pop(key, None)
+                version = self._by_uid[entry.version.uid] = _version(entry)
+                model.put(version)
+                continue
+            self._bury(key)
+            if self._by_uid.pop(entry.version.uid, None) is not None:
+                gone.append(entry.version.uid)
+            if not model.ready:
+                del self._models[tenant_id, name]
+        self._tell(gone)
+
+    def resolve(self, tenant_id: str, model: str, version: str) -> CatalogVersion:
+        """The version that a request means; an empty `version` means the highest that is ready.
+
+        Raises:
+            ModelError: MODEL_VERSION_INVALID (INVALID_ARGUMENT), MODEL_NOT_FOUND or MODEL_VERSION_NOT_FOUND
+                (NOT_FOUND; a foreign tenant's model is exactly as one that never existed), MODEL_VERSION_ARCHIVED
+                (FAILED_PRECONDITION).
+            RouteUnavailable: CATALOG_NOT_READY (UNAVAILABLE) before the first snapshot.
+        """
+        known = self._models.get((tenant_id, model))
+        if known is not None:
+            found = known.ready.get(version) if version else known.latest
+            if found is not None:
+                return found
+        raise self._absent(tenant_id, model, version, exists=known is not None)
+
+    def versions_of(self, tenant_id: str, model: str) -> list[CatalogVersion]:
+        """The ready versions of a model in ascending order; empty when the tenant has no such model."""
+        known = self._models.get((tenant_id, model))
+        return sorted(known.ready.values(), key=lambda entry: entry.version) if known is not None else []
+
+    def by_uid(self, uid: str) -> CatalogVersion | None:
+        """The ready version with this identifier."""
+        return self._by_uid.get(uid)
+
+    def __len__(self) -> int:
+        return len(self._by_uid)
+
+    def _absent(self, tenant_id: str, model: str, version: str, *, exists: bool) -> ModelError | RouteUnavailable:
+        if not self._ready:
+            return RouteUnavailable(
+                "this gateway has not received the model table yet", entry=CATALOG_NOT_READY, retry_after_s=0.5
+            )
+        shown = model[:_NAME_CHARS_MAX]
+        if version and not _VERSION.fullmatch(version):
+            return ModelError(
+                "the version must be a whole number from 1, or empty for the newest one",
+                entry=MODEL_VERSION_INVALID,
+                field="model_version",
+                context={"version": version[:_NAME_CHARS_MAX]},
+            )
+        if (tenant_id, model, version) in self._archived:
+            return ModelError(
+                f"version {version} of model '{shown}' is archived",
+                entry=MODEL_VERSION_ARCHIVED,
+                context={"model": shown, "version": version},
+            )
+        if exists:
+            return ModelError(
+                f"model '{shown}' has no version {version}",
+                entry=MODEL_VERSION_NOT_FOUND,
+                context={"model": shown, "version": version},
+            )
+        return ModelError(f"model '{shown}' was not found", entry=MODEL_NOT_FOUND, context={"model": shown})
+
+    def _bury(self, key: tuple[str, str, str]) -> None:
+        self._archived[key] = None
+        if len(self._archived) > _TOMBSTONES_MAX:
+            del self._archived[next(iter(self._archived))]
+
+    def _tell(self, uids: Iterable[str]) -> None:
+        for uid in uids:
+            for left in self._left:
+                left(uid)
+
+
+def _key(entry: CatalogEntry) -> tuple[str, str, str]:
+    return entry.tenant_id, entry.version.model, str(entry.version.version)
+
+
+def _version(entry: CatalogEntry) -> CatalogVersion:
+    return CatalogVersion(
+        tenant_id=entry.tenant_id,
+        uid=entry.version.uid,
+        model=entry.version.model,
+        version=entry.version.version,
+        version_text=str(entry.version.version),
+        proto=entry.version,
+    )

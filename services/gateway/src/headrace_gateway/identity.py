@@ -1,0 +1,83 @@
+"""Who calls: decided from memory, in microseconds, before anything of the call's body is read."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+
+from headrace_common.catalogue import (
+    CREDENTIAL_UNKNOWN,
+    CREDENTIALS_NOT_READY,
+    KEY_EXPIRED,
+    KEY_REVOKED,
+    TENANT_SUSPENDED,
+)
+from headrace_common.clock import Clock
+from headrace_common.errors import AuthError, AuthUnavailable, TenantError
+from headrace_common.principal import Principal
+from headrace_gateway.authority import require_loopback
+from headrace_gateway.credentials import presented_key
+from headrace_gateway.principal_table import Key, PrincipalTable
+
+COMMUNITY_KEY = "community"
+COMMUNITY_TENANT = "community"
+_COMMUNITY_ROLES = frozenset({"viewer", "user", "model_admin"})
+
+Metadata = Sequence[tuple[str, str | bytes]]
+
+
+class Identity:
+    """Turns a call's metadata into a principal. Pure over the table and the clock.
+
+    Args:
+        table: Keys and tenants from the quota service's feed.
+        clock: Decides whether a key has expired.
+        community: Whether the well-known key of the embedded mesh is accepted. Whoever passes True has made sure
+            that every listener is loopback.
+    """
+
+    def __init__(self, *, table: PrincipalTable, clock: Clock, community: bool) -> None:
+        self._table = table
+        self._clock = clock
+        self._community = _community_key() if community else None
+        self._community_sha256 = hashlib.sha256(COMMUNITY_KEY.encode()).digest()
+
+    def authenticate(self, metadata: Metadata) -> Principal:
+        """The caller.
+
+        Raises:
+            AuthError: CREDENTIAL_MISSING, CREDENTIAL_MALFORMED, CREDENTIAL_UNKNOWN, KEY_REVOKED, KEY_EXPIRED
+                (UNAUTHENTICATED), AUTHORITY_FORBIDDEN (PERMISSION_DENIED).
+            AuthUnavailable: CREDENTIALS_NOT_READY (UNAVAILABLE) before the first snapshot.
+            TenantError: TENANT_SUSPENDED (PERMISSION_DENIED).
+        """
+        digest = hashlib.sha256(presented_key(metadata).encode("ascii")).digest()
+        if not self._table.ready:
+            raise AuthUnavailable(
+                "this gateway has not received the key table yet", entry=CREDENTIALS_NOT_READY, retry_after_s=0.5
+            )
+        key = self._table.find(digest)
+        if key is None:
+            if self._community is None or digest != self._community_sha256:
+                raise AuthError("the API key is not known", entry=CREDENTIAL_UNKNOWN)
+            require_loopback(metadata)
+            key = self._community
+        principal = key.principal
+        if key.revoked:
+            raise AuthError("the API key was revoked", entry=KEY_REVOKED, context={"key_id": principal.key_id})
+        if key.expire_at is not None and key.expire_at <= self._clock.now().timestamp():
+            raise AuthError("the API key has expired", entry=KEY_EXPIRED, context={"key_id": principal.key_id})
+        if not self._table.is_active(principal.tenant_id):
+            raise TenantError(
+                f"tenant '{principal.tenant_id}' is suspended",
+                entry=TENANT_SUSPENDED,
+                context={"tenant": principal.tenant_id},
+            )
+        return principal
+
+
+def _community_key() -> Key:
+    principal = Principal(
+        tenant_id=COMMUNITY_TENANT, roles=_COMMUNITY_ROLES, key_id=COMMUNITY_KEY, subject=f"key:{COMMUNITY_KEY}"
+    )
+    return Key(principal=principal, expire_at=None, revoked=False)

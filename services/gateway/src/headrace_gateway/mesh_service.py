@@ -1,0 +1,129 @@
+"""`headrace.gateway.v1.MeshService`: what operators and tenants see of the runners."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Iterable
+from typing import Protocol
+
+from headrace.gateway.v1 import mesh_pb2
+from headrace_common.catalogue import FIELD_REQUIRED, RUNNER_NOT_FOUND
+from headrace_common.errors import RunnerError, ValidationError
+from headrace_common.grpc_server import Call
+from headrace_common.principal import Principal
+from headrace_gateway.catalog import CatalogVersion
+from headrace_gateway.policy import is_operator
+from headrace_gateway.readiness import Readiness, draining_error
+
+
+class RunnerDirectory(Protocol):
+    """The runners that have a session with this gateway. One event loop; everything but `close` is synchronous."""
+
+    def runners(self) -> Iterable[mesh_pb2.Runner]:
+        """Each runner as it is now, with the models of all tenants. The messages belong to the caller."""
+        ...
+
+    def add_listener(self, changed: Callable[[str], None]) -> None:
+        """`changed` is called with a runner's id after it came, changed or left."""
+        ...
+
+    def remove_listener(self, changed: Callable[[str], None]) -> None: ...
+
+    def drain(self, runner_id: str) -> None:
+        """Asks a runner to finish and leave; one that drains already goes on draining. Unknown ids do nothing."""
+        ...
+
+    def could_serve(self, version: CatalogVersion) -> bool:
+        """Whether a request sent now would be served, possibly after a load."""
+        ...
+
+    async def close(self) -> None:
+        """Tells every runner that this gateway leaves and ends the sessions once their calls have."""
+        ...
+
+
+class MeshService:
+    """Reads the directory for callers; a tenant sees the models of its own alone."""
+
+    def __init__(self, *, gateway_id: str, directory: RunnerDirectory, readiness: Readiness) -> None:
+        self._gateway_id = gateway_id
+        self._directory = directory
+        self._readiness = readiness
+
+    async def ListRunners(  # noqa: N802 - the contract's name
+        self, request: mesh_pb2.ListRunnersRequest, call: Call
+    ) -> mesh_pb2.ListRunnersResponse:
+        del request
+        return mesh_pb2.ListRunnersResponse(gateway_id=self._gateway_id, runners=self._visible(call.principal))
+
+    async def WatchRunners(  # noqa: N802
+        self, request: mesh_pb2.WatchRunnersRequest, call: Call
+    ) -> AsyncIterator[mesh_pb2.WatchRunnersResponse]:
+        """Every runner once, then whichever changed. Changes that come faster than the caller reads are merged."""
+        del request
+        pending = asyncio.Event()
+        changed: set[str] = set()
+
+        def mark(runner_id: str) -> None:
+            changed.add(runner_id)
+            pending.set()
+
+        self._directory.add_listener(mark)
+        drained = asyncio.ensure_future(self._readiness.drained())
+        try:
+            told = {runner.id: runner for runner in self._visible(call.principal)}
+            for runner in list(told.values()):
+                yield self._told(runner)
+            while not drained.done():
+                woken = asyncio.ensure_future(pending.wait())
+                try:
+                    await asyncio.wait({woken, drained}, return_when=asyncio.FIRST_COMPLETED)
+                finally:
+                    woken.cancel()
+                pending.clear()
+                ids = set(changed)
+                changed.clear()
+                for runner in self._news(ids, told, call.principal):
+                    yield self._told(runner)
+            raise draining_error()
+        finally:
+            drained.cancel()
+            self._directory.remove_listener(mark)
+
+    async def DrainRunner(  # noqa: N802
+        self, request: mesh_pb2.DrainRunnerRequest, call: Call
+    ) -> mesh_pb2.DrainRunnerResponse:
+        if not request.id:
+            raise ValidationError("id is required", entry=FIELD_REQUIRED, field="id", context={"field": "id"})
+        self._directory.drain(request.id)
+        for runner in self._visible(call.principal):
+            if runner.id == request.id:
+                return mesh_pb2.DrainRunnerResponse(runner=runner)
+        raise RunnerError(
+            "no runner of this id is connected", entry=RUNNER_NOT_FOUND, context={"runner": request.id[:128]}
+        )
+
+    def _news(self, ids: set[str], told: dict[str, mesh_pb2.Runner], principal: Principal) -> list[mesh_pb2.Runner]:
+        """What the caller hasn't been told of these runners; keeps `told` current."""
+        now = {runner.id: runner for runner in self._visible(principal) if runner.id in ids}
+        news: list[mesh_pb2.Runner] = []
+        for runner_id in sorted(ids):
+            runner = now.get(runner_id)
+            if runner is not None:
+                told[runner_id] = runner
+                news.append(runner)
+            elif (gone := told.pop(runner_id, None)) is not None:
+                news.append(mesh_pb2.Runner(id=gone.id, name=gone.name, state=mesh_pb2.RUNNER_STATE_GONE))
+        return news
+
+    def _visible(self, principal: Principal) -> list[mesh_pb2.Runner]:
+        runners = sorted(self._directory.runners(), key=lambda runner: runner.id)
+        if not is_operator(principal):
+            for runner in runners:
+                own = [model for model in runner.models if model.tenant_id == principal.tenant_id]
+                del runner.models[:]
+                runner.models.extend(own)
+        return runners
+
+    def _told(self, runner: mesh_pb2.Runner) -> mesh_pb2.WatchRunnersResponse:
+        return mesh_pb2.WatchRunnersResponse(gateway_id=self._gateway_id, runner=runner)

@@ -1,0 +1,96 @@
+"""All keys and tenants in memory, as the quota service's feed tells them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from headrace.quota.internal.v1.principals_pb2 import KeyRecord, TenantRecord
+from headrace.quota.v1 import tenants_pb2
+from headrace_common.principal import Principal
+
+_ROLE_NAMES = {
+    tenants_pb2.ROLE_VIEWER: "viewer",
+    tenants_pb2.ROLE_USER: "user",
+    tenants_pb2.ROLE_MODEL_ADMIN: "model_admin",
+    tenants_pb2.ROLE_ADMIN: "admin",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Key:
+    """A key as a gateway knows it: its digest is where it is found, the key itself is nowhere.
+
+    Attributes:
+        expire_at: Unix time in seconds from which it is refused; None means never.
+    """
+
+    principal: Principal
+    expire_at: float | None
+    revoked: bool
+
+
+class PrincipalTable:
+    """Keys by SHA-256 and the status of tenants. One event loop; look-ups take no lock and no RPC.
+
+    A snapshot replaces everything at once, when it is complete; until then, and while the feed is down, the former
+    content goes on being served.
+    """
+
+    def __init__(self) -> None:
+        self._keys: dict[bytes, Key] = {}
+        self._digests: dict[str, bytes] = {}
+        self._active: dict[str, bool] = {}
+        self._tiers: dict[str, str] = {}
+        self._ready = False
+
+    @property
+    def ready(self) -> bool:
+        """Whether a snapshot has been received since the process started."""
+        return self._ready
+
+    def __len__(self) -> int:
+        return len(self._keys)
+
+    def replace(self, tenants: Iterable[TenantRecord], keys: Iterable[KeyRecord]) -> None:
+        """Takes a complete snapshot in place of everything known so far."""
+        self._keys, self._digests, self._active, self._tiers = {}, {}, {}, {}
+        self.apply(tenants, keys)
+        self._ready = True
+
+    def apply(self, tenants: Iterable[TenantRecord], keys: Iterable[KeyRecord]) -> None:
+        """Takes what one revision changed."""
+        for tenant in tenants:
+            self._active[tenant.tenant_id] = tenant.status == tenants_pb2.TENANT_STATUS_ACTIVE
+            self._tiers[tenant.tenant_id] = tenant.tier
+        for record in keys:
+            digest = bytes(record.key_sha256)
+            former = self._digests.get(record.key_id)
+            if former is not None and former != digest:
+                self._keys.pop(former, None)
+            self._digests[record.key_id] = digest
+            self._keys[digest] = _key(record)
+
+    def find(self, key_sha256: bytes) -> Key | None:
+        """The key with this digest, revoked and expired ones included."""
+        return self._keys.get(key_sha256)
+
+    def is_active(self, tenant_id: str) -> bool:
+        """Whether the tenant may call; a tenant that the feed never named may not."""
+        return self._active.get(tenant_id, False)
+
+    def tier(self, tenant_id: str) -> str:
+        """The tenant's service tier; empty when unknown."""
+        return self._tiers.get(tenant_id, "")
+
+
+def _key(record: KeyRecord) -> Key:
+    roles = frozenset(_ROLE_NAMES[role] for role in record.roles if role in _ROLE_NAMES)
+    expires = record.expire_time
+    return Key(
+        principal=Principal(
+            tenant_id=record.tenant_id, roles=roles, key_id=record.key_id, subject=f"key:{record.key_id}"
+        ),
+        expire_at=expires.seconds + expires.nanos / 1e9 if record.HasField("expire_time") else None,
+        revoked=record.revoked,
+    )

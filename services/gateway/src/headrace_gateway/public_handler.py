@@ -1,0 +1,113 @@
+"""The public port: every decision that metadata allows is taken here, before a call's body is read."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Protocol, TypeAlias
+
+import grpc
+import structlog
+
+from headrace_common.call import metadata_map, request_id_of
+from headrace_common.catalogue import METHOD_UNKNOWN
+from headrace_common.errors import HeadraceError, RouteError
+from headrace_common.grpc_server import RpcRuntime, refuse_call
+from headrace_common.principal import Principal
+from headrace_common.rpc_runtime import AdmissionGate
+from headrace_common.rpc_status import from_exception
+from headrace_gateway.identity import Identity, Metadata
+from headrace_gateway.metrics import GatewayMetrics
+from headrace_gateway.policy import Access, require
+from headrace_gateway.readiness import Readiness, draining_error
+
+Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
+_METHOD_CHARS_MAX = 128
+
+
+class Endpoint(Protocol):
+    """What answers a method once its call is admitted."""
+
+    @property
+    def gate(self) -> AdmissionGate:
+        """The bound on calls in flight that the method counts against."""
+        ...
+
+    def handler(self, principal: Principal | None) -> Handler:
+        """A handler for one admitted call; `principal` is None for methods that need no key."""
+        ...
+
+
+class PublicHandler(grpc.GenericRpcHandler):
+    """Admits or refuses each call of the public listener, then hands it to the method's endpoint.
+
+    Args:
+        endpoints: What is served, by full name such as `/package.Service/Method`.
+        access: What each method demands. Every endpoint must have a line.
+        identity: Who calls.
+        readiness: Whether the process is draining.
+        runtime: Shared limits, metrics and log.
+        metrics: Counts refusals by reason.
+
+    Raises:
+        ValueError: An endpoint has no line in `access`.
+    """
+
+    def __init__(
+        self,
+        *,
+        endpoints: Mapping[str, Endpoint],
+        access: Mapping[str, Access],
+        identity: Identity,
+        readiness: Readiness,
+        runtime: RpcRuntime,
+        metrics: GatewayMetrics,
+    ) -> None:
+        if bare := sorted(set(endpoints) - set(access)):
+            raise ValueError(f"methods without a policy: {', '.join(bare)}")
+        self._routes = {path: (endpoint, access[path]) for path, endpoint in endpoints.items()}
+        self._identity = identity
+        self._readiness = readiness
+        self._runtime = runtime
+        self._metrics = metrics
+        self._log = structlog.stdlib.get_logger("rpc")
+
+    def service(self, handler_call_details: grpc.HandlerCallDetails) -> Handler:
+        """The hook of grpc. A refusing handler never asks for the body, so an oversized one costs no memory."""
+        path = handler_call_details.method
+        metadata: Any = handler_call_details.invocation_metadata
+        try:
+            return self._admitted(path, metadata)
+        except Exception as error:  # noqa: BLE001 - a defect in here must refuse, not let through
+            return self._refusal(path, metadata, error)
+
+    def _admitted(self, path: str, metadata: Metadata) -> Handler:
+        route = self._routes.get(path)
+        if route is None:
+            raise RouteError(
+                "the server does not have this method",
+                entry=METHOD_UNKNOWN,
+                context={"method": path[:_METHOD_CHARS_MAX]},
+            )
+        endpoint, demand = route
+        if demand is Access.PUBLIC:
+            endpoint.gate.check()
+            return endpoint.handler(None)
+        if self._readiness.draining:
+            raise draining_error()
+        principal = self._identity.authenticate(metadata)
+        require(demand, principal)
+        endpoint.gate.check()
+        return endpoint.handler(principal)
+
+    def _refusal(self, path: str, metadata: Metadata, error: Exception) -> Handler:
+        by_name = metadata_map(metadata)
+        request_id = request_id_of(by_name)
+        failure: HeadraceError = from_exception(error, request_id)
+        known = path if path in self._routes else "unknown"
+        if failure is not error:
+            self._log.error("unexpected failure", correlation_id=request_id, method=known, exc_info=error)
+        elif self._runtime.access_log:
+            self._log.info("call refused", method=known, reason=failure.reason, request_id=request_id)
+        self._metrics.refused(failure.reason)
+        self._runtime.handled.labels(known, failure.entry.grpc, failure.reason).inc()
+        return refuse_call(failure, by_name)
