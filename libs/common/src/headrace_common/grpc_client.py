@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Callable, Iterable, Sequence
 from typing import Any, TypeVar
 
 import grpc
@@ -138,7 +138,7 @@ class Caller:
         *,
         timeout_s: float | None = None,
         metadata: MetadataPairs = (),
-    ) -> AsyncIterator[R]:
+    ) -> AsyncGenerator[R, None]:
         """One request, a stream of responses; no deadline unless `timeout_s` is given. Leaving the loop cancels it."""
         method: Any = self._channel.unary_stream(path)  # pyright: ignore[reportUnknownVariableType]
         call = method(request.SerializeToString(), timeout=timeout_s, metadata=self._pairs(metadata))

@@ -44,8 +44,8 @@ def migrate(url: str, *, service: str, versions_dir: Path, wait_s: float = 60.0)
 
     Creates the schema `<service>`, the role `headrace_<service>` (NOLOGIN, NOSUPERUSER, NOBYPASSRLS, owner of nothing)
     and `<service>.in_scope(text)` for policies, then applies the missing revisions of `versions_dir` in one
-    transaction: all or none. Processes that start at once take turns by an advisory lock. Tables belong to the URL's user, so they
-    need `ENABLE` and `FORCE ROW LEVEL SECURITY`.
+    transaction: all or none. Processes that start at once take turns by an advisory lock. Tables belong to the URL's
+    user, so they need `ENABLE` and `FORCE ROW LEVEL SECURITY`.
 
     Raises:
         StorageUnavailable: DATABASE_UNAVAILABLE (UNAVAILABLE): no connection within `wait_s`.
