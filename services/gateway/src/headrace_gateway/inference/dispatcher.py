@@ -20,6 +20,7 @@ from headrace_gateway.mesh.wants import Wants
 
 ATTEMPTS_MAX = 3
 RUNNER_WAIT_S = 3.0
+_LOOK_AGAIN_S = 0.5
 PRIORITY_DEFAULT = 5
 
 # Failures of one runner that say nothing about another.
@@ -145,8 +146,8 @@ class Dispatcher:
         try:
             while True:
                 self._check_hope(version, tried, alone_until)
-                await self._directory.wait_for_change(alone_until - self._clock.monotonic())
-                self._wants.touch(version)
+                self._wants.ask(version)
+                await self._directory.wait_for_change(_LOOK_AGAIN_S)
                 chosen = choose(self._others(dispatch, tried), version.uid, self._random)
                 if chosen is not None:
                     return chosen

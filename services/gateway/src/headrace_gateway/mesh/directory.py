@@ -96,11 +96,11 @@ class RunnerDirectory:
             self.changed(session)
 
     async def wait_for_change(self, timeout_s: float | None = None) -> None:
-        """Returns at the next change of any runner, or when a positive `timeout_s` is over."""
+        """Returns at the next change of any runner, or when `timeout_s` is over."""
         waiter = asyncio.get_running_loop().create_future()
         self._waiters.add(waiter)
         try:
-            await asyncio.wait((waiter,), timeout=timeout_s if timeout_s is not None and timeout_s > 0 else None)
+            await asyncio.wait((waiter,), timeout=timeout_s)
         finally:
             self._waiters.discard(waiter)
 

@@ -19,6 +19,7 @@ WANT_TTL_S = 30.0
 DEMAND_S = 300.0
 REPLICAS_DEFAULT = 2
 _TICK_S = 1.0
+_ASK_AGAIN_S = 1.0
 
 SignTicket = Callable[[CatalogVersion], str]
 
@@ -54,6 +55,11 @@ class Wants:
         else:
             demand.used_at = self._clock.monotonic()
 
+    def ask(self, version: CatalogVersion) -> None:
+        """A call waits for the version: runners that were asked and don't have it are asked again."""
+        self.touch(version)
+        self._tell(self._demand[version.uid])
+
     def withdraw(self, version_uid: str) -> None:
         """The version has left service: runners may unload it at once."""
         self._demand.pop(version_uid, None)
@@ -81,8 +87,8 @@ class Wants:
     def _tell(self, demand: _Demand) -> None:
         now = self._clock.monotonic()
         for session in self._chosen(demand.version):
-            told_at = demand.told.get(session.token)
-            if told_at is None or now - told_at > WANT_TTL_S / 2:
+            told_at = demand.told.get(session.token, -WANT_TTL_S)
+            if now - told_at > (WANT_TTL_S / 2 if demand.version.uid in session.models else _ASK_AGAIN_S):
                 demand.told[session.token] = now
                 want = mesh_pb2.Want(
                     tenant_id=demand.version.tenant_id,
