@@ -1,0 +1,129 @@
+"""Puts the runner together, runs it, and takes it apart again."""
+
+from __future__ import annotations
+
+import asyncio
+
+import structlog
+
+from headrace_common import catalogue
+from headrace_common.clock import Clock, SystemClock
+from headrace_common.errors import ConfigError
+from headrace_common.grpc_client import Caller, open_channel
+from headrace_common.lanes import ByteBudget, LaneLimits
+from headrace_common.metrics import Metrics
+from headrace_common.ready_file import write_ready_file
+from headrace_common.secrets import read_secret_file
+from headrace_common.service_main import Stop
+from headrace_common.tasks import TaskGuard
+from headrace_common.tls import TlsFiles
+from headrace_runner.artifacts.disk_cache import DiskCache
+from headrace_runner.artifacts.registry_source import RegistrySource
+from headrace_runner.artifacts.source import ArtifactSource
+from headrace_runner.backends.discovery import BackendSet, discover
+from headrace_runner.config import RunnerSettings
+from headrace_runner.device import CpuGauges, available_cpus, describe_cpu
+from headrace_runner.loading.model_loader import ExecutionLimits, ModelLoader
+from headrace_runner.loading.residency import Residency
+from headrace_runner.mesh.client import MeshClient
+from headrace_runner.metrics import RunnerMetrics
+from headrace_runner.model_host import ModelHost
+
+
+async def run(settings: RunnerSettings, stop: Stop) -> None:
+    """Serves until `stop` is requested or a gateway asks the runner to leave; then drains.
+
+    Raises:
+        ConfigError: A required setting is missing.
+        StorageError: The artefact cache can't be used.
+    """
+    for field in ("gateways", "registry_address"):
+        if not getattr(settings, field):
+            variable = settings.variable(field)
+            raise ConfigError(
+                f"{variable} must be set", entry=catalogue.SETTING_MISSING, context={"variable": variable}
+            )
+    clock = SystemClock()
+    metrics = Metrics()
+    tls = TlsFiles.from_settings(settings)
+    registry = open_channel(settings.registry_address, tls=tls)
+    async with TaskGuard() as guard:
+        host = build_host(
+            settings, source=RegistrySource(caller=Caller(channel=registry)), tasks=guard, clock=clock, metrics=metrics
+        )
+        mesh = _build_mesh(settings, host, tls, clock)
+        try:
+            guard.spawn(host.run(), name="models")
+            guard.spawn(mesh.run(), name="mesh")
+            guard.spawn(_report_ready(settings, mesh, metrics.start(settings.metrics_address)), name="ready")
+            guard.spawn(_leave_when_asked(mesh, stop), name="drain-request")
+            await stop.wait_or_failure(guard)
+            if not await mesh.drain(settings.shutdown_grace_s):
+                structlog.stdlib.get_logger("runner").warning("gateways still had calls here after the grace time")
+        finally:
+            await host.close()
+            await registry.close()
+            await metrics.close()
+
+
+def build_host(
+    settings: RunnerSettings, *, source: ArtifactSource, tasks: TaskGuard, clock: Clock, metrics: Metrics
+) -> ModelHost:
+    """Makes the model host with everything below it."""
+    threads = settings.threads or available_cpus()
+    device = describe_cpu()
+    shown = RunnerMetrics(registry=metrics.registry)
+    cache = DiskCache(root=settings.cache_dir, bytes_max=settings.cache_bytes_max, metrics=shown)
+    cache.open()
+    backends = BackendSet(backends=discover(settings.backends_disabled), device_type=settings.device)
+    for name, reason in backends.unavailable.items():
+        structlog.stdlib.get_logger("backends").info("backend is not used", backend=name, reason=reason)
+    loader = ModelLoader(
+        cache=cache,
+        source=source,
+        backends=backends,
+        limits=ExecutionLimits(threads, settings.queue_calls_max, settings.queue_bytes_max),
+        clock=clock,
+        metrics=shown,
+    )
+    return ModelHost(
+        loader=loader,
+        residency=Residency(
+            bytes_max=settings.model_memory_bytes_max or device.memory_bytes // 2,
+            stay_min_s=settings.model_stay_min_s,
+            idle_max_s=settings.model_idle_max_s,
+        ),
+        device=device,
+        backends=backends.names,
+        threads=threads,
+        gauges=CpuGauges(threads=threads, clock=clock),
+        tasks=tasks,
+        clock=clock,
+        metrics=shown,
+    )
+
+
+def _build_mesh(settings: RunnerSettings, host: ModelHost, tls: TlsFiles | None, clock: Clock) -> MeshClient:
+    token_file = settings.join_token_file
+    limits = LaneLimits(message_bytes_max=settings.message_bytes_max)
+    return MeshClient(
+        targets=settings.gateways,
+        open_channel=lambda address: open_channel(address, tls=tls, own_connection=True),
+        join_token=read_secret_file(token_file) if token_file is not None else None,
+        name=settings.name,
+        labels=settings.labels,
+        host=host,
+        limits=limits,
+        budget=ByteBudget(total_bytes=max(settings.transfer_bytes_max, limits.message_bytes_max)),
+        clock=clock,
+    )
+
+
+async def _report_ready(settings: RunnerSettings, mesh: MeshClient, metrics_url: str) -> None:
+    await mesh.registered.wait()
+    await asyncio.to_thread(write_ready_file, settings.ready_file, name=settings.name, metrics=metrics_url)
+
+
+async def _leave_when_asked(mesh: MeshClient, stop: Stop) -> None:
+    await mesh.drain_requested.wait()
+    stop.request()

@@ -1,0 +1,1 @@
+"""Artefact bytes on this host: fetched once, checked always, kept by digest."""

@@ -1,0 +1,101 @@
+"""What a backend must offer. A third party ships one as a package with an entry point in `headrace.backends`.
+
+The entry point names a class (or function) without arguments that makes a `Backend`; its name is the backend's name.
+Importing the module must not fail where the framework is missing: import the framework inside `available` and `load`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from headrace.registry.v1.manifest_pb2 import Manifest
+from headrace_runner.tensors.datatypes import Array
+from headrace_runner.tensors.parameters import ParameterValue
+from headrace_runner.tensors.signature import TensorSpec
+
+ENTRY_POINT_GROUP = "headrace.backends"
+
+
+@dataclass(frozen=True, slots=True)
+class Availability:
+    """What a backend can do in this process.
+
+    Attributes:
+        device_types: Device types that it can compute on, most preferred first: `cpu`, `cuda`, `tpu`, `npu`.
+            Empty means that it can't be used.
+        reason: Why it can't be used and what would change that; empty when it can.
+    """
+
+    device_types: tuple[str, ...]
+    reason: str = ""
+
+
+class LoadedModel(Protocol):
+    """A model in memory. `infer` is called from as many threads at once as the model has instances."""
+
+    @property
+    def inputs(self) -> Sequence[TensorSpec]:
+        """Inputs as the artefact states them."""
+        ...
+
+    @property
+    def outputs(self) -> Sequence[TensorSpec]:
+        """Outputs as the artefact states them."""
+        ...
+
+    @property
+    def memory_bytes(self) -> int:
+        """Memory that the model is known to take; 0 where the backend can't tell and the runner shall measure."""
+        ...
+
+    def infer(
+        self, inputs: Mapping[str, Array], outputs: Sequence[str], parameters: Mapping[str, ParameterValue]
+    ) -> Sequence[Array]:
+        """Computes one request. Blocks; must let other threads run meanwhile.
+
+        Args:
+            inputs: Every required input, datatypes and shapes checked against the manifest. Arrays are C-contiguous,
+                may be read-only and unaligned, and are valid only until the method returns. BYTES elements are
+                `bytes`; BF16 elements are uint16 bit patterns.
+            outputs: Names of the wanted outputs.
+            parameters: The request's parameters; ignore unknown ones.
+
+        Returns:
+            The outputs in the order wanted, BYTES elements as `bytes` or `str`.
+
+        Raises:
+            HeadraceError: For example MODEL_EXECUTION_FAILED; anything else is reported as that, without its text.
+        """
+        ...
+
+    def close(self) -> None:
+        """Frees the model. Called once, when no `infer` runs."""
+        ...
+
+
+class Backend(Protocol):
+    """Loads artefacts of some formats."""
+
+    def available(self) -> Availability:
+        """Probes what the backend can do here. Cheap after the first call; never raises."""
+        ...
+
+    def load(
+        self, artifact_dir: Path, files: Sequence[str], manifest: Manifest, device_type: str, threads: int
+    ) -> LoadedModel:
+        """Loads an artefact. Blocks.
+
+        Args:
+            artifact_dir: Folder of the artefact; its digests have been checked. Don't write into it.
+            files: Paths of the artefact's files inside the folder.
+            manifest: How the registry describes the artefact.
+            device_type: Where to compute: one of `available().device_types`.
+            threads: Processor threads that one execution may use, at least 1.
+
+        Raises:
+            HeadraceError: For example MODEL_LOAD_FAILED; anything else is reported as that, without its text.
+        """
+        ...

@@ -1,0 +1,95 @@
+"""Finds the installed backends."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from importlib.metadata import EntryPoint, entry_points
+
+import structlog
+
+from headrace.registry.v1.manifest_pb2 import ArtifactFormat, Manifest
+from headrace_common import catalogue
+from headrace_common.errors import ModelError, RunnerError
+from headrace_runner.backends.contract import ENTRY_POINT_GROUP, Availability, Backend
+
+_DEFAULT_BACKENDS: Mapping[int, str] = {ArtifactFormat.ARTIFACT_FORMAT_ONNX: "onnxruntime"}
+
+
+class BackendSet:
+    """The backends that this process can use, by name.
+
+    Args:
+        backends: Candidates; those that aren't available for `device_type` are kept only as a reason.
+        device_type: Device that this runner computes on.
+    """
+
+    def __init__(self, *, backends: Mapping[str, Backend], device_type: str) -> None:
+        self.device_type = device_type
+        self._usable: dict[str, Backend] = {}
+        self._reasons: dict[str, str] = {}
+        for name, backend in backends.items():
+            availability = backend.available()
+            if device_type in availability.device_types:
+                self._usable[name] = backend
+            else:
+                self._reasons[name] = _reason(availability, device_type)
+
+    @property
+    def names(self) -> list[str]:
+        """Usable backends in alphabetical order."""
+        return sorted(self._usable)
+
+    @property
+    def unavailable(self) -> Mapping[str, str]:
+        """Installed backends that can't be used, with the reason."""
+        return self._reasons
+
+    def choose(self, manifest: Manifest) -> Backend:
+        """The backend that serves a manifest.
+
+        Raises:
+            ModelError: MODEL_FORMAT_UNSUPPORTED (INVALID_ARGUMENT): the format has no default backend here.
+            RunnerError: BACKEND_MISSING (FAILED_PRECONDITION): the backend is not installed or not usable.
+        """
+        name = manifest.backend or _DEFAULT_BACKENDS.get(manifest.format, "")
+        if not name:
+            raise ModelError(
+                f"no backend serves artefacts of format {ArtifactFormat.Name(manifest.format)}",
+                entry=catalogue.MODEL_FORMAT_UNSUPPORTED,
+                context={"format": ArtifactFormat.Name(manifest.format)},
+            )
+        backend = self._usable.get(name)
+        if backend is None:
+            reason = self._reasons.get(name, "it is not installed")
+            raise RunnerError(
+                f"this runner can't use the backend '{name}': {reason}",
+                entry=catalogue.BACKEND_MISSING,
+                context={"backend": name},
+            )
+        return backend
+
+
+def discover(disabled: Iterable[str]) -> dict[str, Backend]:
+    """Makes every installed backend except those named in `disabled`; one that can't be imported is only logged."""
+    log = structlog.stdlib.get_logger("backends")
+    switched_off = frozenset(disabled)
+    backends: dict[str, Backend] = {}
+    for point in entry_points(group=ENTRY_POINT_GROUP):
+        if point.name in switched_off:
+            continue
+        try:
+            backends[point.name] = _make(point)
+        except Exception:
+            log.exception("backend can't be imported", backend=point.name)
+    return backends
+
+
+def _make(point: EntryPoint) -> Backend:
+    factory = point.load()
+    return factory()
+
+
+def _reason(availability: Availability, device_type: str) -> str:
+    if availability.device_types:
+        return f"it computes on {', '.join(availability.device_types)}, this runner on {device_type}"
+    return availability.reason or "it is not available"

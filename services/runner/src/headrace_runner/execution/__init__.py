@@ -1,0 +1,1 @@
+"""Executes calls on loaded models, off the event loop and within bounds."""

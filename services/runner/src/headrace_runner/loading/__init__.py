@@ -1,0 +1,1 @@
+"""Brings models into memory and decides which ones may stay."""

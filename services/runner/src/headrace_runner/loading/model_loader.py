@@ -1,0 +1,172 @@
+"""Fetches an artefact and makes a replica of it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import structlog
+
+from headrace.registry.v1.models_pb2 import Version
+from headrace_common import catalogue
+from headrace_common.clock import Clock
+from headrace_common.errors import HeadraceError, ModelError
+from headrace_runner.artifacts.disk_cache import ArtifactLease, DiskCache
+from headrace_runner.artifacts.source import ArtifactSource
+from headrace_runner.backends.contract import LoadedModel
+from headrace_runner.backends.discovery import BackendSet
+from headrace_runner.device import resident_bytes, return_freed_memory
+from headrace_runner.execution.replica import Replica
+from headrace_runner.execution.slots import ExecutionSlots
+from headrace_runner.loading.manifest_check import signature_of
+from headrace_runner.loading.warm_up import warm_up
+from headrace_runner.metrics import RunnerMetrics
+from headrace_runner.tensors.infer_response import ResponseWriter
+from headrace_runner.tensors.signature import Signature
+
+_INSTANCES_MAX = 64
+# Other work moves the process's memory while a model loads; the measurement counts only within these bounds.
+_MEASURED_RATIO_MAX = 4
+_MEASURED_SLACK_BYTES = 256 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class ExecutionLimits:
+    """Bounds of every replica of a runner.
+
+    Attributes:
+        threads: Processor threads that all instances of one model share.
+        waiting_max: Calls that may wait for one model.
+        waiting_bytes_max: Payload bytes that may wait for one model.
+    """
+
+    threads: int
+    waiting_max: int
+    waiting_bytes_max: int
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedReplica:
+    """A replica and what it holds.
+
+    Attributes:
+        replica: Answers calls.
+        memory_bytes: Memory that the model takes, as measured.
+        lease: Keeps the artefact on disk while the model is loaded.
+    """
+
+    replica: Replica
+    memory_bytes: int
+    lease: ArtifactLease
+
+
+class ModelLoader:
+    """Loads models in a thread of its own, one at a time, so that their memory can be told apart.
+
+    Args:
+        cache: Artefacts on disk.
+        source: Artefacts elsewhere.
+        backends: What models are loaded with.
+        limits: Bounds of replicas.
+    """
+
+    def __init__(
+        self,
+        *,
+        cache: DiskCache,
+        source: ArtifactSource,
+        backends: BackendSet,
+        limits: ExecutionLimits,
+        clock: Clock,
+        metrics: RunnerMetrics,
+    ) -> None:
+        self._cache = cache
+        self._source = source
+        self._backends = backends
+        self._limits = limits
+        self._clock = clock
+        self._metrics = metrics
+        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="load")
+        self._log = structlog.stdlib.get_logger("loading")
+
+    async def fetch(self, version: Version, ticket: Callable[[], str]) -> ArtifactLease:
+        """Makes sure that the version's artefact is on disk. `ticket` gives the newest ticket for it.
+
+        Raises:
+            HeadraceError: BACKEND_MISSING or MODEL_FORMAT_UNSUPPORTED before anything is fetched, or what fetching
+                raises.
+        """
+        self._backends.choose(version.manifest)
+
+        def read_from(path: str, offset: int) -> AsyncGenerator[bytes, None]:
+            return self._source.read(ticket=ticket(), path=path, offset=offset)
+
+        return await self._cache.lease(version.files, read_from)
+
+    async def load(self, tenant_id: str, version: Version, lease: ArtifactLease) -> LoadedReplica:
+        """Loads a fetched artefact and runs it once. The lease belongs to the result, or stays the caller's on errors.
+
+        Raises:
+            HeadraceError: MODEL_LOAD_FAILED, MODEL_MANIFEST_MISMATCH, DEVICE_OUT_OF_MEMORY and others.
+        """
+        execution = version.manifest.execution
+        instances = min(max(1, execution.instances), _INSTANCES_MAX)
+        threads = min(execution.threads or max(1, self._limits.threads // instances), self._limits.threads)
+        loop = asyncio.get_running_loop()
+        model, signature, memory_bytes = await loop.run_in_executor(
+            self._thread, self._load_blocking, version, lease, threads
+        )
+        replica = Replica(
+            name=f"{version.model}:{version.version}",
+            model=model,
+            signature=signature,
+            writer=ResponseWriter(model_name=version.model, model_version=str(version.version)),
+            slots=ExecutionSlots(
+                slots=instances,
+                waiting_max=self._limits.waiting_max,
+                waiting_bytes_max=self._limits.waiting_bytes_max,
+            ),
+            clock=self._clock,
+            metrics=self._metrics.replica(tenant_id=tenant_id, model=version.model, version=version.version),
+        )
+        return LoadedReplica(replica, memory_bytes, lease)
+
+    async def unload(self, loaded: LoadedReplica) -> None:
+        """Frees a replica once its last execution has ended."""
+        await loaded.replica.close()
+        loaded.lease.release()
+        await asyncio.to_thread(return_freed_memory)
+
+    async def close(self) -> None:
+        """Waits for a load that is under way."""
+        await asyncio.to_thread(self._thread.shutdown, wait=True)
+
+    def _load_blocking(
+        self, version: Version, lease: ArtifactLease, threads: int
+    ) -> tuple[LoadedModel, Signature, int]:
+        name = f"{version.model}:{version.version}"
+        backend = self._backends.choose(version.manifest)
+        before = resident_bytes()
+        try:
+            model = backend.load(
+                lease.folder,
+                [file.path for file in version.files],
+                version.manifest,
+                self._backends.device_type,
+                threads,
+            )
+            try:
+                signature = signature_of(version.manifest, model)
+            except BaseException:
+                model.close()
+                raise
+        except HeadraceError:
+            raise
+        except Exception:  # noqa: BLE001 - a backend may raise anything
+            self._log.exception("backend failed to load a model", model=name)
+            raise ModelError("the model could not be loaded", entry=catalogue.MODEL_LOAD_FAILED) from None
+        warm_up(model, signature, name)
+        grown = min(resident_bytes() - before, _MEASURED_RATIO_MAX * version.size_bytes + _MEASURED_SLACK_BYTES)
+        return model, signature, model.memory_bytes or max(grown, version.size_bytes)

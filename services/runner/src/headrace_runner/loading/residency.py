@@ -1,0 +1,93 @@
+"""Which models may be in memory, and which leave. Pure: the caller says what time it is and does the work."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+
+
+@dataclass(slots=True)
+class _Resident:
+    memory_bytes: int
+    loaded_at: float
+    used_at: float
+
+
+class Residency:
+    """Accounts for models in memory.
+
+    A model leaves only when nobody wants it, no call uses it, and it has stayed a minimum time; of those, the least
+    recently used goes first. All times are seconds of one monotonic clock.
+
+    Args:
+        bytes_max: Memory that models may take together.
+        stay_min_s: How long a model stays at least, so that two models don't push each other out in turns.
+        idle_max_s: How long a model stays without a call when nothing needs its memory.
+    """
+
+    def __init__(self, *, bytes_max: int, stay_min_s: float, idle_max_s: float) -> None:
+        self.bytes_max = bytes_max
+        self._stay_min_s = stay_min_s
+        self._idle_max_s = idle_max_s
+        self._residents: dict[str, _Resident] = {}
+        self._wanted_until: dict[str, float] = {}
+        self.bytes_used = 0
+
+    def want(self, uid: str, until: float) -> None:
+        """Notes that someone wants the model up to a time; a longer want that is noted already stays."""
+        self._wanted_until[uid] = max(until, self._wanted_until.get(uid, until))
+
+    def withdraw(self, uid: str) -> None:
+        """Forgets wants for the model."""
+        self._wanted_until.pop(uid, None)
+
+    def wanted(self, uid: str, now: float) -> bool:
+        """Whether a want for the model lives."""
+        return self._wanted_until.get(uid, now) > now
+
+    def add(self, uid: str, memory_bytes: int, now: float) -> None:
+        """Notes that a model is in memory."""
+        self.remove(uid)
+        self._residents[uid] = _Resident(memory_bytes, now, now)
+        self.bytes_used += memory_bytes
+
+    def remove(self, uid: str) -> None:
+        """Notes that a model is no longer in memory."""
+        resident = self._residents.pop(uid, None)
+        if resident is not None:
+            self.bytes_used -= resident.memory_bytes
+
+    def touch(self, uid: str, now: float) -> None:
+        """Notes that a call uses the model."""
+        resident = self._residents.get(uid)
+        if resident is not None:
+            resident.used_at = now
+
+    def evict_for(self, needed_bytes: int, now: float, busy: Collection[str]) -> list[str] | None:
+        """The models that must leave so that `needed_bytes` more fit, least recently used first.
+
+        Returns:
+            None when no choice makes enough room.
+        """
+        surplus = self.bytes_used + needed_bytes - self.bytes_max
+        chosen: list[str] = []
+        for uid, resident in sorted(self._residents.items(), key=lambda pair: pair[1].used_at):
+            if surplus <= 0:
+                break
+            if self._may_leave(uid, resident, now, busy):
+                chosen.append(uid)
+                surplus -= resident.memory_bytes
+        return chosen if surplus <= 0 else None
+
+    def idle(self, now: float, busy: Collection[str]) -> list[str]:
+        """The models that leave because nobody has used them for long. Also forgets wants that have lapsed."""
+        for uid in [uid for uid, until in self._wanted_until.items() if until <= now]:
+            del self._wanted_until[uid]
+        return [
+            uid
+            for uid, resident in self._residents.items()
+            if now - resident.used_at >= self._idle_max_s and self._may_leave(uid, resident, now, busy)
+        ]
+
+    def _may_leave(self, uid: str, resident: _Resident, now: float, busy: Collection[str]) -> bool:
+        return uid not in busy and not self.wanted(uid, now) and now - resident.loaded_at >= self._stay_min_s

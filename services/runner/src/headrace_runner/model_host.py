@@ -1,0 +1,304 @@
+"""The models of this process: loads them on wants, answers calls, unloads them again."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import structlog
+
+from headrace.gateway.v1.mesh_pb2 import ModelState
+from headrace.registry.v1.models_pb2 import Version
+from headrace.runner.internal.v1.mesh_pb2 import Device, Heartbeat, ModelEvent
+from headrace_common import catalogue
+from headrace_common.clock import Clock
+from headrace_common.errors import DeviceError, HeadraceError, ModelError, ModelUnavailable
+from headrace_common.request_id import new_request_id
+from headrace_common.rpc_status import to_status
+from headrace_common.tasks import TaskGuard
+from headrace_runner.calls import Answer, IncomingCall
+from headrace_runner.device import CpuGauges
+from headrace_runner.loading.model_loader import LoadedReplica, ModelLoader
+from headrace_runner.loading.residency import Residency
+from headrace_runner.metrics import RunnerMetrics
+
+Listener = Callable[[ModelEvent], None]
+
+_SWEEP_S = 5.0
+_RETRY_PAUSE_S = 5.0
+_RETRY_PAUSE_MAX_S = 60.0
+# A failure that nobody has asked about for so long after its pause is forgotten.
+_FAILURE_KEPT_S = 600.0
+# A model in memory takes more than its file; what it really takes is measured after the load.
+_ESTIMATE_RATIO = 1.25
+
+
+@dataclass(slots=True, eq=False)
+class _Entry:
+    """One model version that someone wants or wanted."""
+
+    tenant_id: str
+    version: Version
+    ticket: str
+    event: ModelEvent
+    loaded: LoadedReplica | None = None
+    failures: int = 0
+    retry_at: float = 0.0
+
+
+class ModelHost:
+    """Holds the models of a runner process. Event loop only.
+
+    Args:
+        loader: Makes replicas.
+        residency: Decides what stays in memory.
+        device: What this process computes on.
+        backends: Names of the usable backends.
+        threads: Processor threads of this runner, its capacity for routing.
+        gauges: Read for each heartbeat.
+        tasks: Owns loads and unloads.
+    """
+
+    def __init__(
+        self,
+        *,
+        loader: ModelLoader,
+        residency: Residency,
+        device: Device,
+        backends: Sequence[str],
+        threads: int,
+        gauges: CpuGauges,
+        tasks: TaskGuard,
+        clock: Clock,
+        metrics: RunnerMetrics,
+    ) -> None:
+        self.device = device
+        self.backends = backends
+        self.execution_slots = threads
+        self._loader = loader
+        self._residency = residency
+        self._gauges = gauges
+        self._tasks = tasks
+        self._clock = clock
+        self._metrics = metrics
+        self._entries: dict[str, _Entry] = {}
+        self._listeners: list[Listener] = []
+        self._one_load = asyncio.Lock()
+        self._working: set[asyncio.Task[None]] = set()
+        self._closing = False
+        self._log = structlog.stdlib.get_logger("models")
+        metrics.show_load(lambda: self._waiting_and_running()[0], lambda: self._waiting_and_running()[1])
+
+    async def infer(self, call: IncomingCall) -> Answer:
+        """Answers one call.
+
+        Raises:
+            ModelUnavailable: MODEL_LOADING (UNAVAILABLE): the version is not in memory; another runner may have it.
+            ModelError: MODEL_NOT_FOUND (NOT_FOUND): the version belongs to another tenant.
+            HeadraceError: What `Replica.infer` raises.
+        """
+        entry = self._entries.get(call.version_uid)
+        if entry is not None and entry.tenant_id != call.tenant_id:
+            raise ModelError("the model was not found", entry=catalogue.MODEL_NOT_FOUND)
+        if entry is None or entry.loaded is None:
+            raise ModelUnavailable("the model is not in this runner's memory", entry=catalogue.MODEL_LOADING)
+        self._residency.touch(call.version_uid, self._clock.monotonic())
+        return await entry.loaded.replica.infer(call)
+
+    def want(self, *, tenant_id: str, version: Version, ticket: str, ttl_s: float) -> None:
+        """Notes that a gateway would like the version in memory for `ttl_s` seconds; 0 withdraws that.
+
+        Starts loading it unless it is loading or loaded already. A version that failed is tried again after a pause;
+        until then its failure is told again.
+        """
+        now = self._clock.monotonic()
+        if ttl_s <= 0:
+            self._residency.withdraw(version.uid)
+            return
+        if self._closing:
+            return
+        self._residency.want(version.uid, now + ttl_s)
+        entry = self._entries.get(version.uid)
+        if entry is None:
+            kept = Version()
+            kept.CopyFrom(version)
+            entry = _Entry(tenant_id, kept, ticket, ModelEvent(version_uid=version.uid))
+            self._entries[version.uid] = entry
+        entry.ticket = ticket
+        state = entry.event.state
+        if state == ModelState.MODEL_STATE_FAILED and now < entry.retry_at:
+            self._tell(entry.event)
+        elif state in (ModelState.MODEL_STATE_UNSPECIFIED, ModelState.MODEL_STATE_FAILED):
+            self._change(entry, ModelEvent(state=ModelState.MODEL_STATE_LOADING))
+            self._spawn(self._load(entry), f"load-{version.model}:{version.version}")
+
+    def model_events(self) -> list[ModelEvent]:
+        """The state of every model that is loading or loaded."""
+        shown = (ModelState.MODEL_STATE_LOADING, ModelState.MODEL_STATE_LOADED)
+        return [entry.event for entry in self._entries.values() if entry.event.state in shown]
+
+    def add_listener(self, listener: Listener) -> None:
+        """Calls `listener` with every change of a model's state from now on."""
+        self._listeners.append(listener)
+
+    def remove_listener(self, listener: Listener) -> None:
+        """Stops calling `listener`."""
+        self._listeners.remove(listener)
+
+    def load(self) -> Heartbeat:
+        """How busy this process is now."""
+        waiting, running = self._waiting_and_running()
+        return Heartbeat(
+            queue_depth=waiting,
+            in_flight=waiting + running,
+            model_memory_bytes=self._residency.bytes_used,
+            device_gauges=self._gauges.read(),
+        )
+
+    async def run(self) -> None:
+        """Unloads idle models until cancelled."""
+        while True:
+            await asyncio.sleep(_SWEEP_S)
+            self.sweep()
+
+    def sweep(self) -> None:
+        """Unloads models that are idle for too long and forgets failures that nobody asks about."""
+        now = self._clock.monotonic()
+        for uid in self._residency.idle(now, self._busy()):
+            self._spawn(self._unload([uid]), f"unload-{uid}")
+        for uid, entry in list(self._entries.items()):
+            failed = entry.event.state == ModelState.MODEL_STATE_FAILED
+            if failed and now > entry.retry_at + _FAILURE_KEPT_S:
+                del self._entries[uid]
+
+    async def close(self) -> None:
+        """Stops loading, waits for executions that run, and frees every model. Safe to call twice."""
+        self._closing = True
+        while self._working:
+            working = list(self._working)
+            for task in working:
+                task.cancel()
+            await asyncio.gather(*working, return_exceptions=True)
+        await self._unload(list(self._entries))
+        await self._loader.close()
+
+    async def _load(self, entry: _Entry) -> None:
+        started = self._clock.monotonic()
+        try:
+            lease = await self._loader.fetch(entry.version, lambda: entry.ticket)
+            try:
+                async with self._one_load:
+                    await self._make_room(int(entry.version.size_bytes * _ESTIMATE_RATIO))
+                    loaded = await self._loader.load(entry.tenant_id, entry.version, lease)
+            except BaseException:
+                lease.release()
+                raise
+        except HeadraceError as error:
+            self._failed(entry, error)
+        except Exception:  # noqa: BLE001 - whatever it is, only this model fails
+            self._log.exception("load failed", model=entry.version.model)
+            self._failed(entry, ModelError("the model could not be loaded", entry=catalogue.MODEL_LOAD_FAILED))
+        else:
+            self._loaded(entry, loaded, self._clock.monotonic() - started)
+            await self._make_room(0, required=False)
+
+    async def _make_room(self, needed_bytes: int, *, required: bool = True) -> None:
+        chosen = self._residency.evict_for(needed_bytes, self._clock.monotonic(), self._busy())
+        if chosen is not None:
+            await self._unload(chosen)
+        elif required and needed_bytes > self._residency.bytes_max:
+            raise ModelError(
+                f"the model takes about {needed_bytes} bytes, the runner has {self._residency.bytes_max} for models",
+                entry=catalogue.MODEL_TOO_LARGE_TO_LOAD,
+            )
+        elif required:
+            raise DeviceError(
+                "the runner's memory is taken by models that are in use",
+                entry=catalogue.DEVICE_OUT_OF_MEMORY,
+                context={"device": self.device.type},
+            )
+
+    def _loaded(self, entry: _Entry, loaded: LoadedReplica, load_s: float) -> None:
+        entry.loaded = loaded
+        entry.failures = 0
+        self._residency.add(entry.version.uid, loaded.memory_bytes, self._clock.monotonic())
+        event = ModelEvent(
+            state=ModelState.MODEL_STATE_LOADED,
+            memory_bytes=loaded.memory_bytes,
+            execution_slots=loaded.replica.slots,
+        )
+        event.load_time.FromNanoseconds(int(load_s * 1e9))
+        self._metrics.loads_succeeded.inc()
+        self._metrics.load_seconds.observe(load_s)
+        self._log.info(
+            "model loaded",
+            tenant_id=entry.tenant_id,
+            model=entry.version.model,
+            version=entry.version.version,
+            memory_bytes=loaded.memory_bytes,
+            load_s=round(load_s, 3),
+        )
+        self._change(entry, event)
+        self._show_memory()
+
+    def _failed(self, entry: _Entry, error: HeadraceError) -> None:
+        entry.failures += 1
+        pause_s = min(_RETRY_PAUSE_S * 2 ** (entry.failures - 1), _RETRY_PAUSE_MAX_S)
+        entry.retry_at = self._clock.monotonic() + pause_s
+        error.context.update({"model": entry.version.model, "version": entry.version.version})
+        status = to_status(error, new_request_id())
+        self._metrics.loads_failed.inc()
+        self._log.warning(
+            "model failed to load",
+            tenant_id=entry.tenant_id,
+            model=entry.version.model,
+            version=entry.version.version,
+            reason=error.reason,
+            message=error.message,
+            retry_s=pause_s,
+        )
+        self._change(entry, ModelEvent(state=ModelState.MODEL_STATE_FAILED, status=status.SerializeToString()))
+
+    async def _unload(self, uids: Iterable[str]) -> None:
+        """Takes models out of service at once, then frees them."""
+        leaving: list[LoadedReplica] = []
+        for uid in uids:
+            entry = self._entries.pop(uid, None)
+            self._residency.remove(uid)
+            if entry is None or entry.loaded is None:
+                continue
+            leaving.append(entry.loaded)
+            self._change(entry, ModelEvent(state=ModelState.MODEL_STATE_UNLOADED))
+            if not self._closing:
+                self._metrics.memory_evictions.inc()
+            self._log.info("model unloaded", tenant_id=entry.tenant_id, model=entry.version.model)
+        self._show_memory()
+        for loaded in leaving:
+            await self._loader.unload(loaded)
+
+    def _change(self, entry: _Entry, event: ModelEvent) -> None:
+        event.version_uid = entry.version.uid
+        entry.event = event
+        self._tell(event)
+
+    def _tell(self, event: ModelEvent) -> None:
+        for listener in tuple(self._listeners):
+            listener(event)
+
+    def _busy(self) -> set[str]:
+        return {uid for uid, entry in self._entries.items() if entry.loaded is not None and entry.loaded.replica.busy}
+
+    def _waiting_and_running(self) -> tuple[int, int]:
+        replicas = [entry.loaded.replica for entry in self._entries.values() if entry.loaded is not None]
+        return sum(replica.waiting for replica in replicas), sum(replica.running for replica in replicas)
+
+    def _show_memory(self) -> None:
+        self._metrics.model_memory_bytes.set(self._residency.bytes_used)
+        self._metrics.models_loaded.set(sum(entry.loaded is not None for entry in self._entries.values()))
+
+    def _spawn(self, work: Coroutine[Any, Any, None], name: str) -> None:
+        task = self._tasks.spawn(work, name=name)
+        self._working.add(task)
+        task.add_done_callback(self._working.discard)

@@ -1,0 +1,1 @@
+"""Reads and writes the tensors of the Open Inference Protocol without parsing or copying the message around them."""

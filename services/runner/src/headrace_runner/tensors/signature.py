@@ -1,0 +1,200 @@
+"""What a model takes and gives, and whether a request fits it. Decided before a call may wait in a queue."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from headrace_common import catalogue
+from headrace_common.errors import TensorError
+from headrace_runner.tensors.datatypes import DATATYPES, Datatype
+from headrace_runner.tensors.infer_request import InferRequest, RequestTensor
+
+# More elements than fit any memory: keeps products of dimensions in range for everything that comes after.
+_ELEMENTS_MAX = 1 << 48
+
+
+@dataclass(frozen=True, slots=True)
+class TensorSpec:
+    """One input or output of a model.
+
+    Attributes:
+        name: Unique among the inputs, or among the outputs.
+        datatype: Name of the datatype in the protocol.
+        shape: Size of each axis; -1 means that the size is free.
+        optional: Whether a request may leave the input out.
+    """
+
+    name: str
+    datatype: str
+    shape: tuple[int, ...]
+    optional: bool = False
+
+
+class Signature:
+    """The inputs and outputs of a model.
+
+    Args:
+        inputs: In the order of the artefact.
+        outputs: In the order of the artefact.
+    """
+
+    def __init__(self, *, inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec]) -> None:
+        self.inputs: Mapping[str, TensorSpec] = {spec.name: spec for spec in inputs}
+        self.outputs: Mapping[str, TensorSpec] = {spec.name: spec for spec in outputs}
+        self._required = frozenset(spec.name for spec in inputs if not spec.optional)
+        self._all_outputs = tuple(spec.name for spec in outputs)
+
+    def check(self, request: InferRequest) -> tuple[str, ...]:
+        """Checks names, datatypes, shapes and raw sizes.
+
+        Elements of the typed form and of BYTES tensors are checked when they are decoded, off the event loop.
+
+        Returns:
+            Names of the outputs to send back, in order.
+
+        Raises:
+            TensorError: TENSOR_NAME_UNKNOWN, TENSOR_DUPLICATED, TENSOR_MISSING, TENSOR_DATATYPE_UNSUPPORTED,
+                TENSOR_DATATYPE_MISMATCH, TENSOR_DIMENSION_INVALID, TENSOR_SHAPE_MISMATCH, TENSOR_BYTES_MISMATCH,
+                TENSOR_CONTENT_MISSING or TENSOR_OUTPUT_UNKNOWN (all INVALID_ARGUMENT).
+        """
+        seen: set[str] = set()
+        for index, tensor in enumerate(request.inputs):
+            spec = self.inputs.get(tensor.name)
+            if spec is None:
+                raise TensorError(
+                    f"the model has no input '{tensor.name}'; its inputs are {_listed(self.inputs)}",
+                    entry=catalogue.TENSOR_NAME_UNKNOWN,
+                    context={"tensor": tensor.name},
+                    field=f"inputs[{index}].name",
+                )
+            if tensor.name in seen:
+                raise _duplicated("input", tensor.name, f"inputs[{index}].name")
+            seen.add(tensor.name)
+            _check_input(tensor, spec, index)
+        missing = self._required - seen
+        if missing:
+            name = next(name for name in self.inputs if name in missing)
+            raise TensorError(
+                f"input '{name}' is missing; the model's inputs are {_listed(self.inputs)}",
+                entry=catalogue.TENSOR_MISSING,
+                context={"tensor": name},
+                field="inputs",
+            )
+        return self._wanted_outputs(request.outputs)
+
+    def _wanted_outputs(self, names: tuple[str, ...]) -> tuple[str, ...]:
+        if not names:
+            return self._all_outputs
+        seen: set[str] = set()
+        for index, name in enumerate(names):
+            if name not in self.outputs:
+                raise TensorError(
+                    f"the model has no output '{name}'; its outputs are {_listed(self.outputs)}",
+                    entry=catalogue.TENSOR_OUTPUT_UNKNOWN,
+                    context={"tensor": name},
+                    field=f"outputs[{index}].name",
+                )
+            if name in seen:
+                raise _duplicated("output", name, f"outputs[{index}].name")
+            seen.add(name)
+        return names
+
+
+def _check_input(tensor: RequestTensor, spec: TensorSpec, index: int) -> None:
+    datatype = DATATYPES.get(tensor.datatype)
+    if datatype is None:
+        raise TensorError(
+            f"input '{tensor.name}' has the datatype '{tensor.datatype}', which is none of {_listed(DATATYPES)}",
+            entry=catalogue.TENSOR_DATATYPE_UNSUPPORTED,
+            context={"tensor": tensor.name, "datatype": tensor.datatype},
+            field=f"inputs[{index}].datatype",
+        )
+    if tensor.datatype != spec.datatype:
+        raise TensorError(
+            f"input '{tensor.name}' has the datatype {tensor.datatype}, the model takes {spec.datatype}",
+            entry=catalogue.TENSOR_DATATYPE_MISMATCH,
+            context={"tensor": tensor.name, "expected": spec.datatype, "actual": tensor.datatype},
+            field=f"inputs[{index}].datatype",
+        )
+    elements = count_elements(tensor, index)
+    if len(tensor.shape) != len(spec.shape) or any(
+        want not in (-1, have) for have, want in zip(tensor.shape, spec.shape, strict=True)
+    ):
+        raise TensorError(
+            f"input '{tensor.name}' has the shape {list(tensor.shape)}, the model takes {list(spec.shape)}"
+            + (" (-1 is any size)" if -1 in spec.shape else ""),
+            entry=catalogue.TENSOR_SHAPE_MISMATCH,
+            context={"tensor": tensor.name, "expected": str(list(spec.shape)), "actual": str(list(tensor.shape))},
+            field=f"inputs[{index}].shape",
+        )
+    _check_content(tensor, datatype, elements, index)
+
+
+def _check_content(tensor: RequestTensor, datatype: Datatype, elements: int, index: int) -> None:
+    if tensor.raw is not None:
+        size = len(tensor.raw)
+        # An element of BYTES takes at least its length prefix.
+        least = elements * (datatype.item_bytes or 4)
+        if size < least or (datatype.item_bytes and size > least):
+            raise TensorError(
+                f"input '{tensor.name}' has {size} bytes, {datatype.name} of shape {list(tensor.shape)} takes "
+                + (f"{least}" if datatype.item_bytes else f"at least {least}"),
+                entry=catalogue.TENSOR_BYTES_MISMATCH,
+                context={"tensor": tensor.name, "expected": least, "actual": size},
+                field=f"raw_input_contents[{index}]",
+            )
+    elif not datatype.contents_field:
+        raise TensorError(
+            f"input '{tensor.name}' is {datatype.name}, which travels only in raw_input_contents",
+            entry=catalogue.TENSOR_CONTENT_TYPE_MISMATCH if tensor.contents else catalogue.TENSOR_CONTENT_MISSING,
+            context={"tensor": tensor.name, "datatype": datatype.name},
+            field=f"inputs[{index}].contents",
+        )
+    elif elements and not any(tensor.contents):
+        raise TensorError(
+            f"input '{tensor.name}' has no content, neither contents nor raw_input_contents",
+            entry=catalogue.TENSOR_CONTENT_MISSING,
+            context={"tensor": tensor.name},
+            field=f"inputs[{index}].contents",
+        )
+
+
+def count_elements(tensor: RequestTensor, index: int) -> int:
+    """Product of the dimensions, 1 for a scalar.
+
+    Raises:
+        TensorError: TENSOR_DIMENSION_INVALID (INVALID_ARGUMENT): a negative dimension, or dimensions whose product
+            (zeros aside) is beyond any memory.
+    """
+    product = 1
+    for size in tensor.shape:
+        if size < 0:
+            raise _dimension_error(tensor, index, size, "is negative")
+        product *= size or 1
+        if product > _ELEMENTS_MAX:
+            raise _dimension_error(tensor, index, size, f"makes more than {_ELEMENTS_MAX} elements")
+    return 0 if 0 in tensor.shape else product
+
+
+def _dimension_error(tensor: RequestTensor, index: int, size: int, complaint: str) -> TensorError:
+    return TensorError(
+        f"input '{tensor.name}' has the shape {list(tensor.shape)}, whose dimension {size} {complaint}",
+        entry=catalogue.TENSOR_DIMENSION_INVALID,
+        context={"tensor": tensor.name, "dimension": size},
+        field=f"inputs[{index}].shape",
+    )
+
+
+def _duplicated(kind: str, name: str, field: str) -> TensorError:
+    return TensorError(
+        f"{kind} '{name}' is named twice",
+        entry=catalogue.TENSOR_DUPLICATED,
+        context={"tensor": name},
+        field=field,
+    )
+
+
+def _listed(names: Iterable[str]) -> str:
+    listed = list(names)
+    return ", ".join(f"'{name}'" for name in listed[:16]) + (", …" if len(listed) > 16 else "")
