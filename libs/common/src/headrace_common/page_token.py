@@ -45,7 +45,11 @@ def decode_page_token(token: str, query: Mapping[str, QueryValue]) -> Position |
     binding, body = raw[:_BINDING_BYTES], raw[_BINDING_BYTES:]
     if binding != _binding(query, body):
         raise _invalid()
-    decoded: object = json.loads(body)
+    try:
+        # The binding is no secret, so also a rightly bound body may be anything.
+        decoded: object = json.loads(body)
+    except (ValueError, RecursionError):
+        raise _invalid() from None
     if not isinstance(decoded, list):
         raise _invalid()
     return tuple(cast("list[str | int]", decoded))
