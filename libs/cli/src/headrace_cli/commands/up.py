@@ -1,0 +1,93 @@
+"""`headrace up`: a whole mesh on this machine."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from headrace_cli.mesh.failure import MeshError
+from headrace_cli.mesh.options import DEFAULT_GRPC_PORT, DEFAULT_HTTP_PORT, MeshOptions
+from headrace_cli.mesh.ports import choose_port, is_free
+from headrace_cli.mesh.up import Up
+from headrace_cli.mesh.up_report import UpReport
+from headrace_cli.terminal import output
+from headrace_common.clock import SystemClock
+
+_PORT_MAX = 65_535
+
+
+def up(
+    state_dir: Annotated[
+        Path,
+        typer.Option("--state-dir", envvar="HEADRACE_STATE_DIR", help="Folder for everything that the mesh keeps."),
+    ] = Path(".headrace"),
+    grpc_port: Annotated[
+        int | None,
+        typer.Option(
+            "--grpc-port",
+            min=0,
+            max=_PORT_MAX,
+            help=f"Port of the first gateway; 0 means any. Default: {DEFAULT_GRPC_PORT}, or any if it is taken.",
+            show_default=False,
+        ),
+    ] = None,
+    http_port: Annotated[
+        int | None,
+        typer.Option(
+            "--http-port",
+            min=0,
+            max=_PORT_MAX,
+            help=f"Port for HTTP (default {DEFAULT_HTTP_PORT}); this version serves gRPC only and leaves it closed.",
+            show_default=False,
+        ),
+    ] = None,
+    runners: Annotated[int, typer.Option("--runners", min=0, max=64, help="How many CPU runners.")] = 2,
+    gateways: Annotated[int, typer.Option("--gateways", min=1, max=16, help="How many gateways.")] = 1,
+    samples: Annotated[
+        bool, typer.Option("--samples/--no-samples", help="Register the sample models that are installed.")
+    ] = True,
+    ready_file: Annotated[
+        Path | None,
+        typer.Option(
+            "--ready-file",
+            help="JSON file to write once the mesh has answered a real request; removed when it stops.",
+        ),
+    ] = None,
+    env: Annotated[
+        str | None,
+        typer.Option("--env", envvar="HEADRACE_ENV", help="Settings of the services to use: dev, test or prod."),
+    ] = None,
+) -> None:
+    """Start a whole mesh on this machine and keep it running until Ctrl-C.
+
+    PostgreSQL, Valkey and the artefact store are started or made under the state directory, unless
+    HEADRACE_POSTGRES_URL, HEADRACE_REDIS_URL or HEADRACE_STORAGE_URL name servers of yours.
+    """
+    clock = SystemClock()
+    report = UpReport(console=output(), clock=clock)
+    if env is not None and env not in {"dev", "test", "prod"}:
+        raise typer.BadParameter("must be dev, test or prod", param_hint="--env")
+    if http_port is not None:
+        try:
+            choose_port(asked=http_port, default=DEFAULT_HTTP_PORT, option="--http-port", is_free=is_free)
+        except MeshError as error:
+            report.failed(error)
+            raise typer.Exit(1) from error
+    options = MeshOptions(
+        state_dir=state_dir,
+        grpc_port=grpc_port,
+        runners=runners,
+        gateways=gateways,
+        samples=samples,
+        ready_file=ready_file.absolute() if ready_file else None,
+        env=env,
+        postgres_url=os.environ.get("HEADRACE_POSTGRES_URL") or None,
+        redis_url=os.environ.get("HEADRACE_REDIS_URL") or None,
+        storage_url=os.environ.get("HEADRACE_STORAGE_URL") or None,
+    )
+    run = Up(options=options, environ=dict(os.environ), clock=clock, report=report)
+    raise typer.Exit(asyncio.run(run.run()))

@@ -1,0 +1,167 @@
+"""Makes the members of a mesh out of the options, the ports that are free and the servers that are given."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Callable, Mapping
+
+from headrace_cli.mesh.account import unprivileged_account
+from headrace_cli.mesh.embedded_postgres import EmbeddedPostgres
+from headrace_cli.mesh.embedded_valkey import EmbeddedValkey, valkey_binary
+from headrace_cli.mesh.failure import MeshError
+from headrace_cli.mesh.member import Member
+from headrace_cli.mesh.options import DEFAULT_GRPC_PORT, FIRST_METRICS_PORT, MeshOptions
+from headrace_cli.mesh.plan import (
+    LISTENERS,
+    METRICS,
+    Backing,
+    Environment,
+    Listener,
+    MeshPlan,
+    SharedFiles,
+    inherited_environment,
+    process_names,
+)
+from headrace_cli.mesh.ports import PortChoice, choose_port, first_free_ports, is_free
+from headrace_cli.mesh.postgres_install import place_postgres, wheel_install
+from headrace_cli.mesh.process import StopStep
+from headrace_cli.mesh.secrets import open_secrets
+from headrace_cli.mesh.service_member import ServiceMember
+from headrace_cli.mesh.state_dir import StateDir
+
+# The first wait is longer than the grace that services give to running calls.
+_SERVICE_STOP = (
+    StopStep(signal=signal.SIGTERM, wait_s=15.0),
+    StopStep(signal=signal.SIGKILL, wait_s=3.0),
+)
+_ANY = PortChoice(port=0, flexible=True)
+
+
+class MeshAssembly:
+    """All members of one mesh, stage by stage in the order of their start."""
+
+    def __init__(self, *, options: MeshOptions, state: StateDir, environ: Mapping[str, str]) -> None:
+        """Decide ports and places; nothing is started.
+
+        Raises:
+            MeshError: an explicit port is taken, or the embedded servers can't be placed.
+        """
+        self._options = options
+        self._state = state
+        self._secrets = open_secrets(state.secrets)
+        self.gateway_names = process_names("gateway", options.gateways)
+        self.runner_names = process_names("runner", options.runners)
+        self._public = choose_port(
+            asked=options.grpc_port, default=DEFAULT_GRPC_PORT, option="--grpc-port", is_free=is_free
+        )
+        self.stores: list[Member] = []
+        self._plan = MeshPlan(
+            inherited=inherited_environment(environ),
+            backing=self._stores(),
+            files=SharedFiles(
+                join_token=self._secrets.join_token,
+                principal_key=self._secrets.principal_key,
+                principal_jwks=self._secrets.principal_jwks,
+                admin_key=self._secrets.admin_key,
+            ),
+            env=options.env,
+            cores=os.cpu_count() or 1,
+            runners=options.runners,
+        )
+        self._metrics_ports = self._reserve_metrics_ports()
+        self.quota = self._service("quota", "quota", self._plan.quota)
+        self.registry = self._service("registry", "registry", self._plan.registry)
+        self.gateways = [self._gateway(name) for name in self.gateway_names]
+        self.runners = [self._runner(name) for name in self.runner_names]
+
+    @property
+    def stop_order(self) -> list[list[str]]:
+        """Names by stage: whoever calls others stops before them."""
+        stores = [[member.name] for member in reversed(self.stores)]
+        return [self.runner_names, self.gateway_names, ["registry"], ["quota"], *stores]
+
+    @property
+    def public_address(self) -> str:
+        """Where clients find the first gateway, once it serves."""
+        return _known(self.gateways[0].endpoints.grpc)
+
+    def _stores(self) -> Callable[[], Backing]:
+        """Make the servers that are not given; their URLs are known once they serve."""
+        options, secrets = self._options, self._secrets
+        postgres = valkey = None
+        if options.postgres_url is None:
+            account = unprivileged_account()
+            postgres = EmbeddedPostgres(
+                placement=place_postgres(state=self._state.path, wheel=wheel_install(), account=account),
+                account=account,
+                password=secrets.postgres_password,
+                log=self._state.logs / "postgres.log",
+            )
+            self.stores.append(postgres)
+        if options.redis_url is None:
+            valkey = EmbeddedValkey(
+                binary=valkey_binary(),
+                folder=self._state.path / "valkey",
+                password=secrets.valkey_password,
+                log=self._state.logs / "valkey.log",
+            )
+            self.stores.append(valkey)
+        storage_url = options.storage_url or str(self._state.storage)
+        return lambda: Backing(
+            postgres_url=postgres.url if postgres else options.postgres_url or "",
+            redis_url=valkey.url if valkey else options.redis_url or "",
+            storage_url=storage_url,
+        )
+
+    def _reserve_metrics_ports(self) -> dict[str, int]:
+        names = ["quota", "registry", *self.gateway_names, *self.runner_names]
+        ports = first_free_ports(start=FIRST_METRICS_PORT, count=len(names), is_free=is_free)
+        # Gateways and runners are looked at most, so they come first.
+        return dict(zip([*names[2:], *names[:2]], ports, strict=True))
+
+    def _service(self, service: str, name: str, environment: Callable[[], Environment]) -> ServiceMember:
+        state, ready_file = self._state.service(name), self._state.ready / f"{name}.json"
+        listeners: dict[Listener, PortChoice] = dict.fromkeys(LISTENERS[service], _ANY)
+        listeners[METRICS] = PortChoice(port=self._metrics_ports[name], flexible=True)
+        if name == self.gateway_names[0]:
+            listeners[LISTENERS["gateway"][0]] = self._public
+        return ServiceMember(
+            name=name,
+            module=f"headrace_{service}",
+            environment=lambda: {**self._plan.common(state=state, ready_file=ready_file), **environment()},
+            listeners=listeners,
+            state=state,
+            ready_file=ready_file,
+            log=self._state.logs / f"{name}.log",
+            stop_steps=_SERVICE_STOP,
+        )
+
+    def _gateway(self, name: str) -> ServiceMember:
+        return self._service(
+            "gateway",
+            name,
+            lambda: self._plan.gateway(
+                name=name,
+                quota=_known(self.quota.endpoints.grpc),
+                registry=_known(self.registry.endpoints.grpc),
+            ),
+        )
+
+    def _runner(self, name: str) -> ServiceMember:
+        return self._service(
+            "runner",
+            name,
+            lambda: self._plan.runner(
+                name=name,
+                state=self._state.service(name),
+                gateways=[_known(gateway.endpoints.mesh) for gateway in self.gateways],
+                registry=_known(self.registry.endpoints.grpc),
+            ),
+        )
+
+
+def _known(value: str | None) -> str:
+    if value is None:
+        raise MeshError("a service did not say where it listens")
+    return value

@@ -1,0 +1,241 @@
+"""`headrace up`: the whole life of one mesh, from the lock on its folder to the last process that ends."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+from collections.abc import Coroutine, Mapping
+from pathlib import Path
+
+from rich.text import Text
+
+from headrace_cli.connection import Connection, UnreachableError
+from headrace_cli.mesh.assembly import MeshAssembly
+from headrace_cli.mesh.failure import MeshError
+from headrace_cli.mesh.first_request import FileType, ask_file_type, wait_until_complete
+from headrace_cli.mesh.options import DEFAULT_GRPC_PORT, MeshOptions
+from headrace_cli.mesh.orphan_guard import OrphanGuard
+from headrace_cli.mesh.ready_file import ready_content, write_atomically
+from headrace_cli.mesh.sample_models import RegisteredSample, register_sample
+from headrace_cli.mesh.state_dir import StateDir
+from headrace_cli.mesh.supervisor import Supervisor
+from headrace_cli.mesh.up_report import UpReport
+from headrace_cli.samples import available_samples
+from headrace_common.clock import Clock
+from headrace_common.errors import HeadraceError
+
+API_KEY = "community"
+_LOG_CHECK_S = 10.0
+_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
+class Interrupted(Exception):
+    """A signal asked the mesh to stop."""
+
+    def __init__(self, number: signal.Signals) -> None:
+        super().__init__(number.name)
+        self.number = number
+
+
+class Up:
+    """One run of `headrace up`."""
+
+    def __init__(self, *, options: MeshOptions, environ: Mapping[str, str], clock: Clock, report: UpReport) -> None:
+        self._options = options
+        self._environ = environ
+        self._clock = clock
+        self._report = report
+        self._state = StateDir(options.state_dir)
+        self._guard = OrphanGuard()
+        self._published: list[Path] = []
+
+    async def run(self) -> int:
+        """Start, stay up, stop. The exit code is 0 when a signal ended it, 1 when the mesh could not start."""
+        try:
+            self._state.open()
+        except MeshError as error:
+            self._report.failed(error)
+            return 1
+        self._published = [path for path in (self._state.mesh_file, self._options.ready_file) if path]
+        self._unpublish()
+        self._report.headline(self._state.path)
+        supervisor = Supervisor(guard=self._guard, clock=self._clock, report=self._report)
+        assembly: MeshAssembly | None = None
+        code = 0
+        interrupted = self._watch_signals(supervisor)
+        try:
+            assembly = MeshAssembly(options=self._options, state=self._state, environ=self._environ)
+            await _unless(interrupted, self._start(supervisor, assembly))
+            await _unless(interrupted, self._stay(supervisor, assembly))
+        except Interrupted as reason:
+            self._report.stopping(reason.number.name)
+        except MeshError as error:
+            self._report.failed(error)
+            code = 1
+        finally:
+            started_at = self._clock.monotonic()
+            if assembly is not None:
+                with self._report.waiting("stopping"):
+                    await supervisor.stop(assembly.stop_order)
+            self._guard.close()
+            self._unpublish()
+            self._state.close()
+            if assembly is not None:
+                self._report.stopped(self._clock.monotonic() - started_at)
+        return code
+
+    def _watch_signals(self, supervisor: Supervisor) -> asyncio.Future[signal.Signals]:
+        """The first signal stops in order, a second one ends every process at once."""
+        loop = asyncio.get_running_loop()
+        first: asyncio.Future[signal.Signals] = loop.create_future()
+
+        def received(number: signal.Signals) -> None:
+            if first.done():
+                supervisor.kill()
+            else:
+                first.set_result(number)
+
+        for number in _SIGNALS:
+            loop.add_signal_handler(number, received, number)
+        return first
+
+    async def _start(self, supervisor: Supervisor, assembly: MeshAssembly) -> None:
+        stages = (
+            ("the stores", assembly.stores),
+            ("quota and registry", [assembly.quota, assembly.registry]),
+            ("gateways", assembly.gateways),
+            ("runners", assembly.runners),
+        )
+        for what, members in stages:
+            with self._report.waiting(f"starting {what}"):
+                await supervisor.start(members)
+        address = assembly.public_address
+        if self._options.grpc_port is None and not address.endswith(f":{DEFAULT_GRPC_PORT}"):
+            self._report.notice(f"port {DEFAULT_GRPC_PORT} is taken; the gateway listens on {address} instead")
+        await self._first_request(assembly)
+        self._publish(supervisor, assembly)
+        self._report.ready(
+            address=address,
+            api_key=API_KEY,
+            examples=self._examples(address),
+            logs=self._state.logs,
+        )
+
+    async def _first_request(self, assembly: MeshAssembly) -> None:
+        """See every gateway answer, register the samples, and ask magika's model something real.
+
+        Raises:
+            MeshError: the mesh did not answer.
+        """
+        connections = [
+            Connection(endpoint=gateway.endpoints.grpc or "", api_key=API_KEY) for gateway in assembly.gateways
+        ]
+        try:
+            with self._report.step("mesh") as details:
+                for connection in connections:
+                    await asyncio.to_thread(wait_until_complete, connection, runners=self._options.runners)
+                details.append(
+                    f"{len(connections)} gateway{'s'[: len(connections) != 1]}, "
+                    f"{self._options.runners} runner{'s'[: self._options.runners != 1]}"
+                )
+            samples = await self._register_samples(connections[0])
+            if "magika" in samples and self._options.runners > 0:
+                await self._ask(connections[0], samples["magika"])
+        except (HeadraceError, UnreachableError, TimeoutError) as error:
+            raise MeshError(
+                f"the mesh runs, but does not answer: {error}",
+                log=self._state.logs / f"{assembly.gateway_names[0]}.log",
+            ) from error
+        finally:
+            # Also ends calls that a thread still waits for after an interruption.
+            for connection in connections:
+                connection.close()
+
+    async def _register_samples(self, connection: Connection) -> dict[str, RegisteredSample]:
+        found = available_samples() if self._options.samples else []
+        registered: dict[str, RegisteredSample] = {}
+        if found:
+            with self._report.step("samples") as details:
+                for sample in found:
+                    one = await asyncio.to_thread(register_sample, connection, sample)
+                    registered[sample.name] = one
+                    details.append(f"{sample.name}:{one.version}")
+        elif self._options.samples:
+            self._report.notice("no sample models are installed: pip install magika silero-vad")
+        return registered
+
+    async def _ask(self, connection: Connection, magika: RegisteredSample) -> None:
+        file = Path(__file__)
+        with self._report.step("first request") as details:
+            answer = await asyncio.to_thread(
+                ask_file_type,
+                connection,
+                model=magika.sample.name,
+                version=magika.version,
+                file=file,
+            )
+            details.append(f"magika answered in {answer.took_s * 1000:.0f} ms")
+        self._report.answer([_answer_line(answer)])
+
+    async def _stay(self, supervisor: Supervisor, assembly: MeshAssembly) -> None:
+        """Keep the published process ids current and the logs bounded, for as long as the mesh lives."""
+        while True:
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(supervisor.changed.wait(), _LOG_CHECK_S)
+                supervisor.changed.clear()
+                self._publish(supervisor, assembly)
+            await asyncio.to_thread(supervisor.bound_logs)
+
+    def _publish(self, supervisor: Supervisor, assembly: MeshAssembly) -> None:
+        content = ready_content(
+            grpc=assembly.public_address,
+            api_key=API_KEY,
+            pid=os.getpid(),
+            processes=supervisor.processes(),
+        )
+        for path in self._published:
+            try:
+                write_atomically(path, content)
+            except OSError as error:
+                raise MeshError(f"the ready file {path} can't be written: {error.strerror}") from error
+
+    def _unpublish(self) -> None:
+        for path in self._published:
+            path.unlink(missing_ok=True)
+
+    def _examples(self, address: str) -> list[str]:
+        at = "" if address.endswith(f":{DEFAULT_GRPC_PORT}") else f" --endpoint {address}"
+        return [
+            f"headrace models list{at}",
+            f"headrace runners list{at}",
+            f"headrace models push model.onnx --name my-model{at}",
+        ]
+
+
+def _answer_line(answer: FileType) -> Text:
+    return Text.assemble(
+        (answer.file.name, "name"),
+        " is ",
+        (answer.label, "value"),
+        f" ({answer.score:.1%}), says magika:{answer.version}",
+    )
+
+
+async def _unless(interrupted: asyncio.Future[signal.Signals], work: Coroutine[None, None, None]) -> None:
+    """Do the work until a signal comes; then drop it.
+
+    Raises:
+        Interrupted: a signal came.
+    """
+    task = asyncio.ensure_future(work)
+    try:
+        await asyncio.wait({task, interrupted}, return_when=asyncio.FIRST_COMPLETED)
+        if interrupted.done():
+            raise Interrupted(interrupted.result())
+        task.result()
+    finally:
+        task.cancel()
+        with contextlib.suppress(asyncio.CancelledError, Exception):
+            await task
