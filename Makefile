@@ -5,7 +5,6 @@ SHELL := /bin/bash
 
 PYTHON ?= python3
 BIN := .venv/bin
-TESTS ?= tests
 ARGS ?=
 export PYRIGHT_PYTHON_IGNORE_WARNINGS := 1
 MANIFESTS := pyproject.toml uv.lock $(wildcard libs/*/pyproject.toml services/*/pyproject.toml)
@@ -70,7 +69,7 @@ check: lint types imports generate-check ## Everything of `make test` but the te
 
 .PHONY: test
 test: check setup-triton ## All that CI runs: the checks, then every test with coverage
-	$(BIN)/pytest $(TESTS) --cov $(ARGS)
+	$(BIN)/pytest --cov $(ARGS)
 
 .PHONY: soak
 soak: setup setup-triton ## Long proofs under tests/soak: kill, leak, overload
