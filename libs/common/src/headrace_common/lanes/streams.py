@@ -1,9 +1,10 @@
-"""Moves frames from the pure lane state into a gRPC stream."""
+"""Moves frames from the pure lane state into a gRPC stream, and lets the parts of a session end together."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any
 
 
 async def write_frames(
@@ -26,3 +27,20 @@ async def write_frames(
             continue
         wake.clear()
         await wake.wait()
+
+
+async def run_until_one_ends(*parts: Coroutine[Any, Any, None]) -> None:
+    """Runs endless parts; the first that raises cancels the others, and what it raised is raised.
+
+    A cancel from outside wins over what the parts raise while they are being cancelled: a TaskGroup alone would
+    swallow it then.
+    """
+    try:
+        async with asyncio.TaskGroup() as group:
+            for part in parts:
+                group.create_task(part)
+    except BaseExceptionGroup as errors:
+        task = asyncio.current_task()
+        if task is not None and task.cancelling():
+            raise asyncio.CancelledError from None
+        raise errors.exceptions[0] from None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hmac
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable
 from typing import Any
 
 import grpc
@@ -24,6 +24,7 @@ from headrace_common.lanes import (
     LaneViolation,
     decode_chunks,
     encode_chunk,
+    run_until_one_ends,
     write_frames,
 )
 from headrace_common.rpc_service import refuse_call
@@ -117,7 +118,7 @@ class RunnerMeshHandler(grpc.GenericRpcHandler):
         reason = "left"
         log = self._log.bind(runner=session.id)
         try:
-            await _run_until_one_ends(
+            await run_until_one_ends(
                 _read_events(context, session),
                 _write_commands(context, session),
                 _closed(session),
@@ -185,13 +186,13 @@ class RunnerMeshHandler(grpc.GenericRpcHandler):
     async def _exchange(self, context: Context, session: RunnerSession, lane: str) -> None:
         try:
             if lane == "small":
-                await _run_until_one_ends(
+                await run_until_one_ends(
                     _closed(session),
                     _read_results(context, session),
                     write_frames(session.calls.next_small_frame, context.write, session.small_due),
                 )
             else:
-                await _run_until_one_ends(
+                await run_until_one_ends(
                     _closed(session),
                     _read_chunks(context, session),
                     write_frames(_chunk_frames(session), context.write, session.bulk_due),
@@ -203,16 +204,6 @@ class RunnerMeshHandler(grpc.GenericRpcHandler):
             return
         finally:
             session.close()
-
-
-async def _run_until_one_ends(*parts: Coroutine[Any, Any, None]) -> None:
-    """Runs the parts of a lane; the first that raises cancels the others and is raised."""
-    try:
-        async with asyncio.TaskGroup() as group:
-            for part in parts:
-                group.create_task(part)
-    except BaseExceptionGroup as errors:
-        raise errors.exceptions[0] from None
 
 
 async def _closed(session: RunnerSession) -> None:

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable
 from contextlib import AsyncExitStack
 from dataclasses import replace
-from typing import Any, cast
+from typing import cast
 
 import grpc.aio
 
 from headrace.runner.internal.v1 import mesh_pb2
 from headrace_common.clock import Clock
-from headrace_common.lanes import ByteBudget, LaneLimits, decode_chunks, encode_chunk, write_frames
+from headrace_common.lanes import ByteBudget, LaneLimits, decode_chunks, encode_chunk, run_until_one_ends, write_frames
 from headrace_runner.mesh.host import Host
 from headrace_runner.mesh.session_calls import SessionCalls
 
@@ -176,16 +176,6 @@ class Session:
         while True:
             for chunk in decode_chunks(_CALL_CHUNKS, await _read(bulk)):
                 calls.on_chunk(chunk)
-
-
-async def run_until_one_ends(*parts: Coroutine[Any, Any, None]) -> None:
-    """Runs the parts of a session; when one raises, cancels the others and raises what it raised."""
-    try:
-        async with asyncio.TaskGroup() as group:
-            for part in parts:
-                group.create_task(part)
-    except BaseExceptionGroup as errors:
-        raise errors.exceptions[0] from None
 
 
 async def _read(stream: Stream) -> bytes:
