@@ -85,7 +85,8 @@ class Notes:
     async def write(self, name: str, body: str, *, tenant: str = "a", pause_s: float = 0) -> int:
         async with self.database.service() as connection:
             await connection.execute(
-                "INSERT INTO notes VALUES (%s, %s, %s) ON CONFLICT (tenant_id, name) DO UPDATE SET body = excluded.body",
+                "INSERT INTO notes VALUES (%s, %s, %s) "
+                "ON CONFLICT (tenant_id, name) DO UPDATE SET body = excluded.body",
                 (tenant, name, body),
             )
             payload = json.dumps({"name": name, "body": body}).encode()

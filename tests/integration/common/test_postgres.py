@@ -144,11 +144,9 @@ async def test_many_cancels_cost_the_pool_no_place(database: Database) -> None:
 
 
 async def test_a_full_pool_is_an_error_with_a_hint_not_a_hang(database_url: str, database: Database) -> None:
-    async with Database(url=database_url, service="ledger", connections_max=1, wait_s=0.1) as small:
-        async with small.service():
-            with pytest.raises(StorageUnavailable) as caught:
-                async with small.service():
-                    pass
+    async with Database(url=database_url, service="ledger", connections_max=1, wait_s=0.1) as small, small.service():
+        with pytest.raises(StorageUnavailable) as caught:
+            await small.service().__aenter__()
     assert caught.value.entry is catalogue.DATABASE_UNAVAILABLE
     assert caught.value.retry_policy.initial_s > 0
 

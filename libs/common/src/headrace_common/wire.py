@@ -16,6 +16,9 @@ FIXED32 = 5
 
 _FIELD_NUMBER_MAX = (1 << 29) - 1
 _UINT64_MAX = (1 << 64) - 1
+_UINT32_MAX = (1 << 32) - 1
+_LENGTH_MAX = (1 << 31) - 1
+_SHORT_BYTES_MAX = 5
 _GROUP_DEPTH_MAX = 64
 
 Buffer = bytes | bytearray | memoryview
@@ -69,7 +72,7 @@ def fields(buffer: Buffer) -> Iterator[Field]:
         tag = view[position]
         position += 1
         if tag >= 0x80:
-            tag, position = read_varint(view, position - 1)
+            tag, position = _read_short(view, position - 1, _UINT32_MAX)
         number = tag >> 3
         kind = tag & 7
         if not 0 < number <= _FIELD_NUMBER_MAX:
@@ -80,7 +83,7 @@ def fields(buffer: Buffer) -> Iterator[Field]:
             length = view[position]
             position += 1
             if length >= 0x80:
-                length, position = read_varint(view, position - 1)
+                length, position = _read_short(view, position - 1, _LENGTH_MAX)
             stop = position + length
             if stop > end:
                 raise malformed()
@@ -148,12 +151,20 @@ def len_field_header(number: int, length: int) -> bytes:
     return varint(number << 3 | LENGTH_DELIMITED) + varint(length)
 
 
+def _read_short(view: memoryview, position: int, value_max: int) -> tuple[int, int]:
+    """A tag or a length: at most five bytes, however they are padded, like protobuf's own parsers demand."""
+    value, stop = read_varint(view, position)
+    if value > value_max or stop - position > _SHORT_BYTES_MAX:
+        raise malformed()
+    return value, stop
+
+
 def _skip_group(view: memoryview, position: int, number: int) -> int:
     """Skips a (deprecated) group iteratively, so that nesting can't exhaust the stack."""
     open_groups = [number]
     end = len(view)
     while open_groups:
-        tag, position = read_varint(view, position)
+        tag, position = _read_short(view, position, _UINT32_MAX)
         inner, kind = tag >> 3, tag & 7
         if not 0 < inner <= _FIELD_NUMBER_MAX:
             raise malformed()
@@ -167,7 +178,7 @@ def _skip_group(view: memoryview, position: int, number: int) -> int:
         elif kind == VARINT:
             _, position = read_varint(view, position)
         elif kind == LENGTH_DELIMITED:
-            length, position = read_varint(view, position)
+            length, position = _read_short(view, position, _LENGTH_MAX)
             position += length
         elif kind in (FIXED64, FIXED32):
             position += 8 if kind == FIXED64 else 4
