@@ -1,0 +1,77 @@
+"""The environments that services are started with."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from headrace_cli.mesh.plan import Backing, MeshPlan, SharedFiles, inherited_environment, process_names
+
+FILES = SharedFiles(
+    join_token=Path("/s/join.token"),
+    principal_key=Path("/s/principal.key"),
+    principal_jwks=Path("/s/principal.jwks"),
+    admin_key=Path("/s/admin.key"),
+)
+
+
+def plan(*, inherited: dict[str, str] | None = None, cores: int = 4, runners: int = 2) -> MeshPlan:
+    backing = Backing(postgres_url="postgresql://p", redis_url="redis://r", storage_url="/storage")
+    return MeshPlan(
+        inherited=inherited or {}, backing=lambda: backing, files=FILES, env="test", cores=cores, runners=runners
+    )
+
+
+def test_only_gateways_get_the_signing_key_and_only_quota_the_admin_key() -> None:
+    made = plan()
+    gateway = made.gateway(name="gateway-0", quota="q:1", registry="r:1")
+    runner = made.runner(name="runner-0", state=Path("/s"), gateways=["g:1"], registry="r:1")
+    everyone = made.common(state=Path("/s"), ready_file=Path("/r"))
+    others = {**made.quota(), **made.registry(), **runner, **everyone}
+    assert gateway["HEADRACE_PRINCIPAL_KEY_FILE"] == "/s/principal.key"
+    assert "/s/principal.key" not in others.values()
+    assert made.quota()["HEADRACE_QUOTA_BOOTSTRAP_ADMIN_KEY_FILE"] == "/s/admin.key"
+    assert "/s/admin.key" not in {**gateway, **made.registry(), **runner, **everyone}.values()
+
+
+def test_gateways_and_runners_get_no_database() -> None:
+    made = plan()
+    gateway = made.gateway(name="gateway-0", quota="q:1", registry="r:1")
+    runner = made.runner(name="runner-0", state=Path("/s"), gateways=["g:1"], registry="r:1")
+    common = made.common(state=Path("/s"), ready_file=Path("/r"))
+    assert "postgresql://p" not in {**gateway, **runner, **common}.values()
+
+
+def test_a_runner_dials_every_gateway() -> None:
+    runner = plan().runner(name="runner-1", state=Path("/s"), gateways=["g:1", "g:2"], registry="r:1")
+    assert runner["HEADRACE_RUNNER_GATEWAYS"] == "g:1,g:2"
+
+
+def test_cores_are_divided_among_the_runners_but_each_has_one() -> None:
+    def threads(cores: int, runners: int) -> str:
+        made = plan(cores=cores, runners=runners)
+        return made.runner(name="r", state=Path("/s"), gateways=[], registry="r:1")["HEADRACE_RUNNER_THREADS"]
+
+    assert [threads(8, 2), threads(8, 3), threads(2, 4)] == ["4", "2", "1"]
+
+
+def test_settings_of_the_person_reach_services_but_do_not_override_what_holds_the_mesh_together() -> None:
+    made = plan(inherited={"HEADRACE_LOG_FORMAT": "json", "HEADRACE_LOG_LEVEL": "debug"})
+    common = made.common(state=Path("/state/quota"), ready_file=Path("/ready/quota.json"))
+    assert common["HEADRACE_LOG_FORMAT"] == "json"
+    assert common["HEADRACE_LOG_LEVEL"] == "debug"
+    assert common["HEADRACE_READY_FILE"] == "/ready/quota.json"
+    assert common["HEADRACE_ENV"] == "test"
+
+
+def test_stores_and_client_settings_are_not_inherited_by_everybody() -> None:
+    environ = {
+        "PATH": "/bin",
+        "HEADRACE_POSTGRES_URL": "secret",
+        "HEADRACE_API_KEY": "key",
+        "HEADRACE_LOG_LEVEL": "info",
+    }
+    assert inherited_environment(environ) == {"PATH": "/bin", "HEADRACE_LOG_LEVEL": "info"}
+
+
+def test_processes_are_numbered_from_zero() -> None:
+    assert process_names("gateway", 2) == ["gateway-0", "gateway-1"]
