@@ -7,8 +7,6 @@ from collections import OrderedDict
 from headrace_common.clock import Clock
 from headrace_common.principal import Principal, PrincipalSigner
 
-_TOKENS_MAX = 4_096
-
 
 class PrincipalTokens:
     """Tokens for one upstream service.
@@ -19,13 +17,17 @@ class PrincipalTokens:
     Args:
         audience: The service that alone accepts the tokens.
         ttl_s: Life of a token in seconds.
+        kept_max: Tokens that are kept; the one that was made first goes first.
     """
 
-    def __init__(self, *, signer: PrincipalSigner, audience: str, ttl_s: float, clock: Clock) -> None:
+    def __init__(
+        self, *, signer: PrincipalSigner, audience: str, ttl_s: float, clock: Clock, kept_max: int = 4_096
+    ) -> None:
         self._signer = signer
         self._audience = audience
         self._ttl_s = ttl_s
         self._clock = clock
+        self._kept_max = kept_max
         self._tokens: OrderedDict[Principal, tuple[float, str]] = OrderedDict()
 
     def token(self, principal: Principal) -> str:
@@ -37,7 +39,7 @@ class PrincipalTokens:
         token = self._signer.sign(principal, audience=self._audience, ttl_s=self._ttl_s)
         self._tokens[principal] = (now_s + self._ttl_s / 2, token)
         self._tokens.move_to_end(principal)
-        while len(self._tokens) > _TOKENS_MAX:
+        while len(self._tokens) > self._kept_max:
             self._tokens.popitem(last=False)
         return token
 
