@@ -163,3 +163,14 @@ def test_image_runs_the_locked_service_as_an_unprivileged_user(service: str) -> 
     assert any("uv sync --frozen" in line and f"--package headrace-{service}" in line for line in lines)
     assert any(line.startswith("HEALTHCHECK ") for line in lines)
     assert not any(":latest" in line for line in lines)
+
+
+@pytest.mark.parametrize("service", SERVICES)
+def test_what_an_image_copies_exists_and_reaches_the_build(service: str) -> None:
+    admitted = {line[1:] for line in (ROOT / ".dockerignore").read_text().splitlines() if line.startswith("!")}
+    copied: set[str] = set()
+    for line in (ROOT / "services" / service / "Dockerfile").read_text().splitlines():
+        if line.startswith("COPY ") and "--from=" not in line:
+            copied.update(line.split()[1:-1])
+    assert {name for name in copied if not (ROOT / name).exists()} == set()
+    assert copied == admitted
