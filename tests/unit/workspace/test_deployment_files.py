@@ -53,7 +53,7 @@ def _configured() -> Iterator[tuple[str, str, dict[str, str]]]:
         service = document["metadata"]["name"].split("-")[0]
         if service in SERVICES:
             (container,) = document["spec"]["template"]["spec"]["containers"]
-            yield f"k8s-{service}", service, {entry["name"]: entry["value"] for entry in container["env"]}
+            yield f"k8s-{service}", service, {entry["name"]: entry.get("value", "") for entry in container["env"]}
 
 
 CONFIGURED = list(_configured())
@@ -140,7 +140,7 @@ def test_pod_mounts_the_secrets_that_its_settings_name(document: dict[str, Any],
     mounted = {item["path"] for source in sources for item in source["items"]}
     assert mounted <= generated_secrets
     for entry in pod["containers"][0].get("env", []):
-        path = entry["value"].removeprefix("file://")
+        path = entry.get("value", "").removeprefix("file://")
         if path.startswith("/run/secrets/headrace/"):
             assert Path(path).name in mounted
 
