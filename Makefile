@@ -34,12 +34,14 @@ lock: setup ## Resolve the dependencies again into both uv.lock files
 	$(BIN)/uv lock --project $(TRITON)
 
 .PHONY: generate
-generate: setup ## Generate libs/protos from protos/
+generate: setup ## Generate libs/protos from protos/, and config/base.yaml from the settings
 	$(BIN)/python scripts/generate_protos.py
+	$(BIN)/python scripts/generate_config.py
 
 .PHONY: generate-check
-generate-check: setup ## Check that libs/protos is what protos/ says
+generate-check: setup ## Check that what is generated is current
 	$(BIN)/python scripts/generate_protos.py --check
+	$(BIN)/python scripts/generate_config.py --check
 
 .PHONY: format
 format: setup ## Format Python and proto files
