@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n#headrace/registry/v1/manifest.proto\x12\x14headrace.registry.v1\"\xb3\x03\n\x08Manifest\x12\x34\n\x06\x66ormat\x18\x01 \x01(\x0e\x32$.headrace.registry.v1.ArtifactFormat\x12\x0f\n\x07\x62\x61\x63kend\x18\x02 \x01(\t\x12\x30\n\x06inputs\x18\x03 \x03(\x0b\x32 .headrace.registry.v1.TensorSpec\x12\x31\n\x07outputs\x18\x04 \x03(\x0b\x32 .headrace.registry.v1.TensorSpec\x12\x0f\n\x07\x62\x61tched\x18\x05 \x01(\x08\x12\x38\n\texecution\x18\x06 \x01(\x0b\x32%.headrace.registry.v1.ExecutionPolicy\x12\x14\n\x0c\x64\x65vice_types\x18\x07 \x03(\t\x12\x14\n\x0c\x63lass_labels\x18\x08 \x03(\t\x12>\n\x08metadata\x18\t \x03(\x0b\x32,.headrace.registry.v1.Manifest.MetadataEntry\x12\x13\n\x0b\x64\x65scription\x18\n \x01(\t\x1a/\n\rMetadataEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"M\n\nTensorSpec\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x10\n\x08\x64\x61tatype\x18\x02 \x01(\t\x12\r\n\x05shape\x18\x03 \x03(\x03\x12\x10\n\x08optional\x18\x04 \x01(\x08\"G\n\x0f\x45xecutionPolicy\x12\x11\n\tinstances\x18\x01 \x01(\r\x12\x0f\n\x07threads\x18\x02 \x01(\r\x12\x10\n\x08replicas\x18\x03 \x01(\r*K\n\x0e\x41rtifactFormat\x12\x1f\n\x1b\x41RTIFACT_FORMAT_UNSPECIFIED\x10\x00\x12\x18\n\x14\x41RTIFACT_FORMAT_ONNX\x10\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n#headrace/registry/v1/manifest.proto\x12\x14headrace.registry.v1\"\xc4\x03\n\x08Manifest\x12\x34\n\x06\x66ormat\x18\x01 \x01(\x0e\x32$.headrace.registry.v1.ArtifactFormat\x12\x0f\n\x07\x62\x61\x63kend\x18\x02 \x01(\t\x12\x30\n\x06inputs\x18\x03 \x03(\x0b\x32 .headrace.registry.v1.TensorSpec\x12\x31\n\x07outputs\x18\x04 \x03(\x0b\x32 .headrace.registry.v1.TensorSpec\x12\x14\n\x07\x62\x61tched\x18\x05 \x01(\x08H\x00\x88\x01\x01\x12\x38\n\texecution\x18\x06 \x01(\x0b\x32%.headrace.registry.v1.ExecutionPolicy\x12\x14\n\x0c\x64\x65vice_types\x18\x07 \x03(\t\x12\x14\n\x0c\x63lass_labels\x18\x08 \x03(\t\x12>\n\x08metadata\x18\t \x03(\x0b\x32,.headrace.registry.v1.Manifest.MetadataEntry\x12\x13\n\x0b\x64\x65scription\x18\n \x01(\t\x1a/\n\rMetadataEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x42\n\n\x08_batched\"M\n\nTensorSpec\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x10\n\x08\x64\x61tatype\x18\x02 \x01(\t\x12\r\n\x05shape\x18\x03 \x03(\x03\x12\x10\n\x08optional\x18\x04 \x01(\x08\"G\n\x0f\x45xecutionPolicy\x12\x11\n\tinstances\x18\x01 \x01(\r\x12\x0f\n\x07threads\x18\x02 \x01(\r\x12\x10\n\x08replicas\x18\x03 \x01(\r*K\n\x0e\x41rtifactFormat\x12\x1f\n\x1b\x41RTIFACT_FORMAT_UNSPECIFIED\x10\x00\x12\x18\n\x14\x41RTIFACT_FORMAT_ONNX\x10\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -33,14 +33,14 @@ if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_MANIFEST_METADATAENTRY']._loaded_options = None
   _globals['_MANIFEST_METADATAENTRY']._serialized_options = b'8\001'
-  _globals['_ARTIFACTFORMAT']._serialized_start=651
-  _globals['_ARTIFACTFORMAT']._serialized_end=726
+  _globals['_ARTIFACTFORMAT']._serialized_start=668
+  _globals['_ARTIFACTFORMAT']._serialized_end=743
   _globals['_MANIFEST']._serialized_start=62
-  _globals['_MANIFEST']._serialized_end=497
-  _globals['_MANIFEST_METADATAENTRY']._serialized_start=450
-  _globals['_MANIFEST_METADATAENTRY']._serialized_end=497
-  _globals['_TENSORSPEC']._serialized_start=499
-  _globals['_TENSORSPEC']._serialized_end=576
-  _globals['_EXECUTIONPOLICY']._serialized_start=578
-  _globals['_EXECUTIONPOLICY']._serialized_end=649
+  _globals['_MANIFEST']._serialized_end=514
+  _globals['_MANIFEST_METADATAENTRY']._serialized_start=455
+  _globals['_MANIFEST_METADATAENTRY']._serialized_end=502
+  _globals['_TENSORSPEC']._serialized_start=516
+  _globals['_TENSORSPEC']._serialized_end=593
+  _globals['_EXECUTIONPOLICY']._serialized_start=595
+  _globals['_EXECUTIONPOLICY']._serialized_end=666
 # @@protoc_insertion_point(module_scope)

@@ -82,7 +82,9 @@ class Manifest(_message.Message):
     backend: _builtins.str
     """Backend plug-in that serves it, for example `onnxruntime`. Empty means the default backend of the format."""
     batched: _builtins.bool
-    """Whether the first axis of every tensor counts independent rows that may be batched and split."""
+    """Whether the first axis of every tensor counts independent rows that may be batched and split. Absent in an upload
+    means that it is inferred: true where every tensor has a free first axis. Always present in a registered manifest.
+    """
     description: _builtins.str
     """One sentence on what the model does. At most 1024 characters."""
     @_builtins.property
@@ -116,18 +118,20 @@ class Manifest(_message.Message):
         backend: _builtins.str = ...,
         inputs: _abc.Iterable[Global___TensorSpec] | None = ...,
         outputs: _abc.Iterable[Global___TensorSpec] | None = ...,
-        batched: _builtins.bool = ...,
+        batched: _builtins.bool | None = ...,
         execution: Global___ExecutionPolicy | None = ...,
         device_types: _abc.Iterable[_builtins.str] | None = ...,
         class_labels: _abc.Iterable[_builtins.str] | None = ...,
         metadata: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
         description: _builtins.str = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["execution", b"execution"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_batched", b"_batched", "batched", b"batched", "execution", b"execution"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["backend", b"backend", "batched", b"batched", "class_labels", b"class_labels", "description", b"description", "device_types", b"device_types", "execution", b"execution", "format", b"format", "inputs", b"inputs", "metadata", b"metadata", "outputs", b"outputs"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_batched", b"_batched", "backend", b"backend", "batched", b"batched", "class_labels", b"class_labels", "description", b"description", "device_types", b"device_types", "execution", b"execution", "format", b"format", "inputs", b"inputs", "metadata", b"metadata", "outputs", b"outputs"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__batched: _TypeAlias = _typing.Literal["batched"]  # noqa: Y015
+    _WhichOneofArgType__batched: _TypeAlias = _typing.Literal["_batched", b"_batched"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__batched) -> _WhichOneofReturnType__batched | None: ...
 
 Global___Manifest: _TypeAlias = Manifest  # noqa: Y015
 
