@@ -46,25 +46,23 @@ def _shown(default: object) -> str:
     return yaml.safe_dump(default, default_flow_style=True, width=1_000).removesuffix("...\n").strip()
 
 
-def _entry(variable: str, name: str, field: FieldInfo, indent: str) -> Iterator[str]:
+def _entry(variable: str, name: str, field: FieldInfo, margin: str) -> Iterator[str]:
     about = f"{field.description or ''} [{variable}]"
-    yield from textwrap.wrap(about, 116, initial_indent=f"{indent}# ", subsequent_indent=f"{indent}# ")
-    if field.default is PydanticUndefined:
-        yield f"{indent}# {name}:   (must be set)"
-    else:
-        yield f"{indent}# {name}: {_TOLD.get(variable) or _shown(field.default)}"
+    yield from textwrap.wrap(about, 116, initial_indent=f"#{margin}", subsequent_indent=f"#{margin}")
+    default = "must be set" if field.default is PydanticUndefined else _TOLD.get(variable) or _shown(field.default)
+    yield f"{margin}{name}: {default}"
 
 
 def _lines() -> Iterator[str]:
     for name, field in ServiceSettings.model_fields.items():
         if name != "env":  # it chooses the file, so no file can set it
             yield ""
-            yield from _entry(ServiceSettings.variable(name), name, field, "")
+            yield from _entry(ServiceSettings.variable(name), name, field, "# ")
     for settings in SERVICES:
-        yield f"\n{settings.service}:"
+        yield f"\n# {settings.service}:"
         for name, field in settings.model_fields.items():
             if name not in ServiceSettings.model_fields:
-                yield from _entry(settings.variable(name), name, field, "  ")
+                yield from _entry(settings.variable(name), name, field, "#   ")
 
 
 def main() -> int:
