@@ -79,7 +79,7 @@ class PrincipalSigner:
         self._clock = clock or SystemClock()
 
     @classmethod
-    def from_file(cls, path: Path, *, issuer: str) -> PrincipalSigner:
+    def from_file(cls, path: Path, *, issuer: str, clock: Clock | None = None) -> PrincipalSigner:
         """Reads a private JWK.
 
         Raises:
@@ -92,7 +92,7 @@ class PrincipalSigner:
             raise _bad_key("HEADRACE_PRINCIPAL_KEY_FILE", "is not a private Ed25519 JWK") from None
         if not key.is_private or not key.kid:
             raise _bad_key("HEADRACE_PRINCIPAL_KEY_FILE", "is not a private Ed25519 JWK with a kid")
-        return cls(key=key, issuer=issuer)
+        return cls(key=key, issuer=issuer, clock=clock)
 
     def sign(self, principal: Principal, *, audience: str, ttl_s: float = 60.0) -> str:
         """A token that only `audience` accepts."""
