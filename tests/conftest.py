@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Generator
 
+import hypothesis
 import pytest
 
 from support.postgres import fresh_database, running_postgres
 from support.valkey import running_valkey
+
+# No deadline for one example: a shared machine pauses now and then. CI draws the same examples each time, so that a red
+# run is about the change; a person's runs keep looking for new ones.
+hypothesis.settings.register_profile("headrace", deadline=None, derandomize=bool(os.environ.get("CI")))
+hypothesis.settings.load_profile("headrace")
 
 
 @pytest.fixture(scope="session")
