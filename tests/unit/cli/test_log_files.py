@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from headrace_cli.mesh.log_files import keep_bounded, last_lines
+from headrace_cli.mesh.log_files import keep_bounded, last_lines, set_aside
 
 
 def test_a_small_log_is_left_alone(tmp_path: Path) -> None:
@@ -33,3 +33,11 @@ def test_the_last_lines_skip_empty_ones(tmp_path: Path) -> None:
     log = tmp_path / "log"
     log.write_text("".join(f"line {number}\n\n" for number in range(100)))
     assert last_lines(log, count=2) == ["line 98", "line 99"]
+
+
+def test_a_new_run_begins_with_empty_logs_and_keeps_those_before(tmp_path: Path) -> None:
+    for run in ("first", "second"):
+        set_aside(tmp_path)
+        (tmp_path / "quota.log").write_text(run)
+    assert (tmp_path / "quota.log").read_text() == "second"
+    assert (tmp_path / "quota.log.1").read_text() == "first"

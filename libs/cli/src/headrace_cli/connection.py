@@ -9,7 +9,6 @@ from typing import Any, Self, TypeVar
 import grpc
 
 from headrace_common.rpc_status import STATUS_DETAILS_KEY, from_rpc_error
-from headrace_common.secrets import read_secret_file
 
 _T = TypeVar("_T")
 
@@ -84,4 +83,9 @@ def read_api_key(value: str) -> str:
     Raises:
         ConfigError: SECRET_UNAVAILABLE: the file can't be read.
     """
-    return read_secret_file(Path(value[1:])) if value.startswith("@") else value
+    if not value.startswith("@"):
+        return value
+    # Brings the client of a secret store along, which no other command needs.
+    from headrace_common.secrets import read_secret_file
+
+    return read_secret_file(Path(value[1:]))

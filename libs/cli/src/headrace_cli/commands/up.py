@@ -12,7 +12,6 @@ import typer
 from headrace_cli.mesh.failure import MeshError
 from headrace_cli.mesh.options import DEFAULT_GRPC_PORT, DEFAULT_HTTP_PORT, MeshOptions
 from headrace_cli.mesh.ports import choose_port, is_free
-from headrace_cli.mesh.up import Up
 from headrace_cli.mesh.up_report import UpReport
 from headrace_cli.terminal import output
 from headrace_common.clock import SystemClock
@@ -67,6 +66,9 @@ def up(
     PostgreSQL, Valkey and the artefact store are started or made under the state directory, unless
     HEADRACE_POSTGRES_URL, HEADRACE_REDIS_URL or HEADRACE_STORAGE_URL name servers of yours.
     """
+    # Brings the clients of PostgreSQL and Valkey along, which no other command needs.
+    from headrace_cli.mesh.up import Up
+
     clock = SystemClock()
     report = UpReport(console=output(), clock=clock)
     if env is not None and env not in {"dev", "test", "prod"}:

@@ -26,6 +26,12 @@ def keep_bounded(path: Path, *, largest_bytes: int = _LARGEST_BYTES) -> bool:
     return True
 
 
+def set_aside(folder: Path) -> None:
+    """Move the logs of the run before to `<name>.1`, so that each run begins with empty ones."""
+    for log in folder.glob("*.log"):
+        log.replace(log.with_name(log.name + ".1"))
+
+
 def last_lines(path: Path, *, count: int = 12) -> list[str]:
     """The end of a log, for the person who has to find out what went wrong."""
     try:

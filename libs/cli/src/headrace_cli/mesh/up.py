@@ -15,6 +15,7 @@ from headrace_cli.connection import Connection, UnreachableError
 from headrace_cli.mesh.assembly import MeshAssembly
 from headrace_cli.mesh.failure import MeshError
 from headrace_cli.mesh.first_request import FileType, ask_file_type, wait_until_complete
+from headrace_cli.mesh.log_files import set_aside
 from headrace_cli.mesh.options import DEFAULT_GRPC_PORT, MeshOptions
 from headrace_cli.mesh.orphan_guard import OrphanGuard
 from headrace_cli.mesh.ready_file import ready_content, write_atomically
@@ -60,6 +61,7 @@ class Up:
             return 1
         self._published = [path for path in (self._state.mesh_file, self._options.ready_file) if path]
         self._unpublish()
+        set_aside(self._state.logs)
         self._report.headline(self._state.path)
         supervisor = Supervisor(guard=self._guard, clock=self._clock, report=self._report)
         assembly: MeshAssembly | None = None
