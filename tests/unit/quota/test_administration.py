@@ -159,7 +159,7 @@ async def test_repeated_creation_is_one_creation_and_another_one_is_refused(
     fields: dict[str, Any] = {"tenant_id": "new", "display_name": "New", "tier": "gold", "metadata": {"a": "b"}}
     first = await administration.create_tenant(OPERATOR, **fields)
     assert await administration.create_tenant(OPERATOR, **fields) == first
-    refused = await failure(administration.create_tenant(OPERATOR, **(fields | {"tier": "silver"})))
+    refused = await failure(administration.create_tenant(OPERATOR, **{**fields, "tier": "silver"}))
     assert (refused.reason, refused.entry.grpc) == ("TENANT_ALREADY_EXISTS", "ALREADY_EXISTS")
 
 

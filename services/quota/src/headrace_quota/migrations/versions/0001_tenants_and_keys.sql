@@ -77,9 +77,9 @@ COMMENT ON COLUMN quota.api_keys.expires_at IS 'When the key stops working by it
 COMMENT ON COLUMN quota.api_keys.revoked_at IS 'When the key was revoked; NULL while it was not.';
 
 CREATE UNIQUE INDEX api_keys_digest ON quota.api_keys (key_sha256);
-COMMENT ON INDEX quota.api_keys_digest IS 'adopt_api_key.sql; and no key works for two tenants.';
+COMMENT ON INDEX quota.api_keys_digest IS 'insert_api_key.sql, get_api_key_by_digest.sql: a key is stored once, and works for one tenant.';
 CREATE UNIQUE INDEX api_keys_id ON quota.api_keys (id);
-COMMENT ON INDEX quota.api_keys_id IS 'revoke_api_key.sql, feed_changes.sql: by id whatever the tenant.';
+COMMENT ON INDEX quota.api_keys_id IS 'revoke_api_key.sql, get_api_key.sql, feed_changes.sql: by id whatever the tenant.';
 CREATE INDEX api_keys_newest ON quota.api_keys (tenant_id, created_at DESC, id DESC);
 COMMENT ON INDEX quota.api_keys_newest IS 'list_api_keys.sql: a page of a tenant''s keys, newest first.';
 
