@@ -1,0 +1,188 @@
+"""`headrace up` from the outside: what it writes, how it ends, and what it leaves behind."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import tempfile
+import time
+import urllib.request
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, cast
+
+import grpc
+import psutil
+import pytest
+
+from inference.open_inference_pb2 import ServerReadyRequest
+from inference.open_inference_pb2_grpc import GRPCInferenceServiceStub
+from support.mesh import HEADRACE, Mesh, running_mesh
+
+pytestmark = pytest.mark.timeout(240)
+
+
+@pytest.fixture
+def folder() -> Iterator[Path]:
+    """A folder that every account may traverse; pytest's own folders belong to its user alone."""
+    made = Path(tempfile.mkdtemp(prefix="headrace-test-mesh-"))
+    made.chmod(0o755)
+    yield made
+    shutil.rmtree(made, ignore_errors=True)
+
+
+def read_ready(folder: Path) -> dict[str, Any]:
+    return cast("dict[str, Any]", json.loads((folder / "ready.json").read_text()))
+
+
+def pids_by_name(folder: Path) -> dict[str, int]:
+    return {process["name"]: process["pid"] for process in read_ready(folder)["processes"]}
+
+
+def descendants(mesh: Mesh) -> list[psutil.Process]:
+    supervisor = psutil.Process(mesh.supervisor.pid)
+    return [supervisor, *supervisor.children(recursive=True)]
+
+
+def alive(process: psutil.Process) -> bool:
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+def until(condition: Callable[[], object], *, within_s: float) -> float:
+    """Waits for the condition and returns how long that took."""
+    started_at = time.monotonic()
+    while not condition():
+        assert time.monotonic() < started_at + within_s
+        time.sleep(0.05)
+    return time.monotonic() - started_at
+
+
+def answers(address: str) -> bool:
+    with grpc.insecure_channel(address) as channel:
+        stub = GRPCInferenceServiceStub(channel)
+        try:
+            return stub.ServerReady(ServerReadyRequest(), timeout=3).ready
+        except grpc.RpcError:
+            return False
+
+
+def command(*arguments: str, mesh: Mesh, api_key: str | None = None) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "HEADRACE_ENDPOINT": mesh.grpc, "HEADRACE_API_KEY": api_key or mesh.api_key}
+    return subprocess.run(
+        [str(HEADRACE), *arguments], check=False, capture_output=True, text=True, timeout=90, env=environment
+    )
+
+
+def test_the_ready_file_describes_a_mesh_that_answers_and_sigterm_leaves_nothing(folder: Path) -> None:
+    with running_mesh(folder, "--runners", "1") as mesh:
+        ready = read_ready(folder)
+        names = {process["name"] for process in ready["processes"]}
+        assert names == {"postgres", "valkey", "quota", "registry", "gateway-0", "runner-0"}
+        assert (ready["http"], ready["api_key"]) == (None, "community")
+        assert answers(ready["grpc"])
+        for process in ready["processes"]:
+            assert psutil.pid_exists(process["pid"])
+            if process["name"] not in {"postgres", "valkey"}:
+                with urllib.request.urlopen(process["metrics"], timeout=5) as page:  # noqa: S310 - loopback
+                    assert b"# TYPE" in page.read()
+        everyone = descendants(mesh)
+        assert len(everyone) > len(names)
+        mesh.supervisor.send_signal(signal.SIGTERM)
+        assert mesh.supervisor.wait(40) == 0
+        until(lambda: not any(alive(process) for process in everyone), within_s=0.5)
+        assert not (folder / "ready.json").exists()
+        said = mesh.log.read_text()
+        assert "stopped in" in said
+        assert "did not stop in time" not in said
+
+
+def test_killing_the_supervisor_leaves_nothing(folder: Path) -> None:
+    with running_mesh(folder, "--runners", "1", "--no-samples") as mesh:
+        everyone = descendants(mesh)
+        assert any("postgres:" in " ".join(process.cmdline()) for process in everyone)
+        mesh.supervisor.kill()
+        mesh.supervisor.wait()
+        until(lambda: not any(alive(process) for process in everyone), within_s=5)
+    with running_mesh(folder, "--runners", "1", "--no-samples") as again:
+        assert answers(again.grpc)
+
+
+def test_every_service_that_is_killed_comes_back_where_it_was(folder: Path) -> None:
+    with running_mesh(folder, "--runners", "1") as mesh:
+        before = {process["name"]: process for process in read_ready(folder)["processes"]}
+        for name in ("runner-0", "gateway-0", "registry", "quota", "valkey", "postgres"):
+            os.kill(before[name]["pid"], signal.SIGKILL)
+            until(lambda name=name: pids_by_name(folder).get(name) not in {None, before[name]["pid"]}, within_s=30)
+        until(
+            lambda: command("infer", "magika", "-i", json.dumps([[0] * 2048]), mesh=mesh).returncode == 0, within_s=60
+        )
+        after = {process["name"]: process for process in read_ready(folder)["processes"]}
+        for name, process in after.items():
+            assert {**process, "pid": 0} == {**before[name], "pid": 0}
+        said = mesh.log.read_text()
+        assert said.count("was ended by SIGKILL") >= 6
+        assert "runner-0 is back" in said
+
+
+def test_a_second_mesh_on_the_same_folder_is_refused_with_the_pid(folder: Path) -> None:
+    with running_mesh(folder, "--runners", "1", "--no-samples") as mesh:
+        second = subprocess.run(
+            [str(HEADRACE), "up", "--state-dir", str(folder / "state"), "--grpc-port", "0"],
+            check=False,
+            capture_output=True,
+            text=True,
+            timeout=30,
+        )
+        assert second.returncode == 1
+        assert f"a mesh already runs on {folder / 'state'} (process {mesh.supervisor.pid})" in second.stdout
+        assert answers(mesh.grpc)
+
+
+def test_two_meshes_live_side_by_side_and_share_nothing(folder: Path) -> None:
+    for name in ("one", "two"):
+        (folder / name).mkdir()
+    with (
+        running_mesh(folder / "one", "--runners", "1") as one,
+        running_mesh(folder / "two", "--runners", "1", "--no-samples") as two,
+    ):
+        assert one.grpc != two.grpc
+        assert "magika" in command("models", "list", mesh=one).stdout
+        assert "no models yet" in command("models", "list", mesh=two).stdout
+    assert (one.supervisor.returncode, two.supervisor.returncode) == (0, 0)
+
+
+def test_an_explicit_port_that_is_taken_is_an_error(folder: Path) -> None:
+    with running_mesh(folder, "--runners", "1", "--no-samples") as mesh:
+        port = mesh.grpc.rpartition(":")[2]
+        refused = subprocess.run(
+            [str(HEADRACE), "up", "--state-dir", str(folder / "other"), "--grpc-port", port],
+            check=False,
+            capture_output=True,
+            text=True,
+            timeout=30,
+        )
+        assert refused.returncode == 1
+        assert f"port {port} is taken" in refused.stdout
+
+
+def test_an_interruption_during_the_start_stops_cleanly(folder: Path) -> None:
+    with (folder / "up.log").open("wb") as log:
+        up = subprocess.Popen(
+            [str(HEADRACE), "up", "--state-dir", str(folder / "state"), "--grpc-port", "0"], stdout=log, stderr=log
+        )
+    try:
+        until(lambda: "postgres" in (folder / "up.log").read_text(), within_s=30)
+        everyone = psutil.Process(up.pid).children(recursive=True)
+        assert everyone
+        up.send_signal(signal.SIGINT)
+        assert up.wait(30) == 0
+        until(lambda: not any(alive(process) for process in everyone), within_s=1)
+    finally:
+        up.kill()
+        up.wait()
