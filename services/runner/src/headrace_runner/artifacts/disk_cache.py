@@ -129,21 +129,26 @@ class DiskCache:
                 entry=catalogue.DISK_FULL,
             )
         cached = [artifact for artifact in self._cached() if artifact.name.removesuffix(_PARTIAL) != digest]
-        for artifact in choose_evictions(cached, needed_bytes, self._bytes_max):
-            self._evict(artifact)
+        kept_bytes = needed_bytes
+        while chosen := choose_evictions(cached, kept_bytes, self._bytes_max):
+            for artifact in chosen:
+                cached.remove(artifact)
+                if not self._evict(artifact):
+                    kept_bytes += artifact.size_bytes
         self._metrics.disk_cache_bytes.set(sum(artifact.size_bytes for artifact in self._cached()) + needed_bytes)
 
-    def _evict(self, artifact: CachedArtifact) -> None:
-        """Removes an artefact unless some process uses or fetches it."""
+    def _evict(self, artifact: CachedArtifact) -> bool:
+        """Removes an artefact unless some process uses or fetches it; returns whether it is gone."""
         kind = "write" if artifact.name.endswith(_PARTIAL) else "read"
         alone = try_lock(self._lock_path(artifact.name.removesuffix(_PARTIAL), kind), exclusive=True)
         if alone is None:
-            return
+            return False
         try:
             self._remove(self._root / artifact.name)
-            self._metrics.disk_evictions.inc()
         finally:
             alone.release()
+        self._metrics.disk_evictions.inc()
+        return True
 
     def _remove(self, folder: Path) -> None:
         """Takes a folder out of the cache at once, then deletes it; open files of it stay readable."""

@@ -210,7 +210,8 @@ def _run_error(error: Exception) -> HeadraceError:
             entry=catalogue.DEVICE_OUT_OF_MEMORY,
             context={"device": "cpu"},
         )
-    if type(error).__name__ == "InvalidArgument":
+    if type(error).__name__ == "InvalidArgument" and "while running" not in str(error):
+        # Refused before any operator ran, so it is the inputs and not the computation.
         return TensorError(
             "the model does not take inputs of these shapes together", entry=catalogue.TENSOR_SHAPE_MISMATCH
         )

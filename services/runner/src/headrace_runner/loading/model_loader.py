@@ -148,6 +148,7 @@ class ModelLoader:
     ) -> tuple[LoadedModel, Signature, int]:
         name = f"{version.model}:{version.version}"
         backend = self._backends.choose(version.manifest)
+        return_freed_memory()
         before = resident_bytes()
         try:
             model = backend.load(
@@ -168,5 +169,6 @@ class ModelLoader:
             self._log.exception("backend failed to load a model", model=name)
             raise ModelError("the model could not be loaded", entry=catalogue.MODEL_LOAD_FAILED) from None
         warm_up(model, signature, name)
+        return_freed_memory()
         grown = min(resident_bytes() - before, _MEASURED_RATIO_MAX * version.size_bytes + _MEASURED_SLACK_BYTES)
         return model, signature, model.memory_bytes or max(grown, version.size_bytes)
