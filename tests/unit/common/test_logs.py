@@ -75,7 +75,8 @@ def test_secrets_never_come_out(fmt: str) -> None:
     stream = io.StringIO()
     configure_logs(service="mill", fmt=fmt, stream=stream)
     log = structlog.stdlib.get_logger("x")
-    log.info("key " + KEY, api_key="s3cret-a", nested={"authorization": "s3cret-b", "list": [KEY]})
+    event = f"key {KEY}"
+    log.info(event, api_key="s3cret-a", nested={"authorization": "s3cret-b", "list": [KEY]})
     log.info("x", **{"x-headrace-principal": "s3cret-c", "password": "s3cret-d", "join_token": "s3cret-e"})
     log.info("x", header=f"Bearer {JWT}", url="redis://:s3cret-f@host:1/0", note=f"token={KEY}")
     try:

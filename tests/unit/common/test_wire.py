@@ -9,10 +9,11 @@ from google.protobuf.message import DecodeError
 from google.protobuf.struct_pb2 import Value
 from google.protobuf.unknown_fields import UnknownFieldSet
 from google.protobuf.wrappers_pb2 import Int64Value, UInt64Value
-from headrace_common import catalogue, wire
-from headrace_common.errors import ValidationError
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+
+from headrace_common import catalogue, wire
+from headrace_common.errors import ValidationError
 
 Walked = list[tuple[int, int, int | bytes]]
 

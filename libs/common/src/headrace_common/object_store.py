@@ -53,13 +53,13 @@ class ObjectStore:
         """
         scheme, _, rest = url.partition("://")
         try:
-            if not rest and scheme != "memory":
+            if "://" not in url and url:
                 return cls(backend=_local(Path(url)))
-            if scheme in ("local", "file"):
+            if scheme in ("local", "file") and rest:
                 return cls(backend=_local(Path(unquote(urlsplit(url).path or rest))))
             if scheme == "memory":
                 return cls(backend=MemoryStore())
-            if scheme in _REMOTE_SCHEMES:
+            if scheme in _REMOTE_SCHEMES and rest:
                 construct: Any = from_url  # pyright: ignore[reportUnknownVariableType]
                 return cls(backend=construct(url, **dict(options or {})))
         except (BaseError, OSError, ValueError) as error:
