@@ -63,14 +63,22 @@ def test_settings_of_the_person_reach_services_but_do_not_override_what_holds_th
     assert common["HEADRACE_ENV"] == "test"
 
 
-def test_stores_and_client_settings_are_not_inherited_by_everybody() -> None:
-    environ = {
-        "PATH": "/bin",
-        "HEADRACE_POSTGRES_URL": "secret",
-        "HEADRACE_API_KEY": "key",
-        "HEADRACE_LOG_LEVEL": "info",
-    }
-    assert inherited_environment(environ) == {"PATH": "/bin", "HEADRACE_LOG_LEVEL": "info"}
+def test_stores_client_settings_and_tls_are_not_inherited(tmp_path: Path) -> None:
+    kept = {"PATH": "/bin", "HEADRACE_LOG_LEVEL": "info"}
+    dropped = {"HEADRACE_POSTGRES_URL": "secret", "HEADRACE_API_KEY": "key", "HEADRACE_TLS_KEY_FILE": "/key"}
+    assert inherited_environment({**kept, **dropped}, folder=tmp_path) == kept
+
+
+def test_the_folder_of_settings_is_absolute_and_found_where_the_command_starts(tmp_path: Path) -> None:
+    def config_dir(environ: dict[str, str]) -> str | None:
+        return inherited_environment(environ, folder=tmp_path).get("HEADRACE_CONFIG_DIR")
+
+    assert config_dir({}) is None
+    assert config_dir({"HEADRACE_CONFIG_DIR": "mine"}) == str(tmp_path / "mine")
+    assert config_dir({"HEADRACE_CONFIG_DIR": "/etc/headrace"}) == "/etc/headrace"
+    (tmp_path / "config").mkdir()
+    (tmp_path / "config" / "base.yaml").write_text("")
+    assert config_dir({}) == str(tmp_path / "config")
 
 
 def test_processes_are_numbered_from_zero() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Callable, Mapping
+from pathlib import Path
 
 from headrace_cli.mesh.account import unprivileged_account
 from headrace_cli.mesh.embedded_postgres import EmbeddedPostgres
@@ -57,7 +58,7 @@ class MeshAssembly:
         )
         self.stores: list[Member] = []
         self._plan = MeshPlan(
-            inherited=inherited_environment(environ),
+            inherited=inherited_environment(environ, folder=Path.cwd()),
             backing=self._stores(),
             files=SharedFiles(
                 join_token=self._secrets.join_token,

@@ -1,4 +1,4 @@
-"""Which processes make a mesh, and the environment that each is started with. Pure."""
+"""Which processes make a mesh, and the environment that each is started with."""
 
 from __future__ import annotations
 
@@ -134,10 +134,12 @@ class MeshPlan:
         }
 
 
-def inherited_environment(environ: Mapping[str, str]) -> Environment:
+def inherited_environment(environ: Mapping[str, str], *, folder: Path) -> Environment:
     """The caller's environment without what only concerns `headrace` itself or belongs to another process.
 
-    Stores and secrets are handed to the services that need them, and to no other.
+    Stores and secrets are handed to the services that need them, and to no other. Inside the mesh there is no TLS:
+    every listener is loopback. Services run in folders of their own, so the folder of settings files is made absolute;
+    `folder` is where the command was started, and its `config/base.yaml` is used when none is named.
     """
     ours = {
         "HEADRACE_API_KEY",
@@ -148,4 +150,9 @@ def inherited_environment(environ: Mapping[str, str]) -> Environment:
         "HEADRACE_REDIS_URL",
         "HEADRACE_STORAGE_URL",
     }
-    return {key: value for key, value in environ.items() if key not in ours}
+    kept = {key: value for key, value in environ.items() if key not in ours and not key.startswith("HEADRACE_TLS_")}
+    if named := kept.get("HEADRACE_CONFIG_DIR"):
+        kept["HEADRACE_CONFIG_DIR"] = str(folder / named)
+    elif (folder / "config" / "base.yaml").is_file():
+        kept["HEADRACE_CONFIG_DIR"] = str(folder / "config")
+    return kept

@@ -79,8 +79,7 @@ class Up:
         finally:
             started_at = self._clock.monotonic()
             if assembly is not None:
-                with self._report.waiting("stopping"):
-                    await supervisor.stop(assembly.stop_order)
+                await supervisor.stop(assembly.stop_order)
             self._guard.close()
             self._unpublish()
             self._state.close()
