@@ -34,14 +34,16 @@ lock: setup ## Resolve the dependencies again into both uv.lock files
 	$(BIN)/uv lock --project $(TRITON)
 
 .PHONY: generate
-generate: setup ## Generate libs/protos from protos/, and config/base.yaml from the settings
+generate: setup ## Generate libs/protos, config/base.yaml and docs/errors.md from their sources
 	$(BIN)/python scripts/generate_protos.py
 	$(BIN)/python scripts/generate_config.py
+	$(BIN)/python -m headrace_common.errors_page docs/errors.md
 
 .PHONY: generate-check
 generate-check: setup ## Check that what is generated is current
 	$(BIN)/python scripts/generate_protos.py --check
 	$(BIN)/python scripts/generate_config.py --check
+	$(BIN)/python -m headrace_common.errors_page docs/errors.md --check
 
 .PHONY: format
 format: setup ## Format Python and proto files

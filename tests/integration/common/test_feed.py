@@ -11,6 +11,7 @@ import psycopg
 import pytest
 from google.protobuf.wrappers_pb2 import StringValue
 from prometheus_client import CollectorRegistry
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from headrace_common.call import Call
 from headrace_common.feed_follower import FeedEvent, FeedEventKind, FeedFollower
@@ -287,8 +288,8 @@ async def test_age_stays_low_while_idle_and_grows_while_the_source_is_unreachabl
 async def test_heartbeats_stop_while_the_database_is_gone(
     mesh: Mesh, guard: TaskGuard, database_url: str, database: Database
 ) -> None:
-    name = psycopg.conninfo.conninfo_to_dict(database_url)["dbname"]
-    administration = psycopg.conninfo.make_conninfo(database_url, dbname="postgres")
+    name = conninfo_to_dict(database_url)["dbname"]
+    administration = make_conninfo(database_url, dbname="postgres")
     async with following(mesh, guard) as (_, follower):
         await asyncio.wait_for(follower.ready.wait(), 5)
         with psycopg.connect(administration, autocommit=True) as operator:

@@ -43,7 +43,7 @@ async def channel(server: GrpcServer) -> AsyncIterator[grpc.aio.Channel]:
 
 
 async def test_check_answers_per_service_and_for_the_whole_server(server: GrpcServer, channel: Any) -> None:
-    stub = health_pb2_grpc.HealthStub(channel)
+    stub: Any = health_pb2_grpc.HealthStub(channel)
     server.health.set_serving(False, service="test.Two")
     statuses = [
         (await stub.Check(health_pb2.HealthCheckRequest(service=name), timeout=5)).status
@@ -57,7 +57,7 @@ async def test_check_answers_per_service_and_for_the_whole_server(server: GrpcSe
 
 
 async def test_watchers_learn_of_a_drain_at_once(server: GrpcServer, channel: Any) -> None:
-    stub = health_pb2_grpc.HealthStub(channel)
+    stub: Any = health_pb2_grpc.HealthStub(channel)
     watch = stub.Watch(health_pb2.HealthCheckRequest(service="test.One"))
     assert (await watch.read()).status == health_pb2.HealthCheckResponse.SERVING
     server.drain()
@@ -98,7 +98,7 @@ async def test_reflection_lists_and_describes_only_the_named_services(channel: A
 
 
 async def test_the_stock_reflection_stub_works(channel: Any) -> None:
-    stub = reflection_pb2_grpc.ServerReflectionStub(channel)
+    stub: Any = reflection_pb2_grpc.ServerReflectionStub(channel)
     call = stub.ServerReflectionInfo(iter([reflection_pb2.ServerReflectionRequest(list_services="")]), timeout=5)
     answers = [answer async for answer in call]
     assert len(answers) == 1

@@ -194,7 +194,7 @@ async def test_a_bare_client_reads_google_rpc_details() -> None:
             await method(text("model").SerializeToString(), timeout=5)
     assert caught.value.code() is grpc.StatusCode.NOT_FOUND
     assert caught.value.details() == "model 'x' was not found"
-    raw = dict(caught.value.trailing_metadata())[STATUS_DETAILS_KEY]
+    raw: Any = dict(caught.value.trailing_metadata())[STATUS_DETAILS_KEY]
     info = error_details_pb2.ErrorInfo()
     assert status_pb2.Status.FromString(raw).details[0].Unpack(info)
     assert (info.reason, info.domain) == ("MODEL_NOT_FOUND", "headrace")

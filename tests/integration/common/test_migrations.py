@@ -11,6 +11,7 @@ from pathlib import Path
 import psycopg
 import pytest
 from psycopg import sql
+from psycopg.conninfo import make_conninfo
 
 from headrace_common import catalogue
 from headrace_common.errors import InitializationError, StorageUnavailable
@@ -84,7 +85,7 @@ def test_databases_of_one_server_can_be_migrated_at_once(postgres_url: str, vers
     with psycopg.connect(postgres_url, autocommit=True) as operator:
         for name in names:
             operator.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(name)))
-    urls = [psycopg.conninfo.make_conninfo(postgres_url, dbname=name) for name in names]
+    urls = [make_conninfo(postgres_url, dbname=name) for name in names]
 
     def start(url: str) -> int:
         return subprocess.run([sys.executable, "-c", PROGRAM, url, str(versions_dir)], check=False).returncode

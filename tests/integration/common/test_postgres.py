@@ -7,6 +7,7 @@ import asyncio
 import psycopg
 import pytest
 from psycopg import sql
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from headrace_common import catalogue
 from headrace_common.errors import ConfigError, RetryableError, StorageError, StorageUnavailable
@@ -198,11 +199,11 @@ async def test_no_server_and_no_url_are_typed(database_url: str) -> None:
 async def test_a_member_that_is_no_superuser_can_run_the_service(
     postgres_url: str, database_url: str, database: Database
 ) -> None:
-    name = f"app_{psycopg.conninfo.conninfo_to_dict(database_url)['dbname']}"
+    name = f"app_{conninfo_to_dict(database_url)['dbname']}"
     with psycopg.connect(database_url, autocommit=True) as operator:
         operator.execute(sql.SQL("CREATE ROLE {} LOGIN PASSWORD 'pw'").format(sql.Identifier(name)))
         operator.execute(sql.SQL("GRANT headrace_ledger TO {}").format(sql.Identifier(name)))
-    url = psycopg.conninfo.make_conninfo(database_url, user=name, password="pw")
+    url = make_conninfo(database_url, user=name, password="pw")
     async with Database(url=url, service="ledger") as as_member:
         async with as_member.tenant("a") as connection:
             await connection.execute(INSERT, ("a", "one"))

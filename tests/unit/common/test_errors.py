@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import re
+from typing import TypeVar
 
 import grpc
 import pytest
 from google.protobuf.any_pb2 import Any as AnyMessage
+from google.protobuf.message import Message
 from google.rpc import code_pb2, error_details_pb2, status_pb2
 from hypothesis import given
 from hypothesis import strategies as st
@@ -42,11 +44,12 @@ FAMILIES = {
     *("MODEL", "TENSOR", "DEVICE", "QUOTA", "AUTH", "TENANT", "INIT", "TIMEOUT", "STORAGE", "CONVERSION", "JOB"),
     *("RUNNER", "ROUTE", "CONFIG", "VALIDATION", "INTERNAL"),
 }
+M = TypeVar("M", bound=Message)
 entries = st.sampled_from(catalogue.ALL)
 
 
-def detail(status: status_pb2.Status, kind: type[AnyMessage]) -> list[AnyMessage]:
-    found: list[AnyMessage] = []
+def detail(status: status_pb2.Status, kind: type[M]) -> list[M]:
+    found: list[M] = []
     for packed in status.details:
         message = kind()
         if packed.Unpack(message):

@@ -9,7 +9,7 @@ from datetime import timedelta
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 from joserfc import jwt
 from joserfc.jwk import OctKey, OKPKey
@@ -51,8 +51,16 @@ class Keys:
     def claims(self, **changes: object) -> dict[str, object]:
         now = int(self.clock.now().timestamp())
         return {
-            "sub": "key:k1", "tenant": "acme", "roles": ["user"], "key": "k1", "iss": "gateway-0",
-            "aud": AUDIENCE, "kind": "principal", "iat": now, "exp": now + 60, "jti": "1",
+            "sub": "key:k1",
+            "tenant": "acme",
+            "roles": ["user"],
+            "key": "k1",
+            "iss": "gateway-0",
+            "aud": AUDIENCE,
+            "kind": "principal",
+            "iat": now,
+            "exp": now + 60,
+            "jti": "1",
             **changes,
         }
 
@@ -189,6 +197,7 @@ def test_no_damaged_token_is_accepted(keys: Keys, data: st.DataObject) -> None:
     damaged = data.draw(
         st.sampled_from([token[:cut], token[:cut] + "A" + token[cut:], token[:cut] + "." + token[cut + 1 :]])
     )
+    assume(damaged != token)
     assert refused(keys, damaged) in (catalogue.TOKEN_INVALID, catalogue.CREDENTIAL_MISSING)
 
 

@@ -18,9 +18,9 @@ class MillSettings(ServiceSettings):
 
     service: ClassVar[str] = "mill"
 
-    wheels: int = Field(2, ge=1, description="How many wheels turn.")
-    gateways: CommaList = Field((), description="Where to dial.")
-    password: SecretStr | None = Field(None, description="A secret of the service's own.")
+    wheels: int = Field(default=2, ge=1, description="How many wheels turn.")
+    gateways: CommaList = Field(default=(), description="Where to dial.")
+    password: SecretStr | None = Field(default=None, description="A secret of the service's own.")
 
 
 @pytest.fixture
@@ -37,7 +37,7 @@ def load(config: Path | None = None, env: str | None = None, **environ: str) -> 
     return load_settings(MillSettings, env=env, config_dir=config, environ=environ)
 
 
-def refused(config: Path | None = None, env: str | None = None, **environ: str) -> ConfigError:
+def refused(config: Path | None = None, env: str | None = None, /, **environ: str) -> ConfigError:
     with pytest.raises(ConfigError) as caught:
         load(config, env, **environ)
     return caught.value

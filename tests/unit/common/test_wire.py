@@ -88,7 +88,7 @@ def by_walk(data: bytes) -> Walked | None:
 
 
 @given(st.lists(encoded_fields(), max_size=6).map(b"".join))
-@settings(max_examples=1_500, deadline=None)
+@settings(max_examples=600, deadline=None)
 @example(b"\x88\x80\x80\x80\x80\x00\x01")
 @example(b"\x0a\xff\xff\xff\xff\xff\xff\xff\xff\xff\x01")
 def test_near_valid_bytes_are_walked_or_refused_like_protobuf_does(data: bytes) -> None:
@@ -96,7 +96,7 @@ def test_near_valid_bytes_are_walked_or_refused_like_protobuf_does(data: bytes) 
 
 
 @given(st.binary(max_size=64))
-@settings(max_examples=1_500, deadline=None)
+@settings(max_examples=600, deadline=None)
 def test_garbage_is_walked_or_refused_like_protobuf_does(data: bytes) -> None:
     assert by_walk(data) == by_protobuf(data)
 

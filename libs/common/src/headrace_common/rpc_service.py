@@ -22,7 +22,7 @@ ANY_ROLE = "any"
 class Authenticator(Protocol):
     """Finds out from metadata who calls. Synchronous and in memory: it runs on the event loop for each call."""
 
-    def __call__(self, method: str, metadata: MetadataMap) -> Principal | None:
+    def __call__(self, method: str, metadata: MetadataMap, /) -> Principal | None:
         """The caller, or None where this listener knows no callers.
 
         Raises:

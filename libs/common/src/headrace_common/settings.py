@@ -40,28 +40,46 @@ class ServiceSettings(BaseSettings):
     model_config = SettingsConfigDict(extra="forbid", frozen=True, validate_default=True, hide_input_in_errors=True)
     service: ClassVar[str] = ""
 
-    env: Literal["dev", "test", "prod"] = Field("dev", description="Which YAML file lies over base.yaml.")
-    log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Least severe level logged.")
-    log_format: Literal["json", "console"] = Field("json", description="json for machines, console for a terminal.")
-    metrics_address: str = Field("127.0.0.1:0", description="host:port of the metrics endpoint; port 0 means any.")
-    state_dir: Path = Field(Path(".headrace"), description="Folder for what the process keeps on disk.")
-    ready_file: Path | None = Field(None, description="Where to write the bound addresses once serving.")
-    shutdown_grace_s: float = Field(10.0, ge=0, le=600, description="Seconds that running calls get after SIGTERM.")
-    message_bytes_max: int = Field(
-        64 << 20, ge=1 << 16, le=1 << 30, description="Largest gRPC message accepted, bytes."
+    env: Literal["dev", "test", "prod"] = Field(default="dev", description="Which YAML file lies over base.yaml.")
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        default="info", description="Least severe level logged."
     )
-    calls_in_flight_max: int = Field(1_000, ge=1, description="Calls handled at once; more are refused.")
-    call_timeout_s: float = Field(30.0, gt=0, description="Deadline of a call whose client sent none, seconds.")
-    postgres_url: SecretStr | None = Field(None, description="postgresql:// URL of the database.")
-    postgres_pool_max: int = Field(10, ge=1, le=1_000, description="Most database connections of this process.")
-    redis_url: SecretStr | None = Field(None, description="redis:// URL of Valkey or Redis.")
-    storage_url: str | None = Field(None, description="Object store: a directory, local://, s3://, gs:// or az://.")
-    join_token_file: Path | None = Field(None, description="File (0600) with the token that runners join with.")
-    principal_key_file: Path | None = Field(None, description="Private JWK (0600) that gateways sign principals with.")
-    principal_jwks_file: Path | None = Field(None, description="Public JWK set that principals are checked against.")
-    tls_certificate_file: Path | None = Field(None, description="PEM chain of the service; empty means plaintext.")
-    tls_key_file: Path | None = Field(None, description="PEM private key that belongs to the certificate.")
-    tls_ca_file: Path | None = Field(None, description="PEM authorities that peers' certificates must chain to.")
+    log_format: Literal["json", "console"] = Field(
+        default="json", description="json for machines, console for a terminal."
+    )
+    metrics_address: str = Field(
+        default="127.0.0.1:0", description="host:port of the metrics endpoint; port 0 means any."
+    )
+    state_dir: Path = Field(default=Path(".headrace"), description="Folder for what the process keeps on disk.")
+    ready_file: Path | None = Field(default=None, description="Where to write the bound addresses once serving.")
+    shutdown_grace_s: float = Field(
+        default=10.0, ge=0, le=600, description="Seconds that running calls get after SIGTERM."
+    )
+    message_bytes_max: int = Field(
+        default=64 << 20, ge=1 << 16, le=1 << 30, description="Largest gRPC message accepted, bytes."
+    )
+    calls_in_flight_max: int = Field(default=1_000, ge=1, description="Calls handled at once; more are refused.")
+    call_timeout_s: float = Field(default=30.0, gt=0, description="Deadline of a call whose client sent none, seconds.")
+    postgres_url: SecretStr | None = Field(default=None, description="postgresql:// URL of the database.")
+    postgres_pool_max: int = Field(default=10, ge=1, le=1_000, description="Most database connections of this process.")
+    redis_url: SecretStr | None = Field(default=None, description="redis:// URL of Valkey or Redis.")
+    storage_url: str | None = Field(
+        default=None, description="Object store: a directory, local://, s3://, gs:// or az://."
+    )
+    join_token_file: Path | None = Field(default=None, description="File (0600) with the token that runners join with.")
+    principal_key_file: Path | None = Field(
+        default=None, description="Private JWK (0600) that gateways sign principals with."
+    )
+    principal_jwks_file: Path | None = Field(
+        default=None, description="Public JWK set that principals are checked against."
+    )
+    tls_certificate_file: Path | None = Field(
+        default=None, description="PEM chain of the service; empty means plaintext."
+    )
+    tls_key_file: Path | None = Field(default=None, description="PEM private key that belongs to the certificate.")
+    tls_ca_file: Path | None = Field(
+        default=None, description="PEM authorities that peers' certificates must chain to."
+    )
 
     @classmethod
     def variable(cls, field: str) -> str:
