@@ -9,5 +9,5 @@ from collections.abc import Callable
 async def eventually(condition: Callable[[], bool], *, within_s: float = 10.0) -> None:
     """Returns as soon as the condition holds; raises TimeoutError where it doesn't in time."""
     async with asyncio.timeout(within_s):
-        while not condition():  # noqa: ASYNC110 - states of other processes set no event
+        while not condition():
             await asyncio.sleep(0.005)

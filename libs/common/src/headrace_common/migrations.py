@@ -113,6 +113,8 @@ def _upgrade(url: str, service: str, versions_dir: Path) -> None:
 def _ensure_role(connection: psycopg.Connection[Any], service: str) -> None:
     """Roles belong to the whole cluster, the lock to one database: another database's start may win any step."""
     role = f"headrace_{service}"
+    # Since 16 who creates a role is its member without the right to act as it.
+    privilege = "SET" if connection.info.server_version >= 160_000 else "MEMBER"
     for attempt in range(20):
         try:
             exists = connection.execute("SELECT 1 FROM pg_roles WHERE rolname = %s", (role,)).fetchone()
@@ -122,7 +124,7 @@ def _ensure_role(connection: psycopg.Connection[Any], service: str) -> None:
                         sql.Identifier(role)
                     )
                 )
-            member = connection.execute("SELECT pg_has_role(current_user, %s, 'MEMBER')", (role,)).fetchone()
+            member = connection.execute("SELECT pg_has_role(current_user, %s, %s)", (role, privilege)).fetchone()
             if member is not None and not member[0]:
                 connection.execute(sql.SQL("GRANT {} TO CURRENT_USER").format(sql.Identifier(role)))
             return
