@@ -61,6 +61,13 @@ async def test_scope_ends_with_its_transaction(database_url: str) -> None:
         assert count(connection, "tenants") == 0
 
 
+async def test_scope_outlives_the_trigger_that_numbers_a_change(database_url: str) -> None:
+    with as_service(database_url, "acme") as connection:
+        connection.execute("UPDATE quota.tenants SET tier = 'gold'")
+        assert count(connection, "tenants") == 1
+        assert count(connection, "principal_changes") == 0
+
+
 async def test_writes_reach_only_the_own_tenant(database_url: str) -> None:
     with as_service(database_url, "acme") as connection:
         changed = connection.execute("UPDATE quota.tenants SET status = 'SUSPENDED' WHERE id <> 'default'")

@@ -123,13 +123,16 @@ COMMENT ON COLUMN quota.principal_changes.key_id IS 'Key that changed; NULL wher
 COMMENT ON COLUMN quota.principal_changes.changed_at IS 'When the changing transaction began.';
 COMMENT ON INDEX quota.principal_changes_pkey IS 'feed_changes.sql: the changes after a revision, in order.';
 
--- Runs in the service's scope whoever changes a row: the counter and the history belong to no tenant.
+-- Takes the service's scope while it runs, whoever changes a row: the counter and the history belong to no tenant.
+-- By set_config and not by the function's SET clause, which only superusers may use for a setting like this one.
 CREATE FUNCTION quota.record_principal_change() RETURNS trigger
-LANGUAGE plpgsql SET headrace.tenant_id TO '*' AS $$
+LANGUAGE plpgsql AS $$
 DECLARE
+    caller_scope  text := coalesce(current_setting('headrace.tenant_id', true), '');
     next_revision bigint;
     oldest_kept   bigint;
 BEGIN
+    PERFORM set_config('headrace.tenant_id', '*', true);
     UPDATE quota.principal_feed SET revision = revision + 1
         RETURNING revision, revision - changes_kept + 1 INTO STRICT next_revision, oldest_kept;
     IF TG_TABLE_NAME = 'tenants' THEN
@@ -139,6 +142,7 @@ BEGIN
     END IF;
     DELETE FROM quota.principal_changes WHERE revision < oldest_kept;
     PERFORM pg_notify('quota_principals', next_revision::text);
+    PERFORM set_config('headrace.tenant_id', caller_scope, true);
     RETURN NULL;
 END;
 $$;
