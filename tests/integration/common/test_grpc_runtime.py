@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from random import Random
 from typing import Any
 
 import grpc
@@ -40,6 +41,7 @@ from headrace_common.grpc_server import (
 )
 from headrace_common.principal import Principal
 from headrace_common.rpc_status import STATUS_DETAILS_KEY
+from support.eventually import eventually
 
 ECHO = "test.Echo"
 LIMIT = 1 << 20
@@ -127,6 +129,7 @@ async def serving(
         "Administer": unary(echo.say, StringValue, StringValue, role="admin"),
         "Count": server_stream(echo.count, StringValue, StringValue, role="any"),
         "Join": client_stream(echo.join, StringValue, StringValue, role="any"),
+        "Follow": server_stream(echo.count, StringValue, StringValue, role="any", endless=True),
         "Shout": bidi_stream(echo.shout, StringValue, StringValue, role="any"),
     }
     handler = service_handler(ECHO, methods, runtime=runtime, authenticate=authenticate)
@@ -433,6 +436,39 @@ async def test_stop_lets_running_calls_finish_within_the_grace() -> None:
         echo.release.set()
         assert await held == "hold"
         await stopping
+
+
+async def test_stop_ends_endless_streams_at_once_and_says_why() -> None:
+    echo = Echo()
+    async with serving(echo) as (server, address), calling(address) as caller:
+        stream = caller.stream(f"/{ECHO}/Follow", text("1"), StringValue)
+        assert (await anext(stream)).value == "0"
+        stopping = asyncio.ensure_future(server.stop(60))
+        with pytest.raises(RouteUnavailable) as caught:
+            await anext(stream)
+        await asyncio.wait_for(stopping, 5)
+    assert caught.value.entry is catalogue.SERVER_DRAINING
+    assert echo.stream_ended.is_set()
+
+
+async def test_calls_cancelled_at_random_moments_leave_nothing_behind() -> None:
+    echo, registry, random = Echo(), CollectorRegistry(), Random(7)
+    async with serving(echo, registry=registry) as (_, address), calling(address) as caller:
+        assert await say(caller, "warm")
+        before = len(asyncio.all_tasks())
+
+        async def cancelled(value: str) -> None:
+            call = asyncio.ensure_future(say(caller, value))
+            await asyncio.sleep(random.random() * 0.01)
+            call.cancel()
+            await asyncio.gather(call, return_exceptions=True)
+
+        for _round in range(10):
+            await asyncio.gather(*(cancelled(random.choice(["hold", "quick", "model"])) for _ in range(50)))
+        in_flight = {"method": f"/{ECHO}/Say"}
+        await eventually(lambda: registry.get_sample_value("headrace_rpc_in_flight", in_flight) == 0)
+        await eventually(lambda: len(asyncio.all_tasks()) <= before)
+        assert await say(caller, "still there") == "still there"
 
 
 async def test_a_taken_address_is_a_typed_failure() -> None:

@@ -79,6 +79,7 @@ class GrpcServer:
             options=[*server_options(runtime.message_bytes_max), *options],
         )
         self._server.add_generic_rpc_handlers(all_handlers)
+        self._services = [handler for handler in all_handlers if isinstance(handler, ServiceHandler)]
         self.addresses: list[str] = []
 
     async def start(self) -> list[str]:
@@ -116,8 +117,13 @@ class GrpcServer:
         self.health.set_serving(False)
 
     async def stop(self, grace_s: float) -> None:
-        """Refuses new calls, gives running ones `grace_s`, then cancels what is left. Safe to call twice."""
+        """Refuses new calls, ends endless streams, gives the rest `grace_s`, then cancels what is left.
+
+        Safe to call twice.
+        """
         self.drain()
+        for service in self._services:
+            service.end_streams()
         await self._server.stop(grace_s)
 
 

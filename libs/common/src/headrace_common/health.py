@@ -53,7 +53,10 @@ class Health:
     def handler(self, runtime: RpcRuntime) -> ServiceHandler:
         """The generic handler to register; open to everybody, since probes carry no credential."""
         message, answer = health_pb2.HealthCheckRequest, health_pb2.HealthCheckResponse
-        methods = {"Check": unary(self.check, message, answer), "Watch": server_stream(self.watch, message, answer)}
+        methods = {
+            "Check": unary(self.check, message, answer),
+            "Watch": server_stream(self.watch, message, answer, endless=True),
+        }
         return service_handler(HEALTH_SERVICE, methods, runtime=runtime)
 
     def _response(self, service: str) -> health_pb2.HealthCheckResponse:

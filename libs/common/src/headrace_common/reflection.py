@@ -71,6 +71,7 @@ class Reflection:
             reflection_pb2.ServerReflectionRequest,
             reflection_pb2.ServerReflectionResponse,
             role=ANY_ROLE,
+            endless=True,
         )
         return [
             service_handler(name, {"ServerReflectionInfo": method}, runtime=runtime, authenticate=authenticate)

@@ -16,7 +16,7 @@ from google.protobuf.message import DecodeError, Message
 
 from headrace_common import catalogue
 from headrace_common.call import Call, metadata_map, request_id_of, trace_of
-from headrace_common.errors import DeadlineError, HeadraceError, ValidationError
+from headrace_common.errors import DeadlineError, HeadraceError, RouteUnavailable, ValidationError
 from headrace_common.logs import bind_call
 from headrace_common.principal import Principal
 from headrace_common.request_id import REQUEST_ID_KEY
@@ -40,6 +40,8 @@ class RpcMethod(Generic[Q, R]):
         role: Least role that may call it, `service`, or `any` for every authenticated caller. Required where the
             service has an authenticator: a method without a policy doesn't start.
         timeout_s: Deadline where the client sends none; None for no deadline (streams that stay open).
+        endless: The stream would go on for ever, like a feed: a stopping server ends it at once with SERVER_DRAINING
+            instead of waiting out its grace.
     """
 
     serve: Callable[..., Any]
@@ -49,6 +51,7 @@ class RpcMethod(Generic[Q, R]):
     response_streaming: bool
     role: str | None
     timeout_s: float | None
+    endless: bool = False
 
 
 def unary(
@@ -78,6 +81,7 @@ def server_stream(
     *,
     role: str | None = None,
     timeout_s: float | None = None,
+    endless: bool = False,
 ) -> RpcMethod[Q, R]:
     """One request, a stream of responses; without a deadline unless one is given or the client sends one."""
     return RpcMethod(
@@ -88,6 +92,7 @@ def server_stream(
         response_streaming=True,
         role=role,
         timeout_s=timeout_s,
+        endless=endless,
     )
 
 
@@ -118,6 +123,7 @@ def bidi_stream(
     *,
     role: str | None = None,
     timeout_s: float | None = None,
+    endless: bool = False,
 ) -> RpcMethod[Q, R]:
     """Streams both ways."""
     return RpcMethod(
@@ -128,6 +134,7 @@ def bidi_stream(
         response_streaming=True,
         role=role,
         timeout_s=timeout_s,
+        endless=endless,
     )
 
 
@@ -141,6 +148,15 @@ class MethodRunner:
         self._runtime = runtime
         self._duration = runtime.duration.labels(path)
         self._in_flight = runtime.in_flight.labels(path)
+        self._endless: set[asyncio.Timeout] = set()
+        self._draining = False
+
+    def end_streams(self) -> None:
+        """Ends the endless streams, now and in future: the server is stopping."""
+        self._draining = True
+        now_s = asyncio.get_running_loop().time()
+        for limit in self._endless:
+            limit.reschedule(now_s)
 
     def handler(self, principal: Principal | None) -> grpc.RpcMethodHandler[Any, Any]:
         """A handler for one admitted call. Deserialisers are the identity: parsing happens inside, where errors map."""
@@ -206,20 +222,27 @@ class MethodRunner:
             raise DeadlineError(
                 "the call's deadline was over before any work began", entry=catalogue.DEADLINE_ALREADY_OVER
             )
+        if self._draining and self.method.endless:
+            raise _draining()
         self.gate.enter()
         limit = asyncio.timeout(timeout_s)
         try:
             async with limit:
+                if self.method.endless:
+                    self._endless.add(limit)
                 return await answer(request, call)
         except TimeoutError:
             if not limit.expired():
                 raise
+            if self._draining and self.method.endless:
+                raise _draining() from None
             raise DeadlineError(
                 f"the call did not finish within {timeout_s:.3g} s",
                 entry=catalogue.CALL_TIMEOUT,
                 context={"method": self.path, "timeout_s": f"{timeout_s:.3g}"},
             ) from None
         finally:
+            self._endless.discard(limit)
             self.gate.leave()
 
     def _timeout_s(self, context: Context) -> float | None:
@@ -282,6 +305,10 @@ class MethodRunner:
                 key_id=principal.key_id or None if principal else None,
                 peer=context.peer(),
             )
+
+
+def _draining() -> RouteUnavailable:
+    return RouteUnavailable("the server is shutting down", entry=catalogue.SERVER_DRAINING)
 
 
 def refusal(error: HeadraceError, request_id: str) -> grpc.RpcMethodHandler[Any, Any]:

@@ -73,6 +73,11 @@ class ServiceHandler(grpc.GenericRpcHandler):
             return refusal(failure, request_id)
         return runner.handler(principal)
 
+    def end_streams(self) -> None:
+        """Ends the service's endless streams with SERVER_DRAINING: the server is stopping."""
+        for runner in self._runners.values():
+            runner.end_streams()
+
     def _admitted(self, runner: MethodRunner, metadata: MetadataMap) -> Principal | None:
         principal = self._authenticate(runner.path, metadata) if self._authenticate is not None else None
         role = runner.method.role
