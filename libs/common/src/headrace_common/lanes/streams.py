@@ -29,18 +29,17 @@ async def write_frames(
         await wake.wait()
 
 
-async def run_until_one_ends(*parts: Coroutine[Any, Any, None]) -> None:
-    """Runs endless parts; the first that raises cancels the others, and what it raised is raised.
+async def run_until_one_fails(*parts: Coroutine[Any, Any, None]) -> None:
+    """Runs the parts of a session side by side; when one raises, cancels the others and raises what it raised.
 
-    A cancel from outside wins over what the parts raise while they are being cancelled: a TaskGroup alone would
-    swallow it then.
+    A TaskGroup would not do: of a cancel from outside and a failing part, it lets the failure win.
     """
+    tasks = [asyncio.ensure_future(part) for part in parts]
     try:
-        async with asyncio.TaskGroup() as group:
-            for part in parts:
-                group.create_task(part)
-    except BaseExceptionGroup as errors:
-        task = asyncio.current_task()
-        if task is not None and task.cancelling():
-            raise asyncio.CancelledError from None
-        raise errors.exceptions[0] from None
+        done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_EXCEPTION)
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+    for task in done:
+        task.result()

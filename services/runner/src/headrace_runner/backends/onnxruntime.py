@@ -105,7 +105,7 @@ class OnnxRuntimeModel:
                 return self._run_with_values(feed, outputs)
             return self._session.run(list(outputs), feed, self._run_options)
         except Exception as error:  # noqa: BLE001 - ONNX Runtime raises a dozen unrelated classes
-            self._log.warning("run failed", error=str(error))
+            self._log.info("run failed", error=str(error))
             raise _run_error(error) from None
 
     def close(self) -> None:
