@@ -78,7 +78,7 @@ class Mesh:
         self.directory = RunnerDirectory(clock=self.clock, known=self.catalog.by_uid)
         self.readiness = Readiness(feeds=frozenset({"catalog"}), changed=lambda _serving: None)
         self.readiness.feed_ready("catalog")
-        self.service = MeshService(gateway_id="g", directory=self.directory, readiness=self.readiness)
+        self.service = MeshService(gateway_id="g", directory=self.directory)
         self.inference = OpenInference(
             catalog=self.catalog, directory=self.directory, readiness=self.readiness, server_version="1.2.3"
         )
@@ -150,18 +150,18 @@ async def test_watch_tells_the_present_then_changes_then_gone_once(mesh: Mesh) -
     await cast("Any", stream).aclose()
 
 
-async def test_watch_ends_with_draining_and_leaves_no_listener(mesh: Mesh) -> None:
-    mesh.join("runner-0")
+async def test_left_watch_leaves_no_listener_and_merges_what_it_did_not_read(mesh: Mesh) -> None:
     stream = mesh.service.WatchRunners(pb.WatchRunnersRequest(), OPERATOR)
-    await next_of(stream)
-    mesh.readiness.drain()
-    with pytest.raises(HeadraceError) as caught:
-        await next_of(stream)
-    assert caught.value.reason == "SERVER_DRAINING"
-    before = asyncio.all_tasks()
-    mesh.join("runner-1")
+    waiting = asyncio.ensure_future(next_of(stream))
     await asyncio.sleep(0)
-    assert asyncio.all_tasks() <= before
+    session = mesh.join("runner-0")
+    for _ in range(1_000):
+        mesh.directory.changed(session)
+    assert (await waiting).id == session.id
+    mesh.directory.remove(session)
+    assert (await next_of(stream)).state == pb.RUNNER_STATE_GONE
+    await cast("Any", stream).aclose()
+    assert not mesh.directory._listeners
 
 
 async def test_drain_takes_the_runner_out_of_service_and_can_be_repeated(mesh: Mesh) -> None:

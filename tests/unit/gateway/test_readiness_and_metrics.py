@@ -29,7 +29,7 @@ async def test_serving_begins_with_the_last_feed_and_ends_with_draining_for_good
     readiness.drain()
     readiness.drain()
     readiness.feed_ready("a")
-    await readiness.drained()
+    assert readiness.draining
     assert told == [True, False]
     assert not readiness.serving
 

@@ -49,7 +49,6 @@ from headrace_gateway.readiness import Readiness
 
 ARTIFACT_AUDIENCE = "headrace-registry-artifact"
 _TICKET_TTL_S = 300.0
-_QUIET_POLL_S = 0.02
 _REFLECTION_ACCESS = {"open": Access.PUBLIC, "keyed": Access.VIEWER, "off": None}
 
 
@@ -115,11 +114,8 @@ class Gateway:
         """Ends in order: NOT_SERVING, no new calls, running ones finish within the grace, runners are let go."""
         grace_s = self._settings.shutdown_grace_s
         self._readiness.drain()
-        # grpc tells clients to go elsewhere at once; health watchers would hold it for the whole grace, though.
-        stopping = asyncio.create_task(self._public.stop(grace_s))
-        await self._quiet(grace_s)
-        await self._public.stop(0)
-        await stopping
+        self._handler.end_streams()
+        await self._public.stop(grace_s)
         try:
             async with asyncio.timeout(grace_s):
                 await self._directory.close()
@@ -129,20 +125,13 @@ class Gateway:
         await self._tasks.close()
         await self._neighbours.close()
 
-    async def _quiet(self, within_s: float) -> None:
-        """Waits until no call is in flight, `within_s` at most."""
-        give_up_at = self._clock.monotonic() + within_s
-        gates = (self._runtime.calls, self._transfers)
-        while any(gate.taken for gate in gates) and self._clock.monotonic() < give_up_at:  # noqa: ASYNC110 - rare
-            await asyncio.sleep(_QUIET_POLL_S)
-
     def _public_server(self) -> GrpcServer:
         settings = self._settings
         reflection = _REFLECTION_ACCESS[settings.reflection]
         endpoints = self._own_endpoints() | self._passed_on()
         if reflection is not None:
             endpoints |= reflection_endpoints(self._runtime)
-        handler = PublicHandler(
+        self._handler = PublicHandler(
             endpoints=endpoints,
             access=policy(reflection=reflection),
             identity=Identity(table=self._table, clock=self._clock, community=settings.community),
@@ -152,7 +141,7 @@ class Gateway:
         )
         return GrpcServer(
             listeners=[Listener(address=settings.grpc_address, tls=self._tls)],
-            handlers=[handler],
+            handlers=[self._handler],
             runtime=self._runtime,
             health_services=PUBLIC_SERVICES,
             # Up to twice the cap a message is received, so that the refusal is ours and names the limit.
@@ -200,7 +189,7 @@ class Gateway:
             readiness=self._readiness,
             server_version=installed_version("headrace-gateway"),
         )
-        mesh = MeshService(gateway_id=self.id, directory=self._directory, readiness=self._readiness)
+        mesh = MeshService(gateway_id=self.id, directory=self._directory)
         infer: dict[str, Endpoint] = {
             f"/{INFERENCE}/ModelInfer": ModelInferEndpoint(inference=inference, runtime=self._runtime)
         }

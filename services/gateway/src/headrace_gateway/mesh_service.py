@@ -13,7 +13,6 @@ from headrace_common.grpc_server import Call
 from headrace_common.principal import Principal
 from headrace_gateway.catalog import CatalogVersion
 from headrace_gateway.policy import is_operator
-from headrace_gateway.readiness import Readiness, draining_error
 
 
 class RunnerDirectory(Protocol):
@@ -45,10 +44,9 @@ class RunnerDirectory(Protocol):
 class MeshService:
     """Reads the directory for callers; a tenant sees the models of its own alone."""
 
-    def __init__(self, *, gateway_id: str, directory: RunnerDirectory, readiness: Readiness) -> None:
+    def __init__(self, *, gateway_id: str, directory: RunnerDirectory) -> None:
         self._gateway_id = gateway_id
         self._directory = directory
-        self._readiness = readiness
 
     async def ListRunners(  # noqa: N802 - the contract's name
         self, request: mesh_pb2.ListRunnersRequest, call: Call
@@ -59,7 +57,7 @@ class MeshService:
     async def WatchRunners(  # noqa: N802
         self, request: mesh_pb2.WatchRunnersRequest, call: Call
     ) -> AsyncIterator[mesh_pb2.WatchRunnersResponse]:
-        """Every runner once, then whichever changed. Changes that come faster than the caller reads are merged."""
+        """Every runner once, then whichever changed, without end. Changes faster than the caller reads are merged."""
         del request
         pending = asyncio.Event()
         changed: set[str] = set()
@@ -69,25 +67,18 @@ class MeshService:
             pending.set()
 
         self._directory.add_listener(mark)
-        drained = asyncio.ensure_future(self._readiness.drained())
         try:
             told = {runner.id: runner for runner in self._visible(call.principal)}
             for runner in list(told.values()):
                 yield self._told(runner)
-            while not drained.done():
-                woken = asyncio.ensure_future(pending.wait())
-                try:
-                    await asyncio.wait({woken, drained}, return_when=asyncio.FIRST_COMPLETED)
-                finally:
-                    woken.cancel()
+            while True:
+                await pending.wait()
                 pending.clear()
                 ids = set(changed)
                 changed.clear()
                 for runner in self._news(ids, told, call.principal):
                     yield self._told(runner)
-            raise draining_error()
         finally:
-            drained.cancel()
             self._directory.remove_listener(mark)
 
     async def DrainRunner(  # noqa: N802

@@ -13,6 +13,7 @@ from headrace_common.catalogue import METHOD_UNKNOWN
 from headrace_common.errors import HeadraceError, RouteError
 from headrace_common.grpc_server import RpcRuntime, refuse_call
 from headrace_common.principal import Principal
+from headrace_common.rpc_method import MethodRunner
 from headrace_common.rpc_runtime import AdmissionGate
 from headrace_common.rpc_status import from_exception
 from headrace_gateway.identity import Identity, Metadata
@@ -79,6 +80,12 @@ class PublicHandler(grpc.GenericRpcHandler):
             return self._admitted(path, metadata)
         except Exception as error:  # noqa: BLE001 - a defect in here must refuse, not let through
             return self._refusal(path, metadata, error)
+
+    def end_streams(self) -> None:
+        """Ends streams that would go on for ever with SERVER_DRAINING: the server is stopping."""
+        for endpoint, _ in self._routes.values():
+            if isinstance(endpoint, MethodRunner):
+                endpoint.end_streams()
 
     def _admitted(self, path: str, metadata: Metadata) -> Handler:
         route = self._routes.get(path)

@@ -52,7 +52,7 @@ def mesh_endpoints(service: MeshService, runtime: RpcRuntime) -> dict[str, Endpo
         {
             "ListRunners": unary(service.ListRunners, mesh_pb2.ListRunnersRequest, mesh_pb2.ListRunnersResponse),
             "WatchRunners": server_stream(
-                service.WatchRunners, mesh_pb2.WatchRunnersRequest, mesh_pb2.WatchRunnersResponse
+                service.WatchRunners, mesh_pb2.WatchRunnersRequest, mesh_pb2.WatchRunnersResponse, endless=True
             ),
             "DrainRunner": unary(service.DrainRunner, mesh_pb2.DrainRunnerRequest, mesh_pb2.DrainRunnerResponse),
         },
@@ -65,7 +65,10 @@ def reflection_endpoints(runtime: RpcRuntime) -> dict[str, Endpoint]:
     assert health_pb2.DESCRIPTOR.services_by_name, "puts health into the descriptor pool"
     reflection = Reflection(services=(*PUBLIC_SERVICES, HEALTH_SERVICE))
     method = bidi_stream(
-        reflection.info, reflection_pb2.ServerReflectionRequest, reflection_pb2.ServerReflectionResponse
+        reflection.info,
+        reflection_pb2.ServerReflectionRequest,
+        reflection_pb2.ServerReflectionResponse,
+        endless=True,
     )
     endpoints: dict[str, Endpoint] = {}
     for name in REFLECTION_SERVICES:

@@ -22,16 +22,16 @@ class Readiness:
     def __init__(self, *, feeds: frozenset[str], changed: Callable[[bool], None]) -> None:
         self._waiting = set(feeds)
         self._changed = changed
-        self._drain = asyncio.Event()
+        self._draining = False
         self._reached = asyncio.Event()
 
     @property
     def serving(self) -> bool:
-        return not self._waiting and not self._drain.is_set()
+        return not self._waiting and not self._draining
 
     @property
     def draining(self) -> bool:
-        return self._drain.is_set()
+        return self._draining
 
     def feed_ready(self, feed: str) -> None:
         """A feed has delivered a complete snapshot. Later snapshots change nothing."""
@@ -49,13 +49,9 @@ class Readiness:
     def drain(self) -> None:
         """No new calls from now on; for good. Safe to call twice."""
         before = self.serving
-        self._drain.set()
+        self._draining = True
         if before:
             self._changed(False)
-
-    async def drained(self) -> None:
-        """Returns once draining has begun; endless streams wait for it next to their own events."""
-        await self._drain.wait()
 
 
 def draining_error() -> RouteUnavailable:
