@@ -15,7 +15,7 @@ MODELS = st.dictionaries(
         st.integers(0, 100),
         st.floats(0, 1_000),
         st.floats(0, 1_000),
-        st.one_of(st.none(), st.floats(0, 9)),
+        st.one_of(st.none(), st.integers(0, 9)),
         st.booleans(),
     ),
 )

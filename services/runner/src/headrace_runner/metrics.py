@@ -58,6 +58,7 @@ class RunnerMetrics:
         labels = (tenant_id, model, str(version))
         return ReplicaMetrics(
             succeeded=self._calls.labels(*labels, "ok"),
+            invalid=self._calls.labels(*labels, "invalid"),
             failed=self._calls.labels(*labels, "failed"),
             refused=self._calls.labels(*labels, "refused"),
             expired=self._calls.labels(*labels, "expired"),
@@ -70,12 +71,13 @@ class RunnerMetrics:
 class ReplicaMetrics:
     """Bound children of one loaded model."""
 
-    __slots__ = ("cancelled", "compute", "expired", "failed", "queue_wait", "refused", "succeeded")
+    __slots__ = ("cancelled", "compute", "expired", "failed", "invalid", "queue_wait", "refused", "succeeded")
 
     def __init__(
         self,
         *,
         succeeded: Counter,
+        invalid: Counter,
         failed: Counter,
         refused: Counter,
         expired: Counter,
@@ -84,6 +86,7 @@ class ReplicaMetrics:
         compute: Histogram,
     ) -> None:
         self.succeeded = succeeded
+        self.invalid = invalid
         self.failed = failed
         self.refused = refused
         self.expired = expired

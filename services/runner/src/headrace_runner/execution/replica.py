@@ -116,8 +116,8 @@ class Replica:
         except RunnerUnavailable:
             self._metrics.refused.inc()
             raise
-        except HeadraceError:
-            self._metrics.failed.inc()
+        except HeadraceError as error:
+            (self._metrics.invalid if error.entry.http < 500 else self._metrics.failed).inc()
             raise
         self._metrics.succeeded.inc()
         self._metrics.queue_wait.observe(answer.queue_us / 1e6)

@@ -12,7 +12,7 @@ import grpc.aio
 
 from headrace.runner.internal.v1 import mesh_pb2
 from headrace_common.clock import Clock
-from headrace_common.lanes import ByteBudget, LaneLimits, decode_chunks, encode_chunk, run_until_one_ends, write_frames
+from headrace_common.lanes import ByteBudget, LaneLimits, decode_chunks, encode_chunk, run_until_one_fails, write_frames
 from headrace_runner.mesh.host import Host
 from headrace_runner.mesh.session_calls import SessionCalls
 
@@ -126,7 +126,7 @@ class Session:
             return None if chunk is None else encode_chunk(_RESULT_CHUNKS, chunk)
 
         try:
-            await run_until_one_ends(
+            await run_until_one_fails(
                 self._read_commands(control),
                 self._write_events(control),
                 self._beat(),
