@@ -366,6 +366,7 @@ async def test_runner_that_answers_calls_it_was_not_sent_loses_its_session() -> 
         token = ("x-headrace-session", welcome.session_token)
         small = exchange(metadata=(token, ("x-headrace-lane", "small")))
         bulk = exchange(metadata=(token, ("x-headrace-lane", "bulk")))
+        await small.write(mesh_pb2.ResultFrame(credit=mesh_pb2.Credit(messages=9)).SerializeToString())
         await g.until(lambda: len(g.directory) == 1)
         lie = mesh_pb2.ResultFrame(results=[mesh_pb2.Result(id=7, terminal=True, payload=b"evil")])
         await small.write(lie.SerializeToString())

@@ -8,6 +8,7 @@ from typing import Any
 
 from prometheus_client import (
     CollectorRegistry,
+    Gauge,
     GCCollector,
     PlatformCollector,
     ProcessCollector,
@@ -32,11 +33,14 @@ class Metrics:
         ProcessCollector(registry=self.registry)
         PlatformCollector(registry=self.registry)
         GCCollector(registry=self.registry)
+        self._tasks = Gauge(
+            "headrace_asyncio_tasks", "Tasks of the event loop that have not ended.", registry=self.registry
+        )
         self._server: Any = None
         self._thread: threading.Thread | None = None
 
     def start(self, address: str) -> str:
-        """Serves `/metrics` from a thread.
+        """Serves `/metrics` from a thread; call it from the event loop whose tasks shall be counted.
 
         Args:
             address: `host:port`; port 0 means any.
@@ -54,6 +58,8 @@ class Metrics:
             raise InitializationError(
                 f"metrics can't listen on {address}", entry=catalogue.LISTEN_FAILED, context={"address": address}
             ) from None
+        loop = asyncio.get_running_loop()
+        self._tasks.set_function(lambda: len(asyncio.all_tasks(loop)))
         return f"http://{format_address(host, self._server.server_port)}/metrics"
 
     async def close(self) -> None:

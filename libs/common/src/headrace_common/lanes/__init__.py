@@ -11,7 +11,7 @@ from headrace_common.lanes.credit import CreditGrant, CreditWindow
 from headrace_common.lanes.inbox import Inbox
 from headrace_common.lanes.limits import LaneLimits
 from headrace_common.lanes.outbox import Outbox, Parcel, Withdrawn
-from headrace_common.lanes.streams import run_until_one_ends, write_frames
+from headrace_common.lanes.streams import run_until_one_fails, write_frames
 from headrace_common.lanes.violation import LaneViolation
 
 __all__ = [
@@ -27,6 +27,6 @@ __all__ = [
     "Withdrawn",
     "decode_chunks",
     "encode_chunk",
-    "run_until_one_ends",
+    "run_until_one_fails",
     "write_frames",
 ]

@@ -76,9 +76,18 @@ class RunnerSession:
         if lane not in ("small", "bulk") or lane in self.lanes or self.closed.is_set():
             return False
         self.lanes.add(lane)
-        if len(self.lanes) == 2:
-            self.opened.set()
+        self._open_when_complete()
         return True
+
+    def on_results(self, frame: mesh_pb2.ResultFrame) -> None:
+        """Takes a frame of the small lane.
+
+        Raises:
+            LaneViolation: The runner broke the protocol.
+        """
+        self.calls.on_result_frame(frame)
+        if not self.opened.is_set():
+            self._open_when_complete()
 
     def on_event(self, event: mesh_pb2.RunnerEvent) -> None:
         """Takes what the runner told on the control lane; unknown events are ignored."""
@@ -140,6 +149,11 @@ class RunnerSession:
     def _call_ended(self) -> None:
         if self._released and self.calls.in_flight == 0:
             self.close()
+
+    def _open_when_complete(self) -> None:
+        """Both lanes are there and the runner has granted its first credit."""
+        if {"small", "bulk"} <= self.lanes and self.calls.credit_left > 0:
+            self.opened.set()
 
     def _wake(self) -> None:
         self.small_due.set()

@@ -24,7 +24,7 @@ from headrace_common.lanes import (
     LaneViolation,
     decode_chunks,
     encode_chunk,
-    run_until_one_ends,
+    run_until_one_fails,
     write_frames,
 )
 from headrace_common.rpc_service import refuse_call
@@ -76,10 +76,13 @@ class RunnerMeshHandler(grpc.GenericRpcHandler):
         self._ended = Counter(
             "headrace_mesh_sessions_ended", "Runner sessions that ended, by reason", ("reason",), registry=registry
         )
-        runners = Gauge("headrace_mesh_runners", "Runners with a session", registry=registry)
-        runners.set_function(lambda: len(directory))
-        held = Gauge("headrace_mesh_result_bytes_held", "Bytes set aside for large results", registry=registry)
-        held.set_function(lambda: budget.held_bytes)
+        for name, text, value in (
+            ("runners", "Runners with a session", lambda: len(directory)),
+            ("calls_open", "Calls without a terminal answer", lambda: sum(s.calls.in_flight for s in list(directory))),
+            ("credit_left", "Calls that runners would take", lambda: sum(s.calls.credit_left for s in list(directory))),
+            ("result_bytes_held", "Bytes set aside for large results", lambda: budget.held_bytes),
+        ):
+            Gauge(f"headrace_mesh_{name}", text, registry=registry).set_function(value)
 
     def service(self, handler_call_details: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler[Any, Any] | None:
         """Grpc's hook: refuses on metadata alone."""
@@ -118,7 +121,7 @@ class RunnerMeshHandler(grpc.GenericRpcHandler):
         reason = "left"
         log = self._log.bind(runner=session.id)
         try:
-            await run_until_one_ends(
+            await run_until_one_fails(
                 _read_events(context, session),
                 _write_commands(context, session),
                 _closed(session),
@@ -186,13 +189,13 @@ class RunnerMeshHandler(grpc.GenericRpcHandler):
     async def _exchange(self, context: Context, session: RunnerSession, lane: str) -> None:
         try:
             if lane == "small":
-                await run_until_one_ends(
+                await run_until_one_fails(
                     _closed(session),
                     _read_results(context, session),
                     write_frames(session.calls.next_small_frame, context.write, session.small_due),
                 )
             else:
-                await run_until_one_ends(
+                await run_until_one_fails(
                     _closed(session),
                     _read_chunks(context, session),
                     write_frames(_chunk_frames(session), context.write, session.bulk_due),
@@ -239,7 +242,7 @@ async def _read_results(context: Context, session: RunnerSession) -> None:
             frame = mesh_pb2.ResultFrame.FromString(await _read(context))
         except DecodeError:
             raise LaneViolation("malformed result frame") from None
-        session.calls.on_result_frame(frame)
+        session.on_results(frame)
 
 
 async def _read_chunks(context: Context, session: RunnerSession) -> None:

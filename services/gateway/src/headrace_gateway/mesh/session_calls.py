@@ -60,6 +60,11 @@ class SessionCalls:
         """Calls without a terminal answer."""
         return len(self._open)
 
+    @property
+    def credit_left(self) -> int:
+        """Calls that the runner would still take."""
+        return self._outbox.credit.messages_left
+
     def has_room(self, payload_bytes: int) -> bool:
         """Whether the runner has granted credit for one more call of that size."""
         return self._outbox.has_room(payload_bytes)
