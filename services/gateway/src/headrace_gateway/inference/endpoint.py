@@ -57,7 +57,6 @@ class ModelInferEndpoint:
         traceparent = metadata.get(TRACEPARENT_KEY, "")
         context.set_trailing_metadata(((REQUEST_ID_KEY, request_id),))
         code, reason = "CANCELLED", catalogue.CALL_CANCELLED.reason
-        self.gate.enter()
         self._in_flight.inc()
         try:
             caller = Caller(
@@ -66,7 +65,11 @@ class ModelInferEndpoint:
                 traceparent=traceparent if isinstance(traceparent, str) and trace_id_of(traceparent) else "",
                 timeout_s=self._timeout_s(context),
             )
-            answer = await self._inference.model_infer(request, caller)
+            self.gate.enter()
+            try:
+                answer = await self._inference.model_infer(request, caller)
+            finally:
+                self.gate.leave()
             code, reason = "OK", ""
             self._ok.inc()
             return answer
@@ -82,7 +85,6 @@ class ModelInferEndpoint:
             self._runtime.handled.labels(PATH, code, reason).inc()
             await abort(context, failure, trailing=((REQUEST_ID_KEY, request_id),))
         finally:
-            self.gate.leave()
             self._in_flight.dec()
             duration_s = time.monotonic() - started_s
             self._duration.observe(duration_s)
