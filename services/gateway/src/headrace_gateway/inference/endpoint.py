@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 import uuid
-from typing import Any
+from typing import Any, cast
 
 import grpc
 import grpc.aio
@@ -102,7 +102,7 @@ class ModelInferEndpoint:
                 )
 
     def _timeout_s(self, context: Context) -> float:
-        remaining_s = context.time_remaining()
+        remaining_s = cast("float | None", context.time_remaining())
         if remaining_s is None:
             return self._runtime.call_timeout_s
         if remaining_s <= 0:
