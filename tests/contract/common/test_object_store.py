@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from headrace_common import catalogue
-from headrace_common.errors import ConfigError, StorageError
+from headrace_common.errors import ConfigError, StorageError, StorageUnavailable
 from headrace_common.object_store import ObjectStore
 
 KEY = "segments/sha256/ab/abcdef"
@@ -99,6 +99,31 @@ async def test_a_local_store_survives_reopening_and_is_private(tmp_path: Path) -
     assert await ObjectStore.open(f"file://{directory}").get(KEY) == b"x"
     assert await ObjectStore.open(f"local://{directory}").get(KEY) == b"x"
     assert stat.S_IMODE(directory.stat().st_mode) == 0o700
+
+
+async def test_a_store_that_breaks_off_is_typed_within_its_time_and_without_its_address(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    tries = 0
+
+    async def break_off(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal tries
+        tries += 1
+        writer.close()
+        await asyncio.gather(writer.wait_closed(), return_exceptions=True)
+
+    async with await asyncio.start_server(break_off, "127.0.0.1", 0) as broken, asyncio.timeout(30):
+        monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{broken.sockets[0].getsockname()[1]}")
+        monkeypatch.setenv("AWS_ALLOW_HTTP", "true")
+        credentials = {"access_key_id": "a", "secret_access_key": "b", "region": "us-east-1"}
+        store = ObjectStore.open("s3://bucket/prefix", options=credentials)
+        for reaching in (store.put_if_absent(KEY, b"x"), store.get(KEY), store.exists(KEY), anext(store.list())):
+            tries = 0
+            with pytest.raises(StorageUnavailable) as caught:
+                await reaching
+            assert tries
+            assert caught.value.entry is catalogue.STORAGE_UNAVAILABLE
+            assert "127.0.0.1" not in caught.value.message
 
 
 @pytest.mark.parametrize("url", ["ftp://host/x", "nonsense://", "s3://", "/dev/null/x"])

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import AsyncIterator, Awaitable, Mapping
+from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import unquote, urlsplit
@@ -28,6 +30,13 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 CHUNK_BYTES = 1 << 20
 _KEY = re.compile(r"[A-Za-z0-9_=-][A-Za-z0-9._=-]*(?:/[A-Za-z0-9_=-][A-Za-z0-9._=-]*)*")
+_RETRY: dict[str, Any] = {
+    "max_retries": 4,
+    "retry_timeout": timedelta(seconds=15),
+    "backoff": {"init_backoff": timedelta(milliseconds=100), "max_backoff": timedelta(seconds=2), "base": 2},
+}
+_CLIENT: dict[str, Any] = {"connect_timeout": timedelta(seconds=5), "timeout": timedelta(seconds=60)}
+# The library's own defaults retry for three minutes, longer than any caller waits.
 _REMOTE_SCHEMES = frozenset({"s3", "gs", "az"})
 
 
@@ -45,8 +54,9 @@ class ObjectStore:
     def open(cls, url: str, *, options: Mapping[str, str] | None = None) -> ObjectStore:
         """Opens by URL: a path, `local://` or `file://` path, `s3://bucket/prefix`, `gs://…`, `az://…`, or `memory://`.
 
-        A local directory is created (0700) where it is missing. Credentials come from the cloud's own environment
-        variables, or from `options` under the store's own names.
+        A local directory is created (0700) where it is missing. Credentials and endpoints come from the cloud's own
+        environment variables (`AWS_…`, `GOOGLE_…`, `AZURE_…`; `AWS_ALLOW_HTTP=true` for an endpoint without TLS), or
+        from `options` under the library's own names.
 
         Raises:
             ConfigError: SETTING_INVALID: no such scheme, or the address can't be right.
@@ -61,7 +71,10 @@ class ObjectStore:
                 return cls(backend=MemoryStore())
             if scheme in _REMOTE_SCHEMES and rest:
                 construct: Any = from_url  # pyright: ignore[reportUnknownVariableType]
-                return cls(backend=construct(url, **dict(options or {})))
+                # Given client options replace the environment's, so plain HTTP has to be carried over.
+                plain = os.environ.get("AWS_ALLOW_HTTP", "").lower() in ("1", "true")
+                client = {**_CLIENT, "allow_http": plain}
+                return cls(backend=construct(url, client_options=client, retry_config=_RETRY, **dict(options or {})))
         except (BaseError, OSError, ValueError) as error:
             structlog.stdlib.get_logger("object_store").error("storage address refused", exc_info=error)
             raise ConfigError(
