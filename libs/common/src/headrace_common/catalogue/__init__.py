@@ -52,6 +52,7 @@ from headrace_common.catalogue.models import MODEL_ALREADY_EXISTS as MODEL_ALREA
 from headrace_common.catalogue.models import MODEL_EXECUTION_FAILED as MODEL_EXECUTION_FAILED
 from headrace_common.catalogue.models import MODEL_FILE_DIGEST_MISMATCH as MODEL_FILE_DIGEST_MISMATCH
 from headrace_common.catalogue.models import MODEL_FILE_INVALID as MODEL_FILE_INVALID
+from headrace_common.catalogue.models import MODEL_FILE_NOT_FOUND as MODEL_FILE_NOT_FOUND
 from headrace_common.catalogue.models import MODEL_FILE_SIZE_MISMATCH as MODEL_FILE_SIZE_MISMATCH
 from headrace_common.catalogue.models import MODEL_FILE_TOO_LARGE as MODEL_FILE_TOO_LARGE
 from headrace_common.catalogue.models import MODEL_FORMAT_UNSUPPORTED as MODEL_FORMAT_UNSUPPORTED

@@ -185,3 +185,12 @@ MODEL_INSPECTION_LIMIT = CatalogueEntry(
     summary="The file took more time or memory to inspect than is allowed.",
     remedy="Send a manifest that states the signature, or make the model smaller.",
 )
+MODEL_FILE_NOT_FOUND = CatalogueEntry(
+    code="MODEL_021",
+    reason="MODEL_FILE_NOT_FOUND",
+    grpc="NOT_FOUND",
+    http=404,
+    context=("model", "version"),
+    summary="The version has no file at this path.",
+    remedy="Look at the version's files.",
+)

@@ -1,0 +1,242 @@
+"""The composition root: what the service is made of, how it waits for its database, and how it ends."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import structlog
+from prometheus_client import Gauge
+
+from headrace_common import catalogue
+from headrace_common.call import MetadataMap
+from headrace_common.change_window import ChangeWindow
+from headrace_common.clock import Clock, SystemClock
+from headrace_common.errors import ConfigError, StorageUnavailable
+from headrace_common.grpc_server import GrpcServer, Listener, RpcRuntime, service_handler
+from headrace_common.metrics import Metrics
+from headrace_common.migrations import migrate
+from headrace_common.object_store import ObjectStore
+from headrace_common.postgres import Database
+from headrace_common.principal import PRINCIPAL_KEY, Principal, PrincipalVerifier
+from headrace_common.ready_file import write_ready_file
+from headrace_common.revision_feed import RevisionFeed, RevisionTail
+from headrace_common.service_main import Stop
+from headrace_common.tasks import TaskGuard
+from headrace_common.tls import TlsFiles
+from headrace_registry.artifact_reader import ArtifactReader
+from headrace_registry.artifact_servicer import ARTIFACT_SERVICE, ArtifactServicer
+from headrace_registry.catalog_feed_servicer import CATALOG_FEED_SERVICE, CatalogFeedServicer, Message
+from headrace_registry.catalog_feed_source import CatalogFeedSource
+from headrace_registry.config import RegistrySettings
+from headrace_registry.inspection import Inspector
+from headrace_registry.library import ModelLibrary
+from headrace_registry.model_servicer import MODEL_SERVICE, ModelServicer
+from headrace_registry.postgres_history import CHANNEL, PostgresCatalogHistory
+from headrace_registry.postgres_store import PostgresRegistryStore
+from headrace_registry.segments import SegmentStore
+from headrace_registry.upload import CHUNK_BYTES_MAX
+from headrace_registry.upload_spool import UploadSpool
+from headrace_registry.uploads import UploadLimits, Uploads
+
+AUDIENCE = "headrace-registry"
+ARTIFACT_AUDIENCE = "headrace-registry-artifact"
+VERSIONS = Path(__file__).parent / "migrations" / "versions"
+
+# A chunk that is too large shall be told so by name, so messages may be larger than chunks.
+_MESSAGE_BYTES_MAX = 2 * CHUNK_BYTES_MAX
+_BACKOFF_S = (0.25, 0.5, 1.0, 2.0, 5.0)
+
+
+class RegistryService:
+    """One registry process: `start()`, then `prepare()` until the database is there, then serve until `close()`."""
+
+    def __init__(self, *, settings: RegistrySettings, clock: Clock, guard: TaskGuard) -> None:
+        self._settings = settings
+        self._clock = clock
+        self._guard = guard
+        self._log = structlog.stdlib.get_logger("registry")
+        if settings.postgres_url is None:
+            raise _missing("HEADRACE_POSTGRES_URL")
+        self._url = settings.postgres_url.get_secret_value()
+        self._database = Database(url=self._url, service="registry", connections_max=settings.postgres_pool_max)
+        self.metrics = Metrics()
+        self._spool = UploadSpool(directory=settings.upload_dir or settings.state_dir / "uploads")
+        source = CatalogFeedSource(
+            history=PostgresCatalogHistory(database=self._database), window=ChangeWindow[Message]()
+        )
+        self._tail = RevisionTail(
+            database=self._database, channel=CHANNEL, head=source.head, clock=clock, poll_s=settings.feed_poll_s
+        )
+        self._feed = CatalogFeedServicer(
+            feed=RevisionFeed(source=source, tail=self._tail, heartbeat_s=settings.feed_heartbeat_s),
+            registry=self.metrics.registry,
+        )
+        self._server = self._composed_server()
+        self._observe_tail()
+
+    async def start(self) -> str:
+        """Clears what killed processes left, listens, and says NOT_SERVING until the database is ready.
+
+        Returns:
+            The bound address.
+
+        Raises:
+            InitializationError: LISTEN_FAILED: the address is taken or not ours; INITIALIZATION_FAILED: the folder
+                for uploads can't be used.
+        """
+        await asyncio.to_thread(self._spool.open)
+        (address,) = await self._server.start()
+        self._server.drain()
+        return address
+
+    async def prepare(self) -> None:
+        """Waits for the database with backoff, brings the schema up to date, says SERVING.
+
+        Raises:
+            InitializationError: MIGRATION_FAILED.
+        """
+        attempt = 0
+        while True:
+            try:
+                await asyncio.to_thread(migrate, self._url, service="registry", versions_dir=VERSIONS, wait_s=0.0)
+                break
+            except StorageUnavailable as error:
+                pause_s = _BACKOFF_S[min(attempt, len(_BACKOFF_S) - 1)]
+                attempt += 1
+                self._log.warning("waiting for PostgreSQL", reason=error.reason, attempt=attempt, retry_in_s=pause_s)
+                await asyncio.sleep(pause_s)
+        await self._database.open()
+        self._guard.spawn(self._tail.run(), name="revision tail")
+        self._server.health.set_serving(True)
+
+    async def close(self) -> None:
+        """Refuses new calls, ends the feeds, lets running calls finish within the grace, closes what is open."""
+        self._server.drain()
+        self._feed.end_streams()
+        await self._server.stop(self._settings.shutdown_grace_s)
+        await self._guard.close()
+        await self._database.close()
+        await asyncio.to_thread(self._spool.close)
+        await self.metrics.close()
+
+    def _composed_server(self) -> GrpcServer:
+        settings = self._settings
+        if settings.principal_jwks_file is None:
+            raise _missing("HEADRACE_PRINCIPAL_JWKS_FILE")
+        runtime = RpcRuntime(
+            registry=self.metrics.registry,
+            calls_in_flight_max=settings.calls_in_flight_max,
+            call_timeout_s=settings.call_timeout_s,
+            message_bytes_max=min(settings.message_bytes_max, _MESSAGE_BYTES_MAX),
+        )
+        verifier = PrincipalVerifier(jwks_path=settings.principal_jwks_file, audience=AUDIENCE, clock=self._clock)
+        tickets = PrincipalVerifier(
+            jwks_path=settings.principal_jwks_file, audience=ARTIFACT_AUDIENCE, clock=self._clock
+        )
+        models, artifacts = self._servicers(tickets)
+
+        def tenant_caller(method: str, metadata: MetadataMap) -> Principal:
+            return verifier.verify(metadata.get(PRINCIPAL_KEY))
+
+        def service_caller(method: str, metadata: MetadataMap) -> Principal:
+            return verifier.verify_service(metadata.get(PRINCIPAL_KEY))
+
+        return GrpcServer(
+            listeners=[Listener(address=settings.grpc_address, tls=TlsFiles.from_settings(settings))],
+            handlers=[
+                service_handler(MODEL_SERVICE, models.methods(), runtime=runtime, authenticate=tenant_caller),
+                service_handler(
+                    CATALOG_FEED_SERVICE, self._feed.methods(), runtime=runtime, authenticate=service_caller
+                ),
+                service_handler(
+                    ARTIFACT_SERVICE, artifacts.methods(), runtime=runtime, authenticate=artifacts.authenticate
+                ),
+            ],
+            runtime=runtime,
+        )
+
+    def _servicers(self, tickets: PrincipalVerifier) -> tuple[ModelServicer, ArtifactServicer]:
+        settings = self._settings
+        if settings.storage_url is None:
+            raise _missing("HEADRACE_STORAGE_URL")
+        store = PostgresRegistryStore(database=self._database)
+        segments = SegmentStore(objects=ObjectStore.open(settings.storage_url), timeout_s=settings.storage_timeout_s)
+        reader = ArtifactReader(store=store, segments=segments, registry=self.metrics.registry)
+        uploads = Uploads(
+            store=store,
+            segments=segments,
+            spool=self._spool,
+            inspector=Inspector(
+                timeout_s=settings.inspection_timeout_s,
+                memory_bytes=settings.inspection_memory_bytes,
+                concurrent_max=settings.inspections_max,
+                registry=self.metrics.registry,
+            ),
+            limits=UploadLimits(
+                bytes_max=settings.upload_bytes_max,
+                concurrent_max=settings.uploads_max,
+                idle_s=settings.upload_idle_s,
+            ),
+            registry=self.metrics.registry,
+        )
+        models = ModelServicer(
+            library=ModelLibrary(store=store),
+            uploads=uploads,
+            reader=reader,
+            upload_timeout_s=settings.upload_timeout_s,
+        )
+        return models, ArtifactServicer(store=store, reader=reader, verifier=tickets)
+
+    def _observe_tail(self) -> None:
+        revision = Gauge(
+            "headrace_registry_feed_revision",
+            "Newest revision of the catalogue that this process has seen.",
+            registry=self.metrics.registry,
+        )
+        revision.set_function(lambda: self._tail.head.revision if self._tail.head is not None else 0)
+        fresh = Gauge(
+            "headrace_registry_feed_fresh",
+            "1 while the newest revision is known for sure, 0 while the database is out of reach.",
+            registry=self.metrics.registry,
+        )
+        fresh.set_function(lambda: 1 if self._tail.fresh else 0)
+
+
+async def run(settings: RegistrySettings, stop: Stop) -> None:
+    """Runs the service until `stop` is requested or a background task dies.
+
+    Raises:
+        ConfigError: a setting is missing or wrong.
+        InitializationError: LISTEN_FAILED, MIGRATION_FAILED or INITIALIZATION_FAILED.
+    """
+    async with TaskGuard() as guard:
+        service = RegistryService(settings=settings, clock=SystemClock(), guard=guard)
+        try:
+            address = await service.start()
+            metrics_url = service.metrics.start(settings.metrics_address)
+            if await _prepared(service, stop):
+                write_ready_file(settings.ready_file, name="registry", grpc=address, metrics=metrics_url)
+                await stop.wait_or_failure(guard)
+        finally:
+            await service.close()
+
+
+async def _prepared(service: RegistryService, stop: Stop) -> bool:
+    """Whether the service became ready before it was asked to stop."""
+    preparing = asyncio.ensure_future(service.prepare())
+    stopping = asyncio.ensure_future(stop.wait())
+    try:
+        await asyncio.wait({preparing, stopping}, return_when=asyncio.FIRST_COMPLETED)
+        if not preparing.done():
+            return False
+        await preparing
+        return True
+    finally:
+        stopping.cancel()
+        preparing.cancel()
+        await asyncio.wait({preparing, stopping})
+
+
+def _missing(variable: str) -> ConfigError:
+    return ConfigError(f"{variable} must be set", entry=catalogue.SETTING_MISSING, context={"variable": variable})
