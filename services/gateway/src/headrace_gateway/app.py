@@ -57,6 +57,11 @@ class Gateway:
 
     Args:
         tasks: Owns the background tasks; one that dies should stop the process.
+
+    Attributes:
+        id: The configured name and a random suffix: names this process to runners and in MeshService.
+        catalog: The model versions that this process knows.
+        public_address: Where clients call, once started; `mesh_address` is where runners dial.
     """
 
     def __init__(self, *, settings: GatewaySettings, metrics: Metrics, tasks: TaskGuard, clock: Clock) -> None:
@@ -78,14 +83,14 @@ class Gateway:
         self._registry = metrics.registry
         self._transfers = AdmissionGate(limit=settings.calls_in_flight_max)
         self._table = PrincipalTable()
-        self._catalog = Catalog()
+        self.catalog = Catalog()
         self._metrics.keys.set_function(lambda: len(self._table))
-        self._metrics.versions.set_function(lambda: len(self._catalog))
+        self._metrics.versions.set_function(lambda: len(self.catalog))
         self._readiness = Readiness(feeds=frozenset({PRINCIPALS, CATALOG}), changed=self._serving_changed)
-        self._directory = RunnerDirectory(clock=clock, known=self._catalog.by_uid)
+        self._directory = RunnerDirectory(clock=clock, known=self.catalog.by_uid)
         self._wants = Wants(directory=self._directory, sign_ticket=self._ticket, clock=clock)
-        self._catalog.add_listener(self._wants.withdraw)
-        self._catalog.add_listener(self._metrics.forget)
+        self.catalog.add_listener(self._wants.withdraw)
+        self.catalog.add_listener(self._metrics.forget)
         self._neighbours = Neighbours(settings=settings, signer=self._signer, tls=self._tls, clock=clock)
         self._public = self._public_server()
         self._mesh = self._mesh_server()
@@ -96,7 +101,7 @@ class Gateway:
         Raises:
             InitializationError: LISTEN_FAILED: an address is taken or not ours.
         """
-        feeds = self._neighbours.feeds(table=self._table, catalog=self._catalog, snapshot=self._readiness.feed_ready)
+        feeds = self._neighbours.feeds(table=self._table, catalog=self.catalog, snapshot=self._readiness.feed_ready)
         for name, feed in feeds.items():
             self._tasks.spawn(feed.run(), name=f"{name} feed")
             self._metrics.follow_feed(name, feed)
@@ -105,6 +110,11 @@ class Gateway:
         (self.mesh_address,) = await self._mesh.start()
         (self.public_address,) = await self._public.start()
         self._public.health.set_serving(self._readiness.serving)
+
+    @property
+    def transfers_in_flight(self) -> int:
+        """Uploads and downloads that are being passed on."""
+        return self._transfers.taken
 
     async def serving(self) -> None:
         """Returns once both feeds have delivered their first snapshot."""
@@ -177,14 +187,14 @@ class Gateway:
             registry=self._registry,
         )
         inference = InferenceHandler(
-            catalog=self._catalog,
+            catalog=self.catalog,
             dispatcher=dispatcher,
             metrics=self._metrics,
             clock=self._clock,
             message_bytes_max=self._settings.message_bytes_max,
         )
         open_inference = OpenInference(
-            catalog=self._catalog,
+            catalog=self.catalog,
             directory=self._directory,
             readiness=self._readiness,
             server_version=installed_version("headrace-gateway"),
