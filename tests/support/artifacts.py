@@ -87,7 +87,7 @@ def version_of(
     model: str, files: Mapping[str, bytes], *, manifest: Manifest | None = None, instances: int = 0, threads: int = 0
 ) -> Version:
     """A registered version of an ONNX model that consists of `files`; its uid is `<model>-uid`."""
-    described = manifest or Manifest(format=ArtifactFormat.ARTIFACT_FORMAT_ONNX)
+    described = manifest or Manifest(format=ArtifactFormat.ARTIFACT_FORMAT_ONNX, backend="onnxruntime")
     if instances or threads:
         described.execution.CopyFrom(ExecutionPolicy(instances=instances, threads=threads))
     return Version(
