@@ -127,6 +127,13 @@ async def test_uploaded_version_is_described_from_memory_and_gone_once_archived(
     assert (await failure_of(metadata_call(door, name, "3"))).reason == "MODEL_VERSION_NOT_FOUND"
 
 
+async def test_many_uploads_in_a_row_all_become_versions(door: FrontDoor) -> None:
+    # Each has its file inspected by a process of its own: one that crashes shows up here as a refused model.
+    name = fresh_name()
+    for number in range(1, 21):
+        assert (await upload(door, name, onnx_models.tiny(seed=number))).version == number
+
+
 async def test_foreign_model_looks_absent_byte_for_byte(door: FrontDoor) -> None:
     _, _, key = await door.new_tenant(tenants_pb2.ROLE_MODEL_ADMIN)
     mine: Pairs = (("x-api-key", key),)
