@@ -109,6 +109,8 @@ def test_killing_the_supervisor_leaves_nothing(folder: Path) -> None:
         mesh.supervisor.kill()
         mesh.supervisor.wait()
         until(lambda: not any(alive(process) for process in everyone), within_s=5)
+    # Nobody was left to remove it.
+    (folder / "ready.json").unlink()
     with running_mesh(folder, "--runners", "1", "--no-samples") as again:
         assert answers(again.grpc)
 

@@ -9,13 +9,20 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
+_UUID_CHARS = 36
+
 
 def table(*columns: str) -> Table:
-    """An empty table in the house style; columns that begin with `>` are aligned right."""
+    """An empty table in the house style; columns that begin with `>` are aligned right, `id` is never folded."""
     made = Table(box=SIMPLE_HEAD, show_edge=False, pad_edge=False, header_style="quiet")
     for column in columns:
         right = column.startswith(">")
-        made.add_column(column.lstrip(">"), justify="right" if right else "left", overflow="fold")
+        made.add_column(
+            column.lstrip(">"),
+            justify="right" if right else "left",
+            overflow="fold",
+            min_width=_UUID_CHARS if column == "id" else None,
+        )
     return made
 
 

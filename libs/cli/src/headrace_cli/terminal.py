@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
+
 from rich.console import Console
 from rich.theme import Theme
 
+_PIPE_COLUMNS = 240
 _THEME = Theme(
     {
         "good": "green",
@@ -19,7 +22,11 @@ _THEME = Theme(
 
 def output() -> Console:
     """For answers: standard output. Names and paths are printed as they are, never read as markup or numbers."""
-    return Console(theme=_THEME, highlight=False, soft_wrap=True)
+    console = Console(theme=_THEME, highlight=False, soft_wrap=True)
+    if not console.is_terminal and "COLUMNS" not in os.environ:
+        # Nobody measures a pipe: a table that is folded for 80 columns can't be searched.
+        console.width = _PIPE_COLUMNS
+    return console
 
 
 def messages() -> Console:

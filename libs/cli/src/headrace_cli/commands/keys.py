@@ -86,7 +86,7 @@ def list_keys(
     if as_json:
         print_json(keys)
         return
-    shown = table("key", "id", "name", "roles", "created (UTC)", "ends (UTC)")
+    shown = table("key", "id", "name", "roles", "created", "ends")
     for key in keys:
         ends = "revoked" if key.HasField("revoke_time") else time_text(key.expire_time)
         roles = ", ".join(enum_text(tenants_pb2.Role, role).replace(" ", "_") for role in key.roles)

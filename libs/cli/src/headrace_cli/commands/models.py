@@ -154,7 +154,8 @@ def show(
     facts.add_row("created", time_text(version.create_time) + " UTC")
     facts.add_row("uid", version.uid)
     for file in version.files:
-        facts.add_row("file", Text(f"{file.path}  {size_text(file.size_bytes)}  sha256 {file.sha256}"))
+        facts.add_row("file", Text(f"{file.path}  {size_text(file.size_bytes)}"))
+        facts.add_row("sha256", file.sha256)
     console.print(facts)
     _print_tensors(version.manifest)
     if version.manifest.class_labels:
