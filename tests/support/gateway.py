@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-import json
+import hashlib
 import os
 import secrets
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,6 +18,7 @@ from pathlib import Path
 import grpc.aio
 
 from headrace.quota.v1 import tenants_pb2, tenants_pb2_grpc
+from headrace.registry.v1 import models_pb2, models_pb2_grpc
 from headrace_common.clock import SystemClock
 from headrace_common.metrics import Metrics
 from headrace_common.rpc_status import from_rpc_error
@@ -29,6 +30,10 @@ from inference import open_inference_pb2, open_inference_pb2_grpc
 from support.processes import Unprivileged, command_as, free_port, stop
 
 _START_TIMEOUT_S = 30.0
+_CHUNK_BYTES = 256 << 10
+COMMUNITY = (("x-api-key", "community"),)
+"""Metadata of the well-known key."""
+Pairs = tuple[tuple[str, str], ...]
 
 
 @dataclass
@@ -177,6 +182,24 @@ async def open_door(backends: Backends, *, wait: bool = True, **variables: str) 
             await gateway.close()
 
 
-def ready_addresses(path: Path) -> dict[str, str]:
-    """What a process wrote into its ready file."""
-    return json.loads(path.read_text())
+def fresh_name() -> str:
+    """A model name that no other test uses."""
+    return f"model-{secrets.token_hex(6)}"
+
+
+def header(model: str, content: bytes) -> models_pb2.UploadVersionRequest:
+    """The first message of an upload."""
+    sha256 = hashlib.sha256(content).hexdigest()
+    return models_pb2.UploadVersionRequest(
+        header=models_pb2.UploadHeader(model=model, size_bytes=len(content), sha256=sha256)
+    )
+
+
+async def upload(door: FrontDoor, model: str, content: bytes, metadata: Pairs = COMMUNITY) -> models_pb2.Version:
+    async def parts() -> AsyncIterator[models_pb2.UploadVersionRequest]:
+        yield header(model, content)
+        for start in range(0, len(content), _CHUNK_BYTES):
+            yield models_pb2.UploadVersionRequest(chunk=content[start : start + _CHUNK_BYTES])
+
+    stub = models_pb2_grpc.ModelServiceStub(door.channel)
+    return (await stub.UploadVersion(parts(), metadata=metadata, timeout=30)).version

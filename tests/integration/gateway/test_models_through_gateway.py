@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-import secrets
 import time
 from collections.abc import AsyncIterator
 from typing import Any
@@ -24,32 +23,10 @@ from inference import open_inference_pb2 as oip
 from inference import open_inference_pb2_grpc
 from support import onnx_models
 from support.eventually import eventually
-from support.gateway import Backends, FrontDoor, open_door
+from support.gateway import COMMUNITY, Backends, FrontDoor, Pairs, fresh_name, header, open_door, upload
 
 SERVICE = "/headrace.registry.v1.ModelService"
 INFERENCE = "/inference.GRPCInferenceService"
-CHUNK_BYTES = 256 << 10
-COMMUNITY = (("x-api-key", "community"),)
-Pairs = tuple[tuple[str, str], ...]
-
-
-def fresh_name() -> str:
-    return f"model-{secrets.token_hex(6)}"
-
-
-def header(model: str, content: bytes, **fields: Any) -> pb.UploadVersionRequest:
-    values = {"size_bytes": len(content), "sha256": hashlib.sha256(content).hexdigest(), **fields}
-    return pb.UploadVersionRequest(header=pb.UploadHeader(model=model, **values))
-
-
-async def upload(door: FrontDoor, model: str, content: bytes, metadata: Pairs = COMMUNITY) -> pb.Version:
-    async def parts() -> AsyncIterator[pb.UploadVersionRequest]:
-        yield header(model, content)
-        for start in range(0, len(content), CHUNK_BYTES):
-            yield pb.UploadVersionRequest(chunk=content[start : start + CHUNK_BYTES])
-
-    stub = models_pb2_grpc.ModelServiceStub(door.channel)
-    return (await stub.UploadVersion(parts(), metadata=metadata, timeout=30)).version
 
 
 async def failure_of(call: Any) -> HeadraceError:

@@ -49,6 +49,8 @@ from headrace_gateway.readiness import Readiness
 
 ARTIFACT_AUDIENCE = "headrace-registry-artifact"
 _TICKET_TTL_S = 300.0
+_QUIET_POLL_S = 0.05
+_ARRIVALS_S = 1.0
 _REFLECTION_ACCESS = {"open": Access.PUBLIC, "keyed": Access.VIEWER, "off": None}
 
 
@@ -125,6 +127,7 @@ class Gateway:
         grace_s = self._settings.shutdown_grace_s
         self._readiness.drain()
         self._handler.end_streams()
+        await self._quiet(grace_s)
         await self._public.stop(grace_s)
         try:
             async with asyncio.timeout(grace_s):
@@ -134,6 +137,25 @@ class Gateway:
         await self._mesh.stop(0)
         await self._tasks.close()
         await self._neighbours.close()
+
+    async def _quiet(self, within_s: float) -> None:
+        """Waits until no call is in flight and none arrives any more.
+
+        A call that has arrived but is not yet in our hands when the transport stops would be cancelled, which clients
+        don't repeat; here it is served, or refused in a way that they do. Clients that never pause are waited for a
+        second.
+        """
+        gates = (self._runtime.calls, self._transfers)
+        end_s = self._clock.monotonic() + within_s
+        settled_s = self._clock.monotonic() + _ARRIVALS_S
+        arrived = -1
+        while self._clock.monotonic() < end_s:
+            busy = any(gate.taken for gate in gates)
+            calm = arrived == self._handler.calls_arrived or self._clock.monotonic() > settled_s
+            if calm and not busy:
+                return
+            arrived = self._handler.calls_arrived
+            await asyncio.sleep(_QUIET_POLL_S)
 
     def _public_server(self) -> GrpcServer:
         settings = self._settings

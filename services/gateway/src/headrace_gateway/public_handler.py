@@ -49,6 +49,9 @@ class PublicHandler(grpc.GenericRpcHandler):
         runtime: Shared limits, metrics and log.
         metrics: Counts refusals by reason.
 
+    Attributes:
+        calls_arrived: Number of calls since the start, refused ones included.
+
     Raises:
         ValueError: An endpoint has no line in `access`.
     """
@@ -71,11 +74,13 @@ class PublicHandler(grpc.GenericRpcHandler):
         self._runtime = runtime
         self._metrics = metrics
         self._log = structlog.stdlib.get_logger("rpc")
+        self.calls_arrived = 0
 
     def service(self, handler_call_details: grpc.HandlerCallDetails) -> Handler:
         """The hook of grpc. A refusing handler never asks for the body, so an oversized one costs no memory."""
         path = handler_call_details.method
         metadata: Any = handler_call_details.invocation_metadata
+        self.calls_arrived += 1
         try:
             return self._admitted(path, metadata)
         except Exception as error:  # noqa: BLE001 - a defect in here must refuse, not let through
