@@ -96,8 +96,8 @@ class Inspector:
         if status is None or (status < 0 and -status in _LIMIT_SIGNALS):
             raise self._limit(file_name)
         if status != 0:
-            self._log.warning("inspection crashed", status=status)
-            raise _not_valid(file_name, f"the file '{file_name}' makes ONNX Runtime crash")
+            self._log.warning("inspection failed", status=status)
+            raise _not_valid(file_name, f"the file '{file_name}' makes its inspection fail")
         return self._read(answer, file_name)
 
     async def _run(self, path: Path) -> tuple[int | None, bytes]:

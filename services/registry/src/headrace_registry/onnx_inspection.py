@@ -34,14 +34,10 @@ def inspect(path: Path) -> Mapping[str, object]:
     Raises:
         Refusal: the file isn't a model that can be served.
     """
-    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped:
-        view = memoryview(mapped)
-        try:
-            check_onnx(view)
-        finally:
-            # Slices of the view live in the traceback of a refusal; the map can't be closed under them.
-            with suppress(BufferError):
-                view.release()
+    with path.open("rb") as file:
+        # Never closed: slices of it live on in the traceback of a refusal, and the process ends soon.
+        mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+    check_onnx(memoryview(mapped))
     onnxruntime: Any = import_module("onnxruntime")
     onnxruntime.disable_telemetry_events()
     onnxruntime.set_default_logger_severity(_FATAL_ONLY)

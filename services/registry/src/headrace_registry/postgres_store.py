@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from datetime import UTC
 from typing import Any
+from uuid import UUID
 
 from psycopg.types.json import Jsonb
 
@@ -83,6 +84,8 @@ class PostgresRegistryStore:
             return await self._found(connection, tenant_id, model, version)
 
     async def version_by_uid(self, tenant_id: str, uid: str) -> Version | None:
+        if not _is_uuid(uid):
+            return None
         async with self._database.tenant(tenant_id) as connection:
             row = await _one(connection, "get_version_by_uid", {"tenant_id": tenant_id, "uid": uid})
         return version_from_row(row) if row is not None else None
@@ -153,6 +156,14 @@ async def _one(connection: Connection, name: str, values: Row) -> Row | None:
 
 async def _all(connection: Connection, name: str, values: Row) -> Sequence[Row]:
     return await (await connection.execute(statement(name), values)).fetchall()
+
+
+def _is_uuid(text: str) -> bool:
+    try:
+        UUID(text)
+    except ValueError:
+        return False
+    return True
 
 
 def _model_values(draft: ModelDraft) -> Row:
