@@ -28,7 +28,8 @@ async def until_set(stopping: asyncio.Event, stream: AsyncIterator[M]) -> AsyncG
                 return
             yield message
     finally:
-        stop.cancel()
-        if upcoming is not None and not upcoming.done():
-            upcoming.cancel()
-            await asyncio.wait({upcoming})
+        pending = [task for task in (stop, upcoming) if task is not None and not task.done()]
+        for task in pending:
+            task.cancel()
+        if pending:
+            await asyncio.wait(pending)

@@ -11,6 +11,7 @@ from prometheus_client import Gauge
 
 from headrace_common import catalogue
 from headrace_common.call import MetadataMap
+from headrace_common.change_window import ChangeWindow
 from headrace_common.clock import Clock, SystemClock
 from headrace_common.errors import ConfigError, StorageUnavailable
 from headrace_common.grpc_server import GrpcServer, Listener, RpcRuntime, service_handler
@@ -29,7 +30,7 @@ from headrace_quota.config import QuotaSettings
 from headrace_quota.postgres_history import CHANNEL, PostgresPrincipalHistory
 from headrace_quota.postgres_store import PostgresTenantStore
 from headrace_quota.principal_feed_servicer import PRINCIPAL_FEED_SERVICE, PrincipalFeedServicer
-from headrace_quota.principal_feed_source import ChangeWindow, PrincipalFeedSource
+from headrace_quota.principal_feed_source import Message, PrincipalFeedSource
 from headrace_quota.tenant_servicer import TENANT_SERVICE, TenantServicer
 
 AUDIENCE = "headrace-quota"
@@ -55,7 +56,7 @@ class QuotaService:
         self.metrics = Metrics()
         self._source = PrincipalFeedSource(
             history=PostgresPrincipalHistory(database=self._database, dead_keys_shown_s=settings.dead_keys_shown_s),
-            window=ChangeWindow(),
+            window=ChangeWindow[Message](),
         )
         self._tail = RevisionTail(
             database=self._database,

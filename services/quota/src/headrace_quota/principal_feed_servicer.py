@@ -13,6 +13,7 @@ from headrace.quota.internal.v1 import principals_pb2 as pb
 from headrace_common.grpc_server import Call, RpcMethod, server_stream
 from headrace_common.principal import SERVICE_ROLE
 from headrace_common.revision_feed import RevisionFeed
+from headrace_common.stoppable_stream import until_set
 
 Message = pb.WatchPrincipalsResponse
 
@@ -50,7 +51,7 @@ class PrincipalFeedServicer:
             # Both are generators; what they hold is released here, not whenever the collector comes by.
             async with (
                 aclosing(cast("AsyncGenerator[Message, None]", stream)),
-                aclosing(self._until_stop(stream)) as messages,
+                aclosing(until_set(self._stopping, stream)) as messages,
             ):
                 async for message in messages:
                     self._count(message)
@@ -70,26 +71,6 @@ class PrincipalFeedServicer:
                 role=SERVICE_ROLE,
             )
         }
-
-    async def _until_stop(self, stream: AsyncIterator[Message]) -> AsyncGenerator[Message, None]:
-        stopping = asyncio.ensure_future(self._stopping.wait())
-        following: asyncio.Future[Message] | None = None
-        try:
-            while not stopping.done():
-                following = asyncio.ensure_future(anext(stream))
-                await asyncio.wait({following, stopping}, return_when=asyncio.FIRST_COMPLETED)
-                if not following.done():
-                    return
-                try:
-                    message = following.result()
-                except StopAsyncIteration:
-                    return
-                yield message
-        finally:
-            stopping.cancel()
-            if following is not None and not following.done():
-                following.cancel()
-                await asyncio.wait({following})
 
     def _count(self, message: Message) -> None:
         if message.snapshot:

@@ -3,70 +3,30 @@
 from __future__ import annotations
 
 import asyncio
-from collections import deque
 from collections.abc import AsyncIterator, Sequence
-from itertools import islice
 
 from headrace.quota.internal.v1 import principals_pb2 as pb
+from headrace_common.change_window import ChangeWindow
 from headrace_common.revision_feed import FeedHead
 from headrace_quota.messages import ROLE_TO_WIRE, STATUS_TO_WIRE, timestamp
 from headrace_quota.principal_history import KeyState, PrincipalHistory, TenantState
 
 Message = pb.WatchPrincipalsResponse
 
-_WINDOW_CHANGES = 1_000
 _PAGE_ROWS = 500
-
-
-class ChangeWindow:
-    """The last changes of one history, in order and without a gap. Pure.
-
-    Invariant: the revisions kept are consecutive, at most `capacity`, and all of one epoch.
-    """
-
-    def __init__(self, *, capacity: int = _WINDOW_CHANGES) -> None:
-        self._changes: deque[tuple[int, Message]] = deque(maxlen=capacity)
-        self._epoch = ""
-
-    def enter(self, epoch: str) -> None:
-        """Says which history is meant from now on; another one than before empties the window."""
-        if epoch != self._epoch:
-            self._changes.clear()
-            self._epoch = epoch
-
-    def after(self, revision: int, limit: int) -> list[tuple[int, Message]]:
-        """Up to `limit` changes that follow a revision; empty where the next one isn't kept. O(window)."""
-        if not self._changes:
-            return []
-        skipped = revision + 1 - self._changes[0][0]
-        if not 0 <= skipped < len(self._changes):
-            return []
-        return list(islice(self._changes, skipped, skipped + limit))
-
-    def add(self, changes: Sequence[tuple[int, Message]]) -> None:
-        """Keeps what follows the newest change kept; what a straggler read of older times is left out."""
-        for revision, message in changes:
-            newest = self._changes[-1][0] if self._changes else None
-            if newest is None or revision == newest + 1:
-                self._changes.append((revision, message))
-            elif revision > newest + 1:
-                self._changes.clear()
-                self._changes.append((revision, message))
 
 
 class PrincipalFeedSource:
     """A `FeedSource`: whichever watcher asks first reads a change, all the others find it in the window."""
 
-    def __init__(self, *, history: PrincipalHistory, window: ChangeWindow) -> None:
+    def __init__(self, *, history: PrincipalHistory, window: ChangeWindow[Message]) -> None:
         self._history = history
         self._window = window
-        self._epoch = ""
         self._reading = asyncio.Lock()
 
     async def head(self) -> FeedHead:
         """Where the history stands."""
         head = await self._history.head()
-        self._epoch = head.epoch
         self._window.enter(head.epoch)
         return head
 
@@ -98,10 +58,10 @@ class PrincipalFeedSource:
             known = self._window.after(after_revision, limit)
             if known:
                 return known
-            epoch = self._epoch
+            epoch = self._window.epoch
             found = await self._history.changes(after_revision=after_revision, limit=limit)
             changes = [(change.revision, change_message(change.revision, epoch, change.state)) for change in found]
-            if epoch == self._epoch:
+            if epoch == self._window.epoch:
                 self._window.add(changes)
             return changes
 
