@@ -63,6 +63,13 @@ def until(condition: Callable[[], object], *, within_s: float) -> float:
     return time.monotonic() - started_at
 
 
+def assert_orderly(mesh: Mesh) -> None:
+    """The supervisor has ended by itself, and nobody had to be killed for it."""
+    said = mesh.log.read_text()
+    assert mesh.supervisor.returncode == 0, said
+    assert "did not stop in time" not in said
+
+
 def answers(address: str) -> bool:
     with grpc.insecure_channel(address) as channel:
         stub = GRPCInferenceServiceStub(channel)
@@ -97,9 +104,8 @@ def test_the_ready_file_describes_a_mesh_that_answers_and_sigterm_leaves_nothing
         assert mesh.supervisor.wait(40) == 0
         until(lambda: not any(alive(process) for process in everyone), within_s=0.5)
         assert not (folder / "ready.json").exists()
-        said = mesh.log.read_text()
-        assert "stopped in" in said
-        assert "did not stop in time" not in said
+        assert "stopped in" in mesh.log.read_text()
+        assert_orderly(mesh)
 
 
 def test_killing_the_supervisor_leaves_nothing(folder: Path) -> None:
@@ -113,6 +119,7 @@ def test_killing_the_supervisor_leaves_nothing(folder: Path) -> None:
     (folder / "ready.json").unlink()
     with running_mesh(folder, "--runners", "1", "--no-samples") as again:
         assert answers(again.grpc)
+    assert_orderly(again)
 
 
 def test_every_service_that_is_killed_comes_back_where_it_was(folder: Path) -> None:
@@ -130,6 +137,7 @@ def test_every_service_that_is_killed_comes_back_where_it_was(folder: Path) -> N
         said = mesh.log.read_text()
         assert said.count("was ended by SIGKILL") >= 6
         assert "runner-0 is back" in said
+    assert_orderly(mesh)
 
 
 def test_a_second_mesh_on_the_same_folder_is_refused_with_the_pid(folder: Path) -> None:
@@ -156,7 +164,8 @@ def test_two_meshes_live_side_by_side_and_share_nothing(folder: Path) -> None:
         assert one.grpc != two.grpc
         assert "magika" in command("models", "list", mesh=one).stdout
         assert "no models yet" in command("models", "list", mesh=two).stdout
-    assert (one.supervisor.returncode, two.supervisor.returncode) == (0, 0)
+    assert_orderly(one)
+    assert_orderly(two)
 
 
 def test_an_explicit_port_that_is_taken_is_an_error(folder: Path) -> None:

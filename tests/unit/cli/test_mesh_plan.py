@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
 from headrace_cli.mesh.plan import Backing, MeshPlan, SharedFiles, inherited_environment, process_names
 
 FILES = SharedFiles(
@@ -61,6 +63,15 @@ def test_settings_of_the_person_reach_services_but_do_not_override_what_holds_th
     assert common["HEADRACE_LOG_LEVEL"] == "debug"
     assert common["HEADRACE_READY_FILE"] == "/ready/quota.json"
     assert common["HEADRACE_ENV"] == "test"
+
+
+@pytest.mark.parametrize(("chosen", "grace_s"), [({}, 5.0), ("30", 30.0), ("soon", 5.0)])
+def test_the_supervisor_waits_as_long_as_the_services_do(chosen: object, grace_s: float) -> None:
+    inherited = {"HEADRACE_SHUTDOWN_GRACE_S": chosen} if isinstance(chosen, str) else {}
+    made = plan(inherited=inherited)
+    assert made.shutdown_grace_s == grace_s
+    told = made.common(state=Path("/s"), ready_file=Path("/r"))["HEADRACE_SHUTDOWN_GRACE_S"]
+    assert told == (chosen if isinstance(chosen, str) else "5")
 
 
 def test_stores_client_settings_and_tls_are_not_inherited(tmp_path: Path) -> None:

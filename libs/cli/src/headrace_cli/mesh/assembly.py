@@ -31,11 +31,8 @@ from headrace_cli.mesh.secrets import open_secrets
 from headrace_cli.mesh.service_member import ServiceMember
 from headrace_cli.mesh.state_dir import StateDir
 
-# The first wait is longer than the grace that services give to running calls.
-_SERVICE_STOP = (
-    StopStep(signal=signal.SIGTERM, wait_s=15.0),
-    StopStep(signal=signal.SIGKILL, wait_s=3.0),
-)
+# What a service may take on top of the grace that it gives to running calls.
+_STOP_MARGIN_S = 4.0
 _ANY = PortChoice(port=0, flexible=True)
 
 
@@ -140,7 +137,10 @@ class MeshAssembly:
             state=state,
             ready_file=ready_file,
             log=self._state.logs / f"{name}.log",
-            stop_steps=_SERVICE_STOP,
+            stop_steps=(
+                StopStep(signal=signal.SIGTERM, wait_s=self._plan.shutdown_grace_s + _STOP_MARGIN_S),
+                StopStep(signal=signal.SIGKILL, wait_s=3.0),
+            ),
         )
 
     def _gateway(self, name: str) -> ServiceMember:

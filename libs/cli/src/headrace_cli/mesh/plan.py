@@ -19,6 +19,8 @@ class Listener:
     endpoint: str
 
 
+# Nobody waits longer for a mesh on his own machine; HEADRACE_SHUTDOWN_GRACE_S says otherwise.
+SHUTDOWN_GRACE_S = 5.0
 METRICS = Listener(variable="HEADRACE_METRICS_ADDRESS", endpoint="metrics")
 LISTENERS: Mapping[str, tuple[Listener, ...]] = {
     "quota": (Listener(variable="HEADRACE_QUOTA_GRPC_ADDRESS", endpoint="grpc"), METRICS),
@@ -82,9 +84,10 @@ class MeshPlan:
         self._threads = max(1, cores // max(1, runners))
 
     def common(self, *, state: Path, ready_file: Path) -> Environment:
-        """What every service gets. Log settings may be chosen from outside, the rest is the mesh's own."""
+        """What every service gets. Logs and the grace may be chosen from outside, the rest is the mesh's own."""
         return {
             "HEADRACE_LOG_FORMAT": "console",
+            "HEADRACE_SHUTDOWN_GRACE_S": f"{SHUTDOWN_GRACE_S:g}",
             **self._inherited,
             **({"HEADRACE_ENV": self._env} if self._env else {}),
             "HEADRACE_STATE_DIR": str(state),
@@ -93,6 +96,14 @@ class MeshPlan:
             # A log file is read while it is written.
             "PYTHONUNBUFFERED": "1",
         }
+
+    @property
+    def shutdown_grace_s(self) -> float:
+        """How long a stopping service gives to running calls. A value that is no number is the services' to refuse."""
+        try:
+            return float(self._inherited.get("HEADRACE_SHUTDOWN_GRACE_S", SHUTDOWN_GRACE_S))
+        except ValueError:
+            return SHUTDOWN_GRACE_S
 
     def quota(self) -> Environment:
         """Tenants and keys, with the embedded tenants and the admin key of this mesh."""

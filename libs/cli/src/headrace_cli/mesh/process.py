@@ -100,7 +100,8 @@ class MeshProcess:
             if self.running:
                 self._popen.send_signal(step.signal)
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self.wait(), step.wait_s)
+                async with asyncio.timeout(step.wait_s):
+                    await self.wait()
                 return position == 0
         return False
 

@@ -128,7 +128,8 @@ class Supervisor:
         name, started_at = one.member.name, self._clock.monotonic()
         process: MeshProcess | None = None
         try:
-            await asyncio.wait_for(one.member.prepare(), _START_TIMEOUT_S)
+            async with asyncio.timeout(_START_TIMEOUT_S):
+                await one.member.prepare()
             process = one.process = MeshProcess(one.member.spec(), self._guard)
             self.changed.set()
             if await self._until_serving(one, process):

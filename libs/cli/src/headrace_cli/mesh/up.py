@@ -184,7 +184,8 @@ class Up:
         """Keep the published process ids current and the logs bounded, for as long as the mesh lives."""
         while True:
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(supervisor.changed.wait(), _LOG_CHECK_S)
+                async with asyncio.timeout(_LOG_CHECK_S):
+                    await supervisor.changed.wait()
                 supervisor.changed.clear()
                 self._publish(supervisor, assembly)
             await asyncio.to_thread(supervisor.bound_logs)
