@@ -77,7 +77,7 @@ test: check setup-triton ## All that CI runs: the checks, then every test with c
 
 .PHONY: soak
 soak: setup setup-triton ## Long proofs under tests/soak: kill, leak, overload
-	$(BIN)/pytest tests/soak -o norecursedirs= --timeout=900 $(ARGS)
+	$(BIN)/pytest tests/soak -o norecursedirs='.*' --timeout=900 $(ARGS)
 
 .PHONY: run
 run: setup ## Start a whole mesh on this machine and send it a first request

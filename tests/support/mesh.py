@@ -28,6 +28,7 @@ class MeshProcess:
     name: str
     pid: int
     metrics: str | None
+    grpc: str | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,6 +47,16 @@ class Mesh:
     def metadata(self) -> tuple[tuple[str, str], ...]:
         """Call metadata that identifies the caller."""
         return (("x-api-key", self.api_key),)
+
+    def current_processes(self) -> dict[str, MeshProcess]:
+        """The processes as they are now, restarted ones with their new pids, by name."""
+        content = json.loads((self.state_dir / "mesh.json").read_text())
+        return {
+            process["name"]: MeshProcess(
+                name=process["name"], pid=process["pid"], metrics=process["metrics"], grpc=process["grpc"]
+            )
+            for process in content["processes"]
+        }
 
     def named(self, prefix: str) -> list[MeshProcess]:
         """The processes whose name starts with `prefix`, for example `runner`."""
@@ -107,7 +118,12 @@ def running_mesh(folder: Path, *options: str, environment: Mapping[str, str] | N
             http=ready["http"],
             api_key=ready["api_key"],
             processes=tuple(
-                MeshProcess(name=process["name"], pid=process["pid"], metrics=process.get("metrics"))
+                MeshProcess(
+                    name=process["name"],
+                    pid=process["pid"],
+                    metrics=process.get("metrics"),
+                    grpc=process.get("grpc"),
+                )
                 for process in ready["processes"]
             ),
             supervisor=supervisor,

@@ -49,8 +49,7 @@ from headrace_gateway.readiness import Readiness
 
 ARTIFACT_AUDIENCE = "headrace-registry-artifact"
 _TICKET_TTL_S = 300.0
-_QUIET_POLL_S = 0.05
-_ARRIVALS_S = 1.0
+_NOTICE_S = 0.5
 _REFLECTION_ACCESS = {"open": Access.PUBLIC, "keyed": Access.VIEWER, "off": None}
 
 
@@ -123,11 +122,16 @@ class Gateway:
         await self._readiness.reached()
 
     async def close(self) -> None:
-        """Ends in order: NOT_SERVING, no new calls, running ones finish within the grace, runners are let go."""
+        """Ends in order: NOT_SERVING, a moment in which others notice, no new calls, no runners.
+
+        Calls that come in that moment are served: whoever does not look at health learns from the transport, which
+        tells every connection to leave when the listener stops and lets running calls finish within the grace.
+        """
         grace_s = self._settings.shutdown_grace_s
         self._readiness.drain()
+        self._public.drain()
         self._handler.end_streams()
-        await self._quiet(grace_s)
+        await asyncio.sleep(min(_NOTICE_S, grace_s))
         await self._public.stop(grace_s)
         try:
             async with asyncio.timeout(grace_s):
@@ -137,25 +141,6 @@ class Gateway:
         await self._mesh.stop(0)
         await self._tasks.close()
         await self._neighbours.close()
-
-    async def _quiet(self, within_s: float) -> None:
-        """Waits until no call is in flight and none arrives any more.
-
-        A call that has arrived but is not yet in our hands when the transport stops would be cancelled, which clients
-        don't repeat; here it is served, or refused in a way that they do. Clients that never pause are waited for a
-        second.
-        """
-        gates = (self._runtime.calls, self._transfers)
-        end_s = self._clock.monotonic() + within_s
-        settled_s = self._clock.monotonic() + _ARRIVALS_S
-        arrived = -1
-        while self._clock.monotonic() < end_s:
-            busy = any(gate.taken for gate in gates)
-            calm = arrived == self._handler.calls_arrived or self._clock.monotonic() > settled_s
-            if calm and not busy:
-                return
-            arrived = self._handler.calls_arrived
-            await asyncio.sleep(_QUIET_POLL_S)
 
     def _public_server(self) -> GrpcServer:
         settings = self._settings
@@ -167,7 +152,6 @@ class Gateway:
             endpoints=endpoints,
             access=policy(reflection=reflection),
             identity=Identity(table=self._table, clock=self._clock, community=settings.community),
-            readiness=self._readiness,
             runtime=self._runtime,
             metrics=self._metrics,
         )

@@ -19,7 +19,6 @@ from headrace_common.rpc_status import from_exception
 from headrace_gateway.identity import Identity, Metadata
 from headrace_gateway.metrics import GatewayMetrics
 from headrace_gateway.policy import Access, require
-from headrace_gateway.readiness import Readiness, draining_error
 
 Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
 _METHOD_CHARS_MAX = 128
@@ -45,12 +44,9 @@ class PublicHandler(grpc.GenericRpcHandler):
         endpoints: What is served, by full name such as `/package.Service/Method`.
         access: What each method demands. Every endpoint must have a line.
         identity: Who calls.
-        readiness: Whether the process is draining.
         runtime: Shared limits, metrics and log.
         metrics: Counts refusals by reason.
 
-    Attributes:
-        calls_arrived: Number of calls since the start, refused ones included.
 
     Raises:
         ValueError: An endpoint has no line in `access`.
@@ -62,7 +58,6 @@ class PublicHandler(grpc.GenericRpcHandler):
         endpoints: Mapping[str, Endpoint],
         access: Mapping[str, Access],
         identity: Identity,
-        readiness: Readiness,
         runtime: RpcRuntime,
         metrics: GatewayMetrics,
     ) -> None:
@@ -70,17 +65,14 @@ class PublicHandler(grpc.GenericRpcHandler):
             raise ValueError(f"methods without a policy: {', '.join(bare)}")
         self._routes = {path: (endpoint, access[path]) for path, endpoint in endpoints.items()}
         self._identity = identity
-        self._readiness = readiness
         self._runtime = runtime
         self._metrics = metrics
         self._log = structlog.stdlib.get_logger("rpc")
-        self.calls_arrived = 0
 
     def service(self, handler_call_details: grpc.HandlerCallDetails) -> Handler:
         """The hook of grpc. A refusing handler never asks for the body, so an oversized one costs no memory."""
         path = handler_call_details.method
         metadata: Any = handler_call_details.invocation_metadata
-        self.calls_arrived += 1
         try:
             return self._admitted(path, metadata)
         except Exception as error:  # noqa: BLE001 - a defect in here must refuse, not let through
@@ -104,8 +96,6 @@ class PublicHandler(grpc.GenericRpcHandler):
         if demand is Access.PUBLIC:
             endpoint.gate.check()
             return endpoint.handler(None)
-        if self._readiness.draining:
-            raise draining_error()
         principal = self._identity.authenticate(metadata)
         require(demand, principal)
         endpoint.gate.check()

@@ -5,9 +5,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 
-from headrace_common.catalogue import SERVER_DRAINING
-from headrace_common.errors import RouteUnavailable
-
 
 class Readiness:
     """Serving = every feed has delivered its first snapshot and nobody has asked the process to stop.
@@ -52,7 +49,3 @@ class Readiness:
         self._draining = True
         if before:
             self._changed(False)
-
-
-def draining_error() -> RouteUnavailable:
-    return RouteUnavailable("the gateway is shutting down and takes no new calls", entry=SERVER_DRAINING)

@@ -1,0 +1,43 @@
+"""Sends one huge tensor after the other to the echo model, in a process of its own; ends with its stdin.
+
+Prints a line when it starts, and at the end how many calls were answered rightly.
+"""
+
+from __future__ import annotations
+
+import sys
+import threading
+
+import grpc
+import numpy as np
+
+from inference.open_inference_pb2 import ModelInferRequest, ModelInferResponse
+from inference.open_inference_pb2_grpc import GRPCInferenceServiceStub
+
+
+def main() -> None:
+    address, api_key, floats = sys.argv[1], sys.argv[2], int(sys.argv[3])
+    tensor = np.arange(floats, dtype=np.float32).tobytes()
+    request = ModelInferRequest(
+        model_name="echo",
+        inputs=[ModelInferRequest.InferInputTensor(name="x", datatype="FP32", shape=[1, floats])],
+        raw_input_contents=[tensor],
+    )
+    ended = threading.Event()
+    threading.Thread(target=lambda: (sys.stdin.read(), ended.set()), daemon=True).start()
+    options = [("grpc.max_receive_message_length", 80 << 20), ("grpc.max_send_message_length", -1)]
+    answered = 0
+    with grpc.insecure_channel(address, options=options) as channel:
+        stub = GRPCInferenceServiceStub(channel)
+        sys.stdout.write("started\n")
+        sys.stdout.flush()
+        while not ended.is_set():
+            answer: ModelInferResponse = stub.ModelInfer(request, metadata=(("x-api-key", api_key),), timeout=60)
+            if answer.raw_output_contents[0] != tensor:
+                raise SystemExit("the tensor came back changed")
+            answered += 1
+    sys.stdout.write(f"{answered}\n")
+
+
+if __name__ == "__main__":
+    main()
