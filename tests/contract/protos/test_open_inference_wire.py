@@ -61,9 +61,7 @@ OUR_MESSAGES: dict[str, Descriptor] = {
     for message in _messages(top)
 }
 OUR_ENUMS: dict[str, EnumDescriptor] = {
-    enum.full_name: enum
-    for owner in [*OUR_FILES, *OUR_MESSAGES.values()]
-    for enum in owner.enum_types_by_name.values()
+    enum.full_name: enum for owner in [*OUR_FILES, *OUR_MESSAGES.values()] for enum in owner.enum_types_by_name.values()
 }
 
 

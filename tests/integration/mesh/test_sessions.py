@@ -362,7 +362,9 @@ async def test_runner_that_answers_calls_it_was_not_sent_loses_its_session() -> 
             protocol_version=1, runner_name="liar", boot_uuid="1", device=mesh_pb2.Device(type="cpu")
         )
         await control.write(mesh_pb2.RunnerEvent(hello=hello).SerializeToString())
-        welcome = mesh_pb2.GatewayCommand.FromString(await control.read()).welcome
+        answer = await control.read()
+        assert isinstance(answer, bytes)
+        welcome = mesh_pb2.GatewayCommand.FromString(answer).welcome
         token = ("x-headrace-session", welcome.session_token)
         small = exchange(metadata=(token, ("x-headrace-lane", "small")))
         bulk = exchange(metadata=(token, ("x-headrace-lane", "bulk")))
