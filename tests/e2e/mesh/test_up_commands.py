@@ -21,13 +21,26 @@ from support.mesh import HEADRACE, Mesh, running_mesh
 pytestmark = pytest.mark.timeout(240)
 
 
+def open_folder() -> Path:
+    """A folder that every account may traverse; pytest's own folders belong to its user alone."""
+    made = Path(tempfile.mkdtemp(prefix="headrace-test-commands-"))
+    made.chmod(0o755)
+    return made
+
+
+@pytest.fixture
+def folder() -> Iterator[Path]:
+    made = open_folder()
+    yield made
+    shutil.rmtree(made, ignore_errors=True)
+
+
 @pytest.fixture(scope="module")
 def own_mesh() -> Iterator[Mesh]:
-    folder = Path(tempfile.mkdtemp(prefix="headrace-test-commands-"))
-    folder.chmod(0o755)
-    with running_mesh(folder, "--runners", "1") as mesh:
+    made = open_folder()
+    with running_mesh(made, "--runners", "1") as mesh:
         yield mesh
-    shutil.rmtree(folder, ignore_errors=True)
+    shutil.rmtree(made, ignore_errors=True)
 
 
 class Headrace(Protocol):
@@ -155,6 +168,18 @@ def test_nobody_at_the_endpoint_has_an_exit_status_of_its_own(headrace: Headrace
 def test_the_mesh_on_the_state_directory_is_found_without_an_endpoint(headrace: Headrace, own_mesh: Mesh) -> None:
     done = headrace("models", "list", HEADRACE_ENDPOINT="", HEADRACE_STATE_DIR=str(own_mesh.state_dir))
     assert "magika" in done.stdout
+
+
+def test_a_second_mesh_on_the_same_folder_is_refused_with_the_pid(headrace: Headrace, own_mesh: Mesh) -> None:
+    refused = headrace("up", "--state-dir", str(own_mesh.state_dir), "--grpc-port", "0", status=1)
+    assert f"a mesh already runs on {own_mesh.state_dir} (process {own_mesh.supervisor.pid})" in refused.stdout
+    assert "magika" in headrace("models", "list").stdout
+
+
+def test_an_explicit_port_that_is_taken_is_an_error(headrace: Headrace, own_mesh: Mesh, folder: Path) -> None:
+    port = own_mesh.grpc.rpartition(":")[2]
+    refused = headrace("up", "--state-dir", str(folder), "--grpc-port", port, status=1)
+    assert f"port {port} is taken" in refused.stdout
 
 
 def test_runners_are_listed_with_their_models(headrace: Headrace) -> None:

@@ -16,6 +16,7 @@ from typing import Any, cast
 
 import grpc
 import psutil
+import psycopg
 import pytest
 
 from inference.open_inference_pb2 import ServerReadyRequest
@@ -140,20 +141,6 @@ def test_every_service_that_is_killed_comes_back_where_it_was(folder: Path) -> N
     assert_orderly(mesh)
 
 
-def test_a_second_mesh_on_the_same_folder_is_refused_with_the_pid(folder: Path) -> None:
-    with running_mesh(folder, "--runners", "1", "--no-samples") as mesh:
-        second = subprocess.run(
-            [str(HEADRACE), "up", "--state-dir", str(folder / "state"), "--grpc-port", "0"],
-            check=False,
-            capture_output=True,
-            text=True,
-            timeout=30,
-        )
-        assert second.returncode == 1
-        assert f"a mesh already runs on {folder / 'state'} (process {mesh.supervisor.pid})" in second.stdout
-        assert answers(mesh.grpc)
-
-
 def test_two_meshes_live_side_by_side_and_share_nothing(folder: Path) -> None:
     for name in ("one", "two"):
         (folder / name).mkdir()
@@ -168,18 +155,36 @@ def test_two_meshes_live_side_by_side_and_share_nothing(folder: Path) -> None:
     assert_orderly(two)
 
 
-def test_an_explicit_port_that_is_taken_is_an_error(folder: Path) -> None:
-    with running_mesh(folder, "--runners", "1", "--no-samples") as mesh:
-        port = mesh.grpc.rpartition(":")[2]
-        refused = subprocess.run(
-            [str(HEADRACE), "up", "--state-dir", str(folder / "other"), "--grpc-port", port],
-            check=False,
-            capture_output=True,
-            text=True,
-            timeout=30,
-        )
-        assert refused.returncode == 1
-        assert f"port {port} is taken" in refused.stdout
+def test_servers_of_ones_own_are_used_and_none_is_started(folder: Path, database_url: str, valkey_url: str) -> None:
+    artefacts = folder / "artefacts"
+    artefacts.mkdir()
+    environment = {
+        "HEADRACE_POSTGRES_URL": database_url,
+        "HEADRACE_REDIS_URL": valkey_url,
+        "HEADRACE_STORAGE_URL": str(artefacts),
+    }
+    with running_mesh(folder, "--runners", "1", environment=environment) as mesh:
+        assert set(pids_by_name(folder)) == {"quota", "registry", "gateway-0", "runner-0"}
+        with psycopg.connect(database_url) as connection:
+            schemas = connection.execute("SELECT nspname FROM pg_namespace WHERE nspname IN ('quota', 'registry')")
+            assert len(schemas.fetchall()) == 2
+        assert any(path.is_file() for path in artefacts.rglob("*"))
+        assert not (folder / "state" / "postgres").exists()
+    assert_orderly(mesh)
+
+
+def test_every_gateway_has_every_runner(folder: Path) -> None:
+    with running_mesh(folder, "--runners", "2", "--gateways", "2") as mesh:
+        ready = read_ready(folder)
+        gateways = [process["grpc"] for process in ready["processes"] if process["name"].startswith("gateway")]
+        assert ready["grpc"] == gateways[0]
+        for address in gateways:
+            listed = command("runners", "list", "--json", "--endpoint", address, mesh=mesh)
+            runners = json.loads(listed.stdout)["runners"]
+            assert {runner["name"] for runner in runners} == {"runner-0", "runner-1"}
+            asked = command("infer", "magika", "-i", json.dumps([[0] * 2048]), "--endpoint", address, mesh=mesh)
+            assert asked.returncode == 0, asked.stderr
+    assert_orderly(mesh)
 
 
 def test_an_interruption_during_the_start_stops_cleanly(folder: Path) -> None:

@@ -89,7 +89,12 @@ def up(
         env=env,
         postgres_url=os.environ.get("HEADRACE_POSTGRES_URL") or None,
         redis_url=os.environ.get("HEADRACE_REDIS_URL") or None,
-        storage_url=os.environ.get("HEADRACE_STORAGE_URL") or None,
+        storage_url=_absolute(os.environ.get("HEADRACE_STORAGE_URL") or None),
     )
     run = Up(options=options, environ=dict(os.environ), clock=clock, report=report)
     raise typer.Exit(asyncio.run(run.run()))
+
+
+def _absolute(storage_url: str | None) -> str | None:
+    """A folder's path as seen from any process; URLs stay as they are."""
+    return str(Path(storage_url).absolute()) if storage_url and "://" not in storage_url else storage_url

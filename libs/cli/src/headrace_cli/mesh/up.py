@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import shutil
 import signal
+import sys
 from collections.abc import Coroutine, Mapping
 from pathlib import Path
 
@@ -209,11 +211,21 @@ class Up:
 
     def _examples(self, address: str) -> list[str]:
         at = "" if address.endswith(f":{DEFAULT_GRPC_PORT}") else f" --endpoint {address}"
+        command = command_name()
         return [
-            f"headrace models list{at}",
-            f"headrace runners list{at}",
-            f"headrace models push model.onnx --name my-model{at}",
+            f"{command} models list{at}",
+            f"{command} runners list{at}",
+            f"{command} models push model.onnx --name my-model{at}",
         ]
+
+
+def command_name() -> str:
+    """How the person who started this command would start it again from the same folder."""
+    started = Path(sys.argv[0])
+    found = shutil.which("headrace")
+    if found is not None and started.exists() and Path(found).samefile(started):
+        return "headrace"
+    return os.path.relpath(started) if started.is_absolute() else str(started)
 
 
 def _answer_line(answer: FileType) -> Text:

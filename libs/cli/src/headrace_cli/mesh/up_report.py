@@ -9,7 +9,6 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from rich.console import Console, RenderableType
-from rich.padding import Padding
 from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
@@ -89,7 +88,7 @@ class UpReport:
     def answer(self, lines: list[Text]) -> None:
         """What the first request got."""
         for line in lines:
-            self._say(Padding(line, (0, 0, 0, 4)))
+            self._say(Text.assemble("    ", line))
 
     def ready(self, *, address: str, api_key: str, examples: list[str], logs: Path) -> None:
         """The address, the key and how to go on."""
