@@ -7,15 +7,17 @@ from collections.abc import Iterator
 import grpc
 import pytest
 
+from support.folders import open_folder
 from support.mesh import Mesh, running_mesh
 
 
 @pytest.fixture(scope="session")
-def mesh(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mesh]:
+def mesh() -> Iterator[Mesh]:
     """A mesh with the sample models; its supervisor must end well when it is told to."""
-    with running_mesh(tmp_path_factory.mktemp("mesh")) as running:
-        yield running
-    assert running.supervisor.returncode == 0, running.log.read_text(errors="replace")[-6000:]
+    with open_folder() as folder:
+        with running_mesh(folder) as running:
+            yield running
+        assert running.supervisor.returncode == 0, running.log.read_text(errors="replace")[-6000:]
 
 
 @pytest.fixture

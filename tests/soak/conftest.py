@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from inference.open_inference_pb2 import ModelInferRequest
+from support.folders import open_folder
 from support.mesh import Mesh, running_mesh
 from support.real_inputs import FileCase, file_cases
 from support.soak import Measured, Tensor
@@ -42,12 +43,13 @@ def measured() -> Iterator[Measured]:
 
 
 @pytest.fixture
-def mesh(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Mesh]:
+def mesh(request: pytest.FixtureRequest) -> Iterator[Mesh]:
     """A mesh of the test's own with two runners; `pytest.mark.parametrize(indirect)` adds options."""
     options: tuple[str, ...] = getattr(request, "param", ())
-    with running_mesh(tmp_path, "--runners", "2", *options) as mesh:
-        yield mesh
-    assert mesh.supervisor.returncode == 0, mesh.log.read_text(errors="replace")[-4000:]
+    with open_folder() as folder:
+        with running_mesh(folder, "--runners", "2", *options) as mesh:
+            yield mesh
+        assert mesh.supervisor.returncode == 0, mesh.log.read_text(errors="replace")[-4000:]
 
 
 @pytest.fixture(scope="session")

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import subprocess
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Protocol
@@ -16,31 +14,22 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
+from support.folders import open_folder
 from support.mesh import HEADRACE, Mesh, running_mesh
 
 pytestmark = pytest.mark.timeout(240)
 
 
-def open_folder() -> Path:
-    """A folder that every account may traverse; pytest's own folders belong to its user alone."""
-    made = Path(tempfile.mkdtemp(prefix="headrace-test-commands-"))
-    made.chmod(0o755)
-    return made
-
-
 @pytest.fixture
 def folder() -> Iterator[Path]:
-    made = open_folder()
-    yield made
-    shutil.rmtree(made, ignore_errors=True)
+    with open_folder() as made:
+        yield made
 
 
 @pytest.fixture(scope="module")
 def own_mesh() -> Iterator[Mesh]:
-    made = open_folder()
-    with running_mesh(made, "--runners", "1") as mesh:
+    with open_folder() as made, running_mesh(made, "--runners", "1") as mesh:
         yield mesh
-    shutil.rmtree(made, ignore_errors=True)
 
 
 class Headrace(Protocol):

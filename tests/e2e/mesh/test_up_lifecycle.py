@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import signal
 import subprocess
-import tempfile
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
@@ -21,6 +19,7 @@ import pytest
 
 from inference.open_inference_pb2 import ServerReadyRequest
 from inference.open_inference_pb2_grpc import GRPCInferenceServiceStub
+from support.folders import open_folder
 from support.mesh import HEADRACE, Mesh, running_mesh
 
 pytestmark = pytest.mark.timeout(240)
@@ -28,11 +27,8 @@ pytestmark = pytest.mark.timeout(240)
 
 @pytest.fixture
 def folder() -> Iterator[Path]:
-    """A folder that every account may traverse; pytest's own folders belong to its user alone."""
-    made = Path(tempfile.mkdtemp(prefix="headrace-test-mesh-"))
-    made.chmod(0o755)
-    yield made
-    shutil.rmtree(made, ignore_errors=True)
+    with open_folder() as made:
+        yield made
 
 
 def read_ready(folder: Path) -> dict[str, Any]:

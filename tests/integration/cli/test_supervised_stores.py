@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import signal
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
@@ -21,16 +19,15 @@ import pytest
 import redis
 from psycopg.conninfo import make_conninfo
 
+from support.folders import open_folder
+
 SUPERVISED = Path(__file__).with_name("supervised.py")
 
 
 @pytest.fixture
 def state() -> Iterator[Path]:
-    """A folder that every account may traverse; pytest's own folders belong to its user alone."""
-    folder = Path(tempfile.mkdtemp(prefix="headrace-test-state-"))
-    folder.chmod(0o755)
-    yield folder
-    shutil.rmtree(folder, ignore_errors=True)
+    with open_folder() as made:
+        yield made
 
 
 class Supervised:
