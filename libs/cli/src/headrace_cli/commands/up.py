@@ -74,11 +74,7 @@ def up(
     if env is not None and env not in {"dev", "test", "prod"}:
         raise typer.BadParameter("must be dev, test or prod", param_hint="--env")
     if http_port is not None:
-        try:
-            choose_port(asked=http_port, default=DEFAULT_HTTP_PORT, option="--http-port", is_free=is_free)
-        except MeshError as error:
-            report.failed(error)
-            raise typer.Exit(1) from error
+        _check_http_port(http_port, report)
     options = MeshOptions(
         state_dir=state_dir,
         grpc_port=grpc_port,
@@ -93,6 +89,14 @@ def up(
     )
     run = Up(options=options, environ=dict(os.environ), clock=clock, report=report)
     raise typer.Exit(asyncio.run(run.run()))
+
+
+def _check_http_port(port: int, report: UpReport) -> None:
+    try:
+        choose_port(asked=port, default=DEFAULT_HTTP_PORT, option="--http-port", is_free=is_free)
+    except MeshError as error:
+        report.failed(error)
+        raise typer.Exit(1) from error
 
 
 def _absolute(storage_url: str | None) -> str | None:
