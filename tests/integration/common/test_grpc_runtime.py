@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from random import Random
 from typing import Any
@@ -117,6 +117,7 @@ async def serving(
     call_timeout_s: float = 5.0,
     registry: CollectorRegistry | None = None,
     reflection: list[str] | None = None,
+    options: Sequence[tuple[str, Any]] = (),
 ) -> AsyncIterator[tuple[GrpcServer, str]]:
     runtime = RpcRuntime(
         registry=registry or CollectorRegistry(),
@@ -138,6 +139,7 @@ async def serving(
         handlers=[handler],
         runtime=runtime,
         reflection_services=reflection,
+        options=options,
     )
     (address,) = await server.start()
     try:
@@ -234,6 +236,18 @@ async def test_an_oversized_message_is_refused_by_its_code(size: int) -> None:
             await say(caller, "x" * size)
         assert caught.value.entry is catalogue.MESSAGE_TOO_LARGE
         assert await say(caller, "still there") == "still there"
+
+
+async def test_options_of_the_caller_win_over_ours_on_both_ends() -> None:
+    largest = "grpc.max_receive_message_length"
+    async with serving(Echo(), options=[(largest, 8 * LIMIT)]) as (_, address):
+        async with calling(address) as caller:
+            # Our own limit would have grpc refuse this before our code can name the limit.
+            with pytest.raises(ValidationError, match=str(LIMIT)):
+                await say(caller, "x" * (7 * LIMIT))
+        async with open_channel(address, own_connection=True, options=[(largest, 100)]) as channel:
+            with pytest.raises(ValidationError, match="larger than the peer accepts"):
+                await say(Caller(channel=channel, metadata=tuple, timeout_s=5.0), "x" * 1_000)
 
 
 async def test_without_a_credential_the_call_is_refused_before_its_body_is_read() -> None:

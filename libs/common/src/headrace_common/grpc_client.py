@@ -50,7 +50,9 @@ def open_channel(
     options: Iterable[tuple[str, Any]] = (),
 ) -> grpc.aio.Channel:
     """Opens a long-lived channel; it connects at the first call. `options` win over ours."""
-    arguments = [*client_options(message_bytes_max=message_bytes_max, own_connection=own_connection), *options]
+    ours = client_options(message_bytes_max=message_bytes_max, own_connection=own_connection)
+    # Merged by name: where an argument is given twice, grpc takes the first.
+    arguments = list(dict([*ours, *options]).items())
     if tls is None:
         return grpc.aio.insecure_channel(target, options=arguments)
     return grpc.aio.secure_channel(target, tls.channel_credentials(), options=arguments)

@@ -76,7 +76,8 @@ class GrpcServer:
         self._log = structlog.stdlib.get_logger("grpc_server")
         self._server = grpc.aio.server(
             maximum_concurrent_rpcs=concurrent_rpcs_max,
-            options=[*server_options(runtime.message_bytes_max), *options],
+            # Merged by name: where an argument is given twice, grpc takes the first.
+            options=list(dict([*server_options(runtime.message_bytes_max), *options]).items()),
         )
         self._server.add_generic_rpc_handlers(all_handlers)
         self._services = [handler for handler in all_handlers if isinstance(handler, ServiceHandler)]
