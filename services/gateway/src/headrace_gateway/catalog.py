@@ -123,8 +123,16 @@ class Catalog:
                 del self._models[tenant_id, name]
         self._tell(gone)
 
-    def resolve(self, tenant_id: str, model: str, version: str) -> CatalogVersion:
+    def resolve(
+        self, tenant_id: str, model: str, version: str, *, version_field: str = "model_version"
+    ) -> CatalogVersion:
         """The version that a request means; an empty `version` means the highest that is ready.
+
+        Args:
+            tenant_id: Whose models to look at.
+            model: Name of the model.
+            version: Number of the version as text.
+            version_field: What the request calls the version; a failure names it.
 
         Raises:
             ModelError: MODEL_VERSION_INVALID (INVALID_ARGUMENT), MODEL_NOT_FOUND or MODEL_VERSION_NOT_FOUND
@@ -137,7 +145,7 @@ class Catalog:
             found = known.ready.get(version) if version else known.latest
             if found is not None:
                 return found
-        raise self._absent(tenant_id, model, version, exists=known is not None)
+        raise self._absent(tenant_id, model, version, version_field, exists=known is not None)
 
     def versions_of(self, tenant_id: str, model: str) -> list[CatalogVersion]:
         """The ready versions of a model in ascending order; empty when the tenant has no such model."""
@@ -151,7 +159,9 @@ class Catalog:
     def __len__(self) -> int:
         return len(self._by_uid)
 
-    def _absent(self, tenant_id: str, model: str, version: str, *, exists: bool) -> ModelError | RouteUnavailable:
+    def _absent(
+        self, tenant_id: str, model: str, version: str, version_field: str, *, exists: bool
+    ) -> ModelError | RouteUnavailable:
         if not self._ready:
             return RouteUnavailable(
                 "this gateway has not received the model table yet", entry=CATALOG_NOT_READY, retry_after_s=0.5
@@ -159,9 +169,9 @@ class Catalog:
         shown = model[:_NAME_CHARS_MAX]
         if version and not _VERSION.fullmatch(version):
             return ModelError(
-                "the version must be a whole number from 1, or empty for the newest one",
+                f"{version_field} must be a whole number from 1, or empty for the newest one",
                 entry=MODEL_VERSION_INVALID,
-                field="model_version",
+                field=version_field,
                 context={"version": version[:_NAME_CHARS_MAX]},
             )
         if (tenant_id, model, version) in self._archived:

@@ -70,7 +70,7 @@ class OpenInference:
     def _resolve(self, name: str, version: str, call: Call) -> CatalogVersion:
         if not name:
             raise ValidationError("name is required", entry=FIELD_REQUIRED, field="name", context={"field": "name"})
-        return self._catalog.resolve(call.principal.tenant_id, name, version)
+        return self._catalog.resolve(call.principal.tenant_id, name, version, version_field="version")
 
 
 def _platform(manifest: manifest_pb2.Manifest) -> str:

@@ -60,9 +60,9 @@ class InferenceHandler:
         started_at = self._clock.monotonic()
         if len(request) > self._message_bytes_max:
             raise ValidationError(
-                f"the request has {len(request)} bytes; a message may have at most {self._message_bytes_max}",
+                f"the message has {len(request)} bytes, the server accepts {self._message_bytes_max}",
                 entry=catalogue.MESSAGE_TOO_LARGE,
-                context={"bytes": len(request), "limit": self._message_bytes_max},
+                context={"limit": self._message_bytes_max, "actual": len(request)},
             )
         fields = read_request_fields(request)
         version = self._catalog.resolve(caller.tenant_id, fields.model_name, fields.model_version)
