@@ -25,6 +25,7 @@ from headrace_common.errors import (
     ModelError,
     RouteError,
     RouteUnavailable,
+    TensorError,
     ValidationError,
 )
 from headrace_common.grpc_client import Caller, open_channel, typed
@@ -62,6 +63,9 @@ class Echo:
         match request.value:
             case "model":
                 raise ModelError("model 'x' was not found", context={"model": "x"}, field="model_name")
+            case "wordy":
+                names = {f"tensor {number} {'😀' * 300}": "名" * 1_000 for number in range(100)}
+                raise TensorError(f"tensor '{'😀' * 1_000}' is missing", context=names, field="入" * 1_000)
             case "bug":
                 raise RuntimeError("secret detail /etc/passwd")
             case "timeout inside":
@@ -370,6 +374,17 @@ async def test_leaving_a_stream_ends_its_servicer() -> None:
         await stream.aclose()  # type: ignore[attr-defined]
         await asyncio.wait_for(echo.stream_ended.wait(), 5)
     assert echo.calls[0].remaining_s() is None
+
+
+async def test_a_failure_of_long_texts_in_any_script_reaches_the_client_typed() -> None:
+    async with serving(Echo()) as (_, address), calling(address) as caller:
+        with pytest.raises(TensorError) as caught:
+            await say(caller, "wordy")
+    assert caught.value.entry is catalogue.TENSOR_SHAPE_MISMATCH
+    assert caught.value.message.startswith("tensor '😀😀")
+    assert caught.value.field is not None
+    assert set(caught.value.field) == {"入"}
+    assert "tensor 0 " in next(iter(caught.value.context))
 
 
 async def test_a_failure_in_mid_stream_is_typed() -> None:

@@ -94,10 +94,10 @@ def test_every_entry_is_complete_and_consistent(entry: CatalogueEntry) -> None:
 
 @given(
     entry=entries,
-    message=st.text(max_size=200),
-    context=st.dictionaries(st.sampled_from(["model", "limit", "tensor"]), st.text(max_size=50)),
+    message=st.text(max_size=128),
+    context=st.dictionaries(st.sampled_from(["model", "limit", "tensor"]), st.text(max_size=32)),
     retry_after_s=st.one_of(st.none(), st.floats(0, 3_600)),
-    field=st.one_of(st.none(), st.text(min_size=1, max_size=50)),
+    field=st.one_of(st.none(), st.text(min_size=1, max_size=32)),
 )
 def test_the_type_and_all_parts_survive_the_wire(
     entry: CatalogueEntry, message: str, context: dict[str, str], retry_after_s: float | None, field: str | None
@@ -165,9 +165,19 @@ def test_an_unmapped_exception_says_nothing_but_its_correlation_id() -> None:
     assert restored.correlation_id == "c0ffee"
 
 
-def test_what_goes_into_trailing_metadata_is_bounded() -> None:
-    error = ModelError("m" * 100_000, context={f"k{n}": "v" * 100_000 for n in range(100)}, field="f" * 100_000)
-    assert to_status(error).ByteSize() < 8_000
+@given(st.characters(), st.sampled_from([ModelError, QuotaExceeded]))
+def test_what_goes_into_trailing_metadata_is_bounded_in_bytes(character: str, kind: type[HeadraceError]) -> None:
+    long = character * 100_000
+    error = kind(long, context={f"{n}{long}": long for n in range(100)} | {"quotaType": long}, field=long)
+    status = to_status(error, long)
+    assert status.ByteSize() <= 4_096
+    assert len(status.message.encode()) <= 512
+    assert status.message
+    assert set(status.message) == {character}
+
+
+def test_a_text_that_can_not_be_encoded_is_still_a_failure() -> None:
+    assert to_status(ModelError("m\ud800")).message == "m?"
 
 
 @pytest.mark.parametrize("code", list(grpc.StatusCode))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any, NoReturn
 
 import grpc
@@ -17,10 +17,13 @@ from headrace_common.errors import ContextValue, HeadraceError, InternalError, e
 
 DOMAIN = "headrace"
 STATUS_DETAILS_KEY = "grpc-status-details-bin"
-_MESSAGE_CHARS_MAX = 1_024
-_VALUE_CHARS_MAX = 256
+# A peer drops trailing metadata above 8 KiB and its client sees a broken transport instead of the failure. On the way
+# the message grows to three times its bytes (percent-encoding) and the status to four thirds (base64), so both are
+# bounded here in bytes of UTF-8: 3 * 512 B + 4/3 * 4 KiB < 8 KiB. Texts come from callers, in any script.
+_MESSAGE_BYTES_MAX = 512
+_VALUE_BYTES_MAX = 128
+_CONTEXT_BYTES_MAX = 2_048
 _CONTEXT_VALUES_MAX = 16
-# Trailing metadata is bounded by the peer (8 KiB by default), so everything that goes into it is bounded here.
 
 _CODE_BY_NAME: dict[str, grpc.StatusCode] = {code.name: code for code in grpc.StatusCode}
 _CODE_BY_NUMBER: dict[int, grpc.StatusCode] = {code.value[0]: code for code in grpc.StatusCode}
@@ -54,16 +57,18 @@ def from_exception(error: BaseException, correlation_id: str) -> HeadraceError:
 
 
 def to_status(error: BaseException, correlation_id: str = "") -> status_pb2.Status:
-    """Maps any failure to the wire: `ErrorInfo` always, `RetryInfo`, `QuotaFailure`, `BadRequest` where they apply."""
+    """Maps any failure to the wire: `ErrorInfo` always, `RetryInfo`, `QuotaFailure`, `BadRequest` where they apply.
+
+    At most 4 KiB serialised: long texts are cut at a character, and context that does not fit is left out.
+    """
     failure = from_exception(error, correlation_id)
     entry = failure.entry
     info = error_details_pb2.ErrorInfo(reason=entry.reason, domain=DOMAIN)
-    for key, value in list(failure.context.items())[:_CONTEXT_VALUES_MAX]:
-        info.metadata[key] = _text(value)[:_VALUE_CHARS_MAX]
+    info.metadata.update(_bounded_context(failure.context))
     info.metadata["code"] = entry.code
     if failure.correlation_id or correlation_id:
-        info.metadata["correlation_id"] = failure.correlation_id or correlation_id
-    status = status_pb2.Status(code=grpc_code(entry).value[0], message=failure.message[:_MESSAGE_CHARS_MAX])
+        info.metadata["correlation_id"] = _cut(failure.correlation_id or correlation_id)
+    status = status_pb2.Status(code=grpc_code(entry).value[0], message=_cut(failure.message, _MESSAGE_BYTES_MAX))
     _attach(status, info)
     if entry.retry is not None:
         retry = error_details_pb2.RetryInfo()
@@ -72,13 +77,11 @@ def to_status(error: BaseException, correlation_id: str = "") -> status_pb2.Stat
         _attach(status, retry)
     if entry.family == "QUOTA" and entry.grpc == "RESOURCE_EXHAUSTED":
         quota = error_details_pb2.QuotaFailure()
-        quota.violations.add(
-            subject=_text(failure.context.get("quotaType", entry.reason))[:_VALUE_CHARS_MAX], description=status.message
-        )
+        quota.violations.add(subject=_cut(_text(failure.context.get("quotaType", entry.reason))))
         _attach(status, quota)
     if failure.field is not None:
         bad = error_details_pb2.BadRequest()
-        bad.field_violations.add(field=failure.field[:_VALUE_CHARS_MAX], description=status.message)
+        bad.field_violations.add(field=_cut(failure.field))
         _attach(status, bad)
     return status
 
@@ -176,6 +179,23 @@ def _attach(status: status_pb2.Status, detail: Any) -> None:
     packed = AnyMessage()
     packed.Pack(detail)
     status.details.append(packed)
+
+
+def _bounded_context(context: Mapping[str, ContextValue]) -> dict[str, str]:
+    bounded: dict[str, str] = {}
+    left = _CONTEXT_BYTES_MAX
+    for key, value in list(context.items())[:_CONTEXT_VALUES_MAX]:
+        name, text = _cut(key), _cut(_text(value))
+        left -= len(name.encode()) + len(text.encode())
+        if left < 0:
+            break
+        bounded[name] = text
+    return bounded
+
+
+def _cut(text: str, bytes_max: int = _VALUE_BYTES_MAX) -> str:
+    """As many whole characters as fit; a lone surrogate, which no protobuf string may hold, becomes `?`."""
+    return text.encode(errors="replace")[:bytes_max].decode(errors="ignore")
 
 
 def _text(value: ContextValue) -> str:
