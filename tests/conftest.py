@@ -8,7 +8,7 @@ from collections.abc import Generator
 import hypothesis
 import pytest
 
-from support.postgres import fresh_database, running_postgres
+from support.postgres import fresh_database, migrated_template, running_postgres
 from support.valkey import running_valkey
 
 # No deadline for one example: a shared machine pauses now and then. CI draws the same examples each time, so that a red
@@ -28,6 +28,34 @@ def postgres_url() -> Generator[str]:
 def database_url(postgres_url: str) -> Generator[str]:
     """URL of an empty database that belongs to this test alone; roles are shared by the whole server."""
     with fresh_database(postgres_url) as url:
+        yield url
+
+
+@pytest.fixture(scope="session")
+def quota_template(postgres_url: str) -> Generator[str]:
+    """Name of the database that `quota_database_url` copies."""
+    with migrated_template(postgres_url, "quota") as name:
+        yield name
+
+
+@pytest.fixture(scope="session")
+def registry_template(postgres_url: str) -> Generator[str]:
+    """Name of the database that `registry_database_url` copies."""
+    with migrated_template(postgres_url, "registry") as name:
+        yield name
+
+
+@pytest.fixture
+def quota_database_url(postgres_url: str, quota_template: str) -> Generator[str]:
+    """URL of a database with quota's schema that belongs to this test alone."""
+    with fresh_database(postgres_url, template=quota_template) as url:
+        yield url
+
+
+@pytest.fixture
+def registry_database_url(postgres_url: str, registry_template: str) -> Generator[str]:
+    """URL of a database with the registry's schema that belongs to this test alone."""
+    with fresh_database(postgres_url, template=registry_template) as url:
         yield url
 
 

@@ -13,10 +13,8 @@ import pytest
 
 from headrace_common.clock import SystemClock
 from headrace_common.errors import HeadraceError
-from headrace_common.migrations import migrate
 from headrace_common.postgres import Database
 from headrace_quota.api_keys import ApiKey, KeyDraft, KeyMaterial, Role, draft_key
-from headrace_quota.app import VERSIONS
 from headrace_quota.memory_store import MemoryTenantStore
 from headrace_quota.postgres_history import PostgresPrincipalHistory
 from headrace_quota.postgres_store import PostgresTenantStore
@@ -37,8 +35,7 @@ async def stores(request: pytest.FixtureRequest) -> AsyncIterator[Stores]:
         twin = MemoryTenantStore(clock=SystemClock(), dead_keys_shown_s=3600)
         yield Stores(twin, twin)
         return
-    url: str = request.getfixturevalue("database_url")
-    await asyncio.to_thread(migrate, url, service="quota", versions_dir=VERSIONS)
+    url: str = request.getfixturevalue("quota_database_url")
     async with Database(url=url, service="quota") as database:
         yield Stores(
             PostgresTenantStore(database=database),

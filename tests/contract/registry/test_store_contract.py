@@ -11,9 +11,7 @@ import pytest
 from headrace_common import catalogue
 from headrace_common.clock import SystemClock
 from headrace_common.errors import ModelError
-from headrace_common.migrations import migrate
 from headrace_common.postgres import Database
-from headrace_registry.app import VERSIONS
 from headrace_registry.catalog_history import CatalogHistory
 from headrace_registry.memory_store import MemoryRegistryStore
 from headrace_registry.models import ModelDraft, VersionState
@@ -38,8 +36,7 @@ async def kept(request: pytest.FixtureRequest) -> AsyncIterator[Kept]:
         memory = MemoryRegistryStore(clock=SystemClock())
         yield Kept(store=memory, history=memory)
         return
-    url: str = request.getfixturevalue("database_url")
-    await asyncio.to_thread(migrate, url, service="registry", versions_dir=VERSIONS)
+    url: str = request.getfixturevalue("registry_database_url")
     async with Database(url=url, service="registry") as database:
         yield Kept(store=PostgresRegistryStore(database=database), history=PostgresCatalogHistory(database=database))
 

@@ -18,6 +18,12 @@ def keys(tmp_path: Path) -> Keys:
 
 
 @pytest.fixture
+def database_url(quota_database_url: str) -> str:
+    """A database that has the schema already; outages and plain users start from an empty server."""
+    return quota_database_url
+
+
+@pytest.fixture
 async def quota(database_url: str, keys: Keys) -> AsyncIterator[RunningQuota]:
     """A service that serves."""
     async with running_quota(database_url, keys) as running:

@@ -19,6 +19,12 @@ def keys(tmp_path: Path) -> Keys:
 
 
 @pytest.fixture
+def database_url(registry_database_url: str) -> str:
+    """A database that has the schema already; outages and plain users start from an empty server."""
+    return registry_database_url
+
+
+@pytest.fixture
 async def registry(database_url: str, keys: Keys, tmp_path: Path) -> AsyncIterator[RunningRegistry]:
     """A service that serves."""
     async with running_registry(database_url, keys, tmp_path) as running:
