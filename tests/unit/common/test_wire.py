@@ -147,6 +147,24 @@ def test_nested_groups_cannot_exhaust_the_stack() -> None:
     assert by_walk(b"\x0b" * 100_000) is None
 
 
+def test_fields_are_counted_and_one_too_many_is_malformed() -> None:
+    data = wire.encode_varint_field(1, 7) * 3
+    assert len(list(wire.fields(data, fields_max=3))) == 3
+    with pytest.raises(ValidationError) as caught:
+        list(wire.fields(data, fields_max=2))
+    assert caught.value.entry is catalogue.REQUEST_MALFORMED
+
+
+def test_fields_inside_of_groups_are_counted_too() -> None:
+    group = wire.varint(9 << 3 | wire.START_GROUP), wire.varint(9 << 3 | wire.END_GROUP)
+    data = group[0] + group[0] + wire.encode_varint_field(1, 7) * 2 + group[1] + group[1]
+    following = wire.encode_varint_field(2, 1)
+    assert list(wire.fields(data + following, fields_max=5)) == [(2, wire.VARINT, 1)]
+    for fields_max in range(5):
+        with pytest.raises(ValidationError):
+            list(wire.fields(data + following, fields_max=fields_max))
+
+
 @pytest.mark.parametrize("value", [memoryview(b"\xff\xfe"), 7])
 def test_text_that_is_not_text_is_malformed(value: int | memoryview) -> None:
     with pytest.raises(ValidationError):

@@ -140,7 +140,10 @@ def test_too_many_tensors_dimensions_and_fields_are_refused() -> None:
     deep.inputs.add(name="x", shape=[1] * (RANK_MAX + 1))
     assert refusal(deep.SerializeToString()).entry is catalogue.TENSOR_DIMENSION_INVALID
     unknown_fields = wire.encode_varint_field(99, 1) * 10_000
-    assert refusal(unknown_fields).entry is catalogue.FIELD_TOO_LONG
+    assert refusal(unknown_fields).entry is catalogue.REQUEST_MALFORMED
+    hidden_in_a_group = wire.varint(99 << 3 | wire.START_GROUP) + unknown_fields + wire.varint(99 << 3 | wire.END_GROUP)
+    assert refusal(hidden_in_a_group).entry is catalogue.REQUEST_MALFORMED
+    assert refusal(wire.encode_len_field(5, hidden_in_a_group)).entry is catalogue.REQUEST_MALFORMED
 
 
 def test_unpacked_dimensions_are_read_too() -> None:

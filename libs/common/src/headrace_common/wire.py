@@ -20,6 +20,10 @@ _UINT32_MAX = (1 << 32) - 1
 _LENGTH_MAX = (1 << 31) - 1
 _SHORT_BYTES_MAX = 5
 _GROUP_DEPTH_MAX = 64
+_UNBOUNDED = (1 << 63) - 1
+
+REQUEST_FIELDS_MAX = 8_192
+"""Fields that one message of a request may have, unknown ones included. Walking takes time per field, not per byte."""
 
 Buffer = bytes | bytearray | memoryview
 Field = tuple[int, int, int | memoryview]
@@ -54,21 +58,29 @@ def read_varint(buffer: Buffer, position: int) -> tuple[int, int]:
     raise malformed()
 
 
-def fields(buffer: Buffer) -> Iterator[Field]:
+def fields(buffer: Buffer, *, fields_max: int | None = None) -> Iterator[Field]:
     """Walks the top-level fields in wire order.
+
+    Args:
+        buffer: One serialised message.
+        fields_max: How many fields it may have, those inside of groups included; None is for trusted input only.
 
     Yields:
         `(number, wire type, value)`: an int for VARINT (unsigned), FIXED32 and FIXED64 (little-endian, unsigned), a
         view of the payload for LENGTH_DELIMITED. Views share the buffer's memory. Groups are skipped.
 
     Raises:
-        ValidationError: REQUEST_MALFORMED (INVALID_ARGUMENT), as soon as the walk meets the damage; fields before it
-            have been yielded by then.
+        ValidationError: REQUEST_MALFORMED (INVALID_ARGUMENT), as soon as the walk meets the damage or one field too
+            many; fields before it have been yielded by then.
     """
+    left = _UNBOUNDED if fields_max is None else fields_max
     view = buffer if isinstance(buffer, memoryview) else memoryview(buffer)
     position = 0
     end = len(view)
     while position < end:
+        left -= 1
+        if left < 0:
+            raise malformed()
         tag = view[position]
         position += 1
         if tag >= 0x80:
@@ -99,7 +111,7 @@ def fields(buffer: Buffer) -> Iterator[Field]:
             yield number, kind, int.from_bytes(view[position:stop], "little")
             position = stop
         elif kind == START_GROUP:
-            position = _skip_group(view, position, number)
+            position, left = _skip_group(view, position, number, left)
         else:
             raise malformed()
 
@@ -159,8 +171,8 @@ def _read_short(view: memoryview, position: int, value_max: int) -> tuple[int, i
     return value, stop
 
 
-def _skip_group(view: memoryview, position: int, number: int) -> int:
-    """Skips a (deprecated) group iteratively, so that nesting can't exhaust the stack."""
+def _skip_group(view: memoryview, position: int, number: int, left: int) -> tuple[int, int]:
+    """Skips a (deprecated) group iteratively, so that nesting can't exhaust the stack; inner fields use up `left`."""
     open_groups = [number]
     end = len(view)
     while open_groups:
@@ -171,7 +183,11 @@ def _skip_group(view: memoryview, position: int, number: int) -> int:
         if kind == END_GROUP:
             if inner != open_groups.pop():
                 raise malformed()
-        elif kind == START_GROUP:
+            continue
+        left -= 1
+        if left < 0:
+            raise malformed()
+        if kind == START_GROUP:
             if len(open_groups) >= _GROUP_DEPTH_MAX:
                 raise malformed()
             open_groups.append(inner)
@@ -186,4 +202,4 @@ def _skip_group(view: memoryview, position: int, number: int) -> int:
             raise malformed()
         if position > end:
             raise malformed()
-    return position
+    return position, left

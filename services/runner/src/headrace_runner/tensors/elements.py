@@ -78,8 +78,10 @@ def _from_contents(tensor: RequestTensor, datatype: Datatype, elements: int) -> 
     """Reads the list of `InferTensorContents` that belongs to the datatype; the other lists must be empty."""
     runs: list[npt.NDArray[Any]] = []
     strings: list[bytes] = []
+    # Every element may come as a field of its own.
+    fields_max = elements + wire.REQUEST_FIELDS_MAX
     for part in tensor.contents:
-        for number, kind, value in wire.fields(part):
+        for number, kind, value in wire.fields(part, fields_max=fields_max):
             if number != datatype.contents_field:
                 if number in _CONTENTS_NAMES and not (isinstance(value, memoryview) and not value):
                     raise _wrong_list(tensor, datatype, number)

@@ -10,8 +10,6 @@ from headrace_common.errors import TensorError, ValidationError
 TENSORS_MAX = 1_024
 RANK_MAX = 32
 _PARAMETERS_MAX = 1_024
-# What a request may cost the event loop is bounded by the number of its fields, known and unknown ones alike.
-_FIELDS_MAX = 8_192
 _TENSOR_FIELDS_MAX = 256
 
 
@@ -70,15 +68,13 @@ def read_infer_request(payload: wire.Buffer) -> InferRequest:
     The views in the result keep `payload` alive. Costs time in proportion to the number of fields, not of bytes.
 
     Raises:
-        ValidationError: REQUEST_MALFORMED (INVALID_ARGUMENT): not a message of that type;
-            FIELD_TOO_LONG (INVALID_ARGUMENT): more tensors, parameters or fields than any model has.
+        ValidationError: REQUEST_MALFORMED (INVALID_ARGUMENT): not a message of that type, or one of more
+            fields than any model needs; FIELD_TOO_LONG (INVALID_ARGUMENT): more tensors or parameters than that.
         TensorError: TENSOR_CONTENT_CONFLICT, TENSOR_RAW_COUNT_MISMATCH or TENSOR_DIMENSION_INVALID
             (INVALID_ARGUMENT).
     """
     parts = _Parts()
-    for count, (number, kind, value) in enumerate(wire.fields(payload)):
-        if count >= _FIELDS_MAX:
-            raise _too_long("request", _FIELDS_MAX)
+    for number, kind, value in wire.fields(payload, fields_max=wire.REQUEST_FIELDS_MAX):
         if kind != wire.LENGTH_DELIMITED or isinstance(value, int):
             if 1 <= number <= 7:
                 raise wire.malformed()
@@ -112,9 +108,7 @@ def _read_tensor(view: memoryview, index: int, raw: memoryview | None) -> Reques
     datatype = ""
     shape: list[int] = []
     contents: list[memoryview] = []
-    for count, (number, kind, value) in enumerate(wire.fields(view)):
-        if count >= _TENSOR_FIELDS_MAX:
-            raise _too_long(f"inputs[{index}]", _TENSOR_FIELDS_MAX)
+    for number, kind, value in wire.fields(view, fields_max=_TENSOR_FIELDS_MAX):
         if number == 1:
             name = wire.text(value)
         elif number == 2:
@@ -157,9 +151,7 @@ def _read_dimensions(kind: int, value: int | memoryview, shape: list[int], index
 
 def _read_output_name(view: memoryview) -> str:
     name = ""
-    for count, (number, _, value) in enumerate(wire.fields(view)):
-        if count >= _TENSOR_FIELDS_MAX:
-            raise _too_long("outputs", _TENSOR_FIELDS_MAX)
+    for number, _, value in wire.fields(view, fields_max=_TENSOR_FIELDS_MAX):
         if number == 1:
             name = wire.text(value)
     return name

@@ -9,6 +9,8 @@ from headrace_common import wire
 
 ParameterValue = bool | int | float | str
 
+_FIELDS_MAX = 256
+
 
 def read_parameters(entries: Sequence[memoryview]) -> dict[str, ParameterValue]:
     """Reads serialised entries of a `map<string, InferParameter>`; of equal names the last one counts.
@@ -22,7 +24,7 @@ def read_parameters(entries: Sequence[memoryview]) -> dict[str, ParameterValue]:
     for entry in entries:
         key = ""
         choice: ParameterValue | None = None
-        for number, _, value in wire.fields(entry):
+        for number, _, value in wire.fields(entry, fields_max=_FIELDS_MAX):
             if number == 1:
                 key = wire.text(value)
             elif number == 2:
@@ -37,7 +39,7 @@ def read_parameters(entries: Sequence[memoryview]) -> dict[str, ParameterValue]:
 
 
 def _read_choice(message: memoryview, choice: ParameterValue | None) -> ParameterValue | None:
-    for number, kind, value in wire.fields(message):
+    for number, kind, value in wire.fields(message, fields_max=_FIELDS_MAX):
         if number == 3:
             choice = wire.text(value)
         elif number == 4:
