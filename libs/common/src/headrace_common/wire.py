@@ -79,15 +79,13 @@ def fields(buffer: Buffer, *, fields_max: int | None = None) -> Iterator[Field]:
     end = len(view)
     while position < end:
         left -= 1
-        if left < 0:
-            raise malformed()
         tag = view[position]
         position += 1
         if tag >= 0x80:
             tag, position = _read_short(view, position - 1, _UINT32_MAX)
         number = tag >> 3
         kind = tag & 7
-        if not 0 < number <= _FIELD_NUMBER_MAX:
+        if left < 0 or not 0 < number <= _FIELD_NUMBER_MAX:
             raise malformed()
         if kind == LENGTH_DELIMITED:
             if position >= end:
@@ -185,8 +183,6 @@ def _skip_group(view: memoryview, position: int, number: int, left: int) -> tupl
                 raise malformed()
             continue
         left -= 1
-        if left < 0:
-            raise malformed()
         if kind == START_GROUP:
             if len(open_groups) >= _GROUP_DEPTH_MAX:
                 raise malformed()
@@ -200,6 +196,6 @@ def _skip_group(view: memoryview, position: int, number: int, left: int) -> tupl
             position += 8 if kind == FIXED64 else 4
         else:
             raise malformed()
-        if position > end:
+        if left < 0 or position > end:
             raise malformed()
     return position, left
