@@ -95,6 +95,7 @@ def check_tenant_id(tenant_id: str, *, field: str) -> None:
             f"{field} must be a lower-case letter followed by 1 to {TENANT_ID_CHARS_MAX - 1} lower-case letters, "
             "digits or '-'",
             entry=catalogue.TENANT_ID_INVALID,
+            context={"tenant": tenant_id[:TENANT_ID_CHARS_MAX]},
             field=field,
         )
 

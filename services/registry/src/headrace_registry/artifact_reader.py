@@ -39,7 +39,7 @@ class ArtifactReader:
             if file.path == path:
                 return file
         raise ModelError(
-            f"version {version.version} of model '{version.model}' has no such file",
+            f"path names no file of version {version.version} of model '{version.model}'",
             entry=catalogue.MODEL_FILE_NOT_FOUND,
             context={"model": version.model, "version": version.version},
             field="path",

@@ -111,11 +111,13 @@ class Upload:
             raise required("part")
         if part == "header":
             if self._announced is not None:
-                raise _order("one_header", "an upload has one header, as its first message; this is a second one")
+                raise _order(
+                    "one_header", "part must be a chunk in all messages but the first; this is a second header"
+                )
             self._announced = announcement(message.header, upload_bytes_max=self._upload_bytes_max)
             return []
         if self._announced is None:
-            raise _order("header_first", "an upload begins with its header; this is a chunk")
+            raise _order("header_first", "part must be the header in the first message; this is a chunk")
         return self._take(message.chunk, self._announced)
 
     def finish(self) -> list[bytes]:
@@ -129,7 +131,8 @@ class Upload:
             raise _size(
                 announced,
                 self._received_bytes,
-                f"the upload ended after {self._received_bytes} of {announced.size_bytes} bytes",
+                f"the upload ended after {self._received_bytes} of the {announced.size_bytes} bytes "
+                "that header.size_bytes announced",
             )
         last = bytes(self._buffer)
         self._buffer.clear()
