@@ -294,8 +294,10 @@ async def test_silent_runner_is_ejected_and_its_calls_fail_over(monkeypatch: pyt
         calls = [asyncio.create_task(g.infer(b"%d" % i)) for i in range(8)]
         while not silent.host.running:
             await asyncio.sleep(0.005)
-        monkeypatch.setattr("headrace_runner.mesh.session.HEARTBEAT_S", 1.0)
+        (session,) = (session for session in g.directory if session.hello.runner_name == "runner-0")
+        monkeypatch.setattr(session, "on_event", lambda event: None)
         assert {answer.payload for answer in await asyncio.gather(*calls)} == {b"%d" % i for i in range(8)}
+        assert session not in g.directory.replicas(VERSION.uid)
 
 
 async def test_draining_runner_finishes_what_it_has_and_gets_nothing_new() -> None:

@@ -127,14 +127,14 @@ class Gateway:
         Calls that come in that moment are served: whoever does not look at health learns from the transport, which
         tells every connection to leave when the listener stops and lets running calls finish within the grace.
         """
-        grace_s = self._settings.shutdown_grace_s
+        end_at = self._clock.monotonic() + self._settings.shutdown_grace_s
         self._readiness.drain()
         self._public.drain()
         self._handler.end_streams()
-        await asyncio.sleep(min(_NOTICE_S, grace_s))
-        await self._public.stop(grace_s)
+        await asyncio.sleep(min(_NOTICE_S, self._settings.shutdown_grace_s))
+        await self._public.stop(max(0.0, end_at - self._clock.monotonic()))
         try:
-            async with asyncio.timeout(grace_s):
+            async with asyncio.timeout(max(_NOTICE_S, end_at - self._clock.monotonic())):
                 await self._directory.close()
         except TimeoutError:
             pass

@@ -3,46 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterable
-from typing import Protocol
+from collections.abc import AsyncIterator
 
 from headrace.gateway.v1 import mesh_pb2
 from headrace_common.catalogue import FIELD_REQUIRED, RUNNER_NOT_FOUND
 from headrace_common.errors import RunnerError, ValidationError
 from headrace_common.grpc_server import Call
 from headrace_common.principal import Principal
-from headrace_gateway.catalog import CatalogVersion
+from headrace_gateway.mesh.directory import RunnerDirectory
 from headrace_gateway.policy import is_operator
 
 
-class RunnerDirectory(Protocol):
-    """The runners that have a session with this gateway. One event loop; everything but `close` is synchronous."""
-
-    def runners(self) -> Iterable[mesh_pb2.Runner]:
-        """Each runner as it is now, with the models of all tenants. The messages belong to the caller."""
-        ...
-
-    def add_listener(self, changed: Callable[[str], None]) -> None:
-        """`changed` is called with a runner's id after it came, changed or left."""
-        ...
-
-    def remove_listener(self, changed: Callable[[str], None]) -> None: ...
-
-    def drain(self, runner_id: str) -> None:
-        """Asks a runner to finish and leave; one that drains already goes on draining. Unknown ids do nothing."""
-        ...
-
-    def could_serve(self, version: CatalogVersion) -> bool:
-        """Whether a request sent now would be served, possibly after a load."""
-        ...
-
-    async def close(self) -> None:
-        """Tells every runner that this gateway leaves and ends the sessions once their calls have."""
-        ...
-
-
 class MeshService:
-    """Reads the directory for callers; a tenant sees the models of its own alone."""
+    """Reads the directory for callers. A tenant sees its own models, and nothing that tells of others' activity."""
 
     def __init__(self, *, gateway_id: str, directory: RunnerDirectory) -> None:
         self._gateway_id = gateway_id
@@ -101,8 +74,10 @@ class MeshService:
         for runner_id in sorted(ids):
             runner = now.get(runner_id)
             if runner is not None:
+                before = told.get(runner_id)
                 told[runner_id] = runner
-                news.append(runner)
+                if before is None or _lasting(before) != _lasting(runner):
+                    news.append(runner)
             elif (gone := told.pop(runner_id, None)) is not None:
                 news.append(mesh_pb2.Runner(id=gone.id, name=gone.name, state=mesh_pb2.RUNNER_STATE_GONE))
         return news
@@ -112,9 +87,19 @@ class MeshService:
         if not is_operator(principal):
             for runner in runners:
                 own = [model for model in runner.models if model.tenant_id == principal.tenant_id]
-                del runner.models[:]
+                for field in ("models", "in_flight", "queue_depth", "model_memory_bytes"):
+                    runner.ClearField(field)
                 runner.models.extend(own)
         return runners
 
     def _told(self, runner: mesh_pb2.Runner) -> mesh_pb2.WatchRunnersResponse:
         return mesh_pb2.WatchRunnersResponse(gateway_id=self._gateway_id, runner=runner)
+
+
+def _lasting(runner: mesh_pb2.Runner) -> bytes:
+    """What of a runner is worth telling again when it changes: everything but numbers that change all the time."""
+    lasting = mesh_pb2.Runner()
+    lasting.CopyFrom(runner)
+    for field in ("heartbeat_age", "in_flight", "queue_depth", "model_memory_bytes"):
+        lasting.ClearField(field)
+    return lasting.SerializeToString(deterministic=True)

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from headrace.gateway.v1 import mesh_pb2
 from headrace.registry.v1 import manifest_pb2
 from headrace_common.catalogue import FIELD_REQUIRED
 from headrace_common.errors import ValidationError
 from headrace_common.grpc_server import Call
 from headrace_gateway.catalog import Catalog, CatalogVersion
-from headrace_gateway.mesh_service import RunnerDirectory
+from headrace_gateway.mesh.directory import RunnerDirectory
 from headrace_gateway.readiness import Readiness
 from inference import open_inference_pb2 as oip
 
@@ -39,10 +38,7 @@ class OpenInference:
     async def ServerReady(self, request: oip.ServerReadyRequest, call: Call) -> oip.ServerReadyResponse:  # noqa: N802
         """Ready = identity and routes are in memory, not draining, and some runner takes calls."""
         del request, call
-        ready = self._readiness.serving and any(
-            runner.state == mesh_pb2.RUNNER_STATE_READY for runner in self._directory.runners()
-        )
-        return oip.ServerReadyResponse(ready=ready)
+        return oip.ServerReadyResponse(ready=self._readiness.serving and self._directory.takes_calls)
 
     async def ServerMetadata(  # noqa: N802
         self, request: oip.ServerMetadataRequest, call: Call

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from random import Random
 
 from prometheus_client import CollectorRegistry, Counter
@@ -10,8 +10,9 @@ from prometheus_client import CollectorRegistry, Counter
 from headrace.runner.internal.v1 import mesh_pb2
 from headrace_common import catalogue
 from headrace_common.clock import Clock
-from headrace_common.errors import DeviceUnavailable, HeadraceError, ModelError, RunnerUnavailable
+from headrace_common.errors import HeadraceError, RunnerUnavailable
 from headrace_gateway.catalog import CatalogVersion
+from headrace_gateway.inference.outlook import why_not_wait
 from headrace_gateway.inference.routing import choose, with_room
 from headrace_gateway.mesh.directory import RunnerDirectory
 from headrace_gateway.mesh.runner_session import RunnerSession
@@ -19,6 +20,7 @@ from headrace_gateway.mesh.session_calls import Answer
 from headrace_gateway.mesh.wants import Wants
 
 ATTEMPTS_MAX = 3
+LOSSES_MAX = 1
 RUNNER_WAIT_S = 3.0
 _LOOK_AGAIN_S = 0.5
 PRIORITY_DEFAULT = 5
@@ -34,6 +36,23 @@ _ELSEWHERE = frozenset(
         catalogue.DEVICE_OUT_OF_MEMORY,
     )
 )
+
+
+@dataclass(slots=True)
+class _Course:
+    """What has happened to one call so far."""
+
+    attempt: int = 0
+    losses: int = 0
+    last_error: HeadraceError | None = None
+    refused_by: set[str] = field(default_factory=set[str])
+
+    def goes_on_after(self, error: HeadraceError) -> bool:
+        """Whether the call may be sent again. One that two runners died of is not given a third."""
+        self.attempt += 1
+        self.losses += error.reason == catalogue.RUNNER_LOST.reason
+        self.last_error = error
+        return error.reason in _ELSEWHERE and self.attempt < ATTEMPTS_MAX and self.losses <= LOSSES_MAX
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,22 +108,18 @@ class Dispatcher:
             HeadraceError: What the runner answered, or RUNNER_LOST, RUNNER_OVERLOADED, RUNNER_NOT_AVAILABLE,
                 MODEL_LOAD_FAILED when no runner could.
         """
-        tried: set[str] = set()
-        attempt = 0
+        course = _Course()
         while True:
-            session = await self._replica(dispatch, tried)
+            session = await self._replica(dispatch, course)
             try:
-                return await self._attempt(session, dispatch, attempt)
+                return await self._attempt(session, dispatch, course.attempt)
             except HeadraceError as error:
-                attempt += 1
-                if error.reason not in _ELSEWHERE or attempt == ATTEMPTS_MAX:
+                if not course.goes_on_after(error):
                     raise
                 if error.reason == catalogue.MODEL_LOADING.reason:
                     self._directory.forget_model(session, dispatch.version.uid)
-                else:
-                    tried.add(session.token)
-                if error.reason == catalogue.RUNNER_OVERLOADED.reason and not self._others(dispatch, tried):
-                    raise
+                elif error.reason != catalogue.RUNNER_LOST.reason:
+                    course.refused_by.add(session.token)
                 self._retries.labels(error.reason).inc()
 
     async def _attempt(self, session: RunnerSession, dispatch: Dispatch, attempt: int) -> Answer:
@@ -127,14 +142,16 @@ class Dispatcher:
         session.observe(self._clock.monotonic() - sent_at)
         return answer
 
-    def _others(self, dispatch: Dispatch, tried: set[str]) -> list[RunnerSession]:
-        return with_room(self._directory.replicas(dispatch.version.uid), len(dispatch.payload), tried)
+    def _choice(self, dispatch: Dispatch, course: _Course) -> RunnerSession | None:
+        replicas = self._directory.replicas(dispatch.version.uid)
+        candidates = with_room(replicas, len(dispatch.payload), course.refused_by)
+        return choose(candidates, dispatch.version.uid, self._random)
 
-    async def _replica(self, dispatch: Dispatch, tried: set[str]) -> RunnerSession:
+    async def _replica(self, dispatch: Dispatch, course: _Course) -> RunnerSession:
         """A runner that takes the call now; waits for a load, or for a runner to come back, where that may help."""
         version = dispatch.version
         self._wants.touch(version)
-        chosen = choose(self._others(dispatch, tried), version.uid, self._random)
+        chosen = self._choice(dispatch, course)
         if chosen is not None:
             return chosen
         if self._waiting >= self._waiting_max:
@@ -142,38 +159,22 @@ class Dispatcher:
                 f"{self._waiting_max} calls wait for a model to be loaded already", entry=catalogue.RUNNER_OVERLOADED
             )
         self._waiting += 1
-        alone_until = self._clock.monotonic() + RUNNER_WAIT_S
+        patient_until = self._clock.monotonic() + RUNNER_WAIT_S
         try:
             while True:
-                self._check_hope(version, tried, alone_until)
                 self._wants.ask(version)
+                failure = why_not_wait(
+                    version,
+                    self._directory,
+                    refused_by=course.refused_by,
+                    last_error=course.last_error,
+                    patient=self._clock.monotonic() < patient_until,
+                )
+                if failure is not None:
+                    raise failure
                 await self._directory.wait_for_change(_LOOK_AGAIN_S)
-                chosen = choose(self._others(dispatch, tried), version.uid, self._random)
+                chosen = self._choice(dispatch, course)
                 if chosen is not None:
                     return chosen
         finally:
             self._waiting -= 1
-
-    def _check_hope(self, version: CatalogVersion, tried: set[str], alone_until: float) -> None:
-        """Raises when waiting can't help: replicas are there but full, no runner fits, or all failed to load."""
-        if any(session.token not in tried for session in self._directory.replicas(version.uid)):
-            raise RunnerUnavailable(
-                f"every runner of model '{version.model}' is at its limit of open calls",
-                entry=catalogue.RUNNER_OVERLOADED,
-                context={"model": version.model},
-            )
-        eligible = self._directory.eligible(version)
-        loads = [self._directory.load_failure(session, version.uid) for session in eligible]
-        failures = [failure for failure in loads if failure is not None]
-        if failures and len(failures) == len(eligible):
-            raise ModelError(
-                f"version {version.version_text} of model '{version.model}' could not be loaded on any runner",
-                entry=catalogue.MODEL_LOAD_FAILED,
-                context={"model": version.model, "version": version.version_text, "cause": failures[0].reason},
-            ) from failures[0]
-        if not eligible and self._clock.monotonic() >= alone_until:
-            raise DeviceUnavailable(
-                f"no runner is connected that can run model '{version.model}'",
-                entry=catalogue.RUNNER_NOT_AVAILABLE,
-                context={"model": version.model, "backend": version.proto.manifest.backend},
-            )

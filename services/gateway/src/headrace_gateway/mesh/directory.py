@@ -79,6 +79,11 @@ class RunnerDirectory:
             and (not manifest.device_types or session.hello.device.type in manifest.device_types)
         ]
 
+    @property
+    def takes_calls(self) -> bool:
+        """Whether any runner does."""
+        return any(session.takes_calls for session in self._sessions.values())
+
     def could_serve(self, version: CatalogVersion) -> bool:
         """Whether a request sent now would be served, possibly after a load."""
         return any(self.load_failure(session, version.uid) is None for session in self.eligible(version))
@@ -105,11 +110,16 @@ class RunnerDirectory:
             self._waiters.discard(waiter)
 
     async def watch_heartbeats(self) -> None:
-        """Ejects runners that fall silent, until cancelled."""
+        """Ejects runners that fall silent, until cancelled.
+
+        A round that comes late says that this process was held up itself: heartbeats wait unread, so nobody is judged.
+        """
         while True:
-            for session in list(self._sessions.values()):
-                session.check_heartbeat()
+            due_at = self._clock.monotonic() + HEARTBEAT_CHECK_S
             await asyncio.sleep(HEARTBEAT_CHECK_S)
+            if self._clock.monotonic() - due_at < HEARTBEAT_CHECK_S:
+                for session in list(self._sessions.values()):
+                    session.check_heartbeat()
 
     def add_listener(self, changed: Callable[[str], None]) -> None:
         """`changed` is called with a runner's id after it came, changed or left."""
@@ -125,7 +135,7 @@ class RunnerDirectory:
             session.drain()
 
     async def close(self) -> None:
-        """Ends every session once its calls are answered; bounded by the caller."""
+        """Sends no new calls and ends every session once its calls are answered; the caller bounds it."""
         for session in list(self._sessions.values()):
             session.release()
         while self._sessions:

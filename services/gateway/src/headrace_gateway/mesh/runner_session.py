@@ -15,6 +15,7 @@ from headrace_common.lanes import ByteBudget, LaneLimits
 from headrace_gateway.mesh.session_calls import SessionCalls
 
 HEARTBEAT_TIMEOUT_S = 2.0
+SILENCE_MAX_S = 5.0
 _EWMA_WEIGHT = 0.1
 
 
@@ -105,9 +106,11 @@ class RunnerSession:
                 return
 
     def check_heartbeat(self) -> None:
-        """Ejects the runner when it has been silent for too long; its waiting calls fail over to other runners."""
+        """Ejects a runner that has been silent for too long, so that its calls fail over; ends a dead session."""
         silent_s = self._clock.monotonic() - self.heartbeat_at
-        if self.takes_calls and silent_s > HEARTBEAT_TIMEOUT_S:
+        if silent_s > SILENCE_MAX_S:
+            self.close()
+        elif self.takes_calls and silent_s > HEARTBEAT_TIMEOUT_S:
             self._become(gateway_pb2.RUNNER_STATE_EJECTED)
             self.calls.fail_all(runner_lost())
 
@@ -132,6 +135,7 @@ class RunnerSession:
             self.closed.set()
             self._released = False
             self.state = gateway_pb2.RUNNER_STATE_GONE
+            self._changed(self)
             self.calls.close(runner_lost())
 
     def _on_model(self, event: mesh_pb2.ModelEvent) -> None:

@@ -115,12 +115,21 @@ class RunnerMeshHandler(grpc.GenericRpcHandler):
 
     async def _register(self, _events: Any, context: Context) -> None:
         try:
-            session = await self._open_session(context)
+            hello = await self._hello(context)
         except HeadraceError as error:
             await abort(context, error)
+        session = RunnerSession(
+            hello=hello,
+            limits=self._limits,
+            budget=self._budget,
+            clock=self._clock,
+            changed=self._directory.changed,
+        )
         reason = "left"
         log = self._log.bind(runner=session.id)
+        self._sessions[session.token] = session
         try:
+            await context.write(self._welcome(session).SerializeToString())
             await run_until_one_fails(
                 _read_events(context, session),
                 _write_commands(context, session),
@@ -142,15 +151,7 @@ class RunnerMeshHandler(grpc.GenericRpcHandler):
             self._ended.labels(reason).inc()
             log.info("runner session ended", reason=reason)
 
-    async def _open_session(self, context: Context) -> RunnerSession:
-        hello = await self._hello(context)
-        session = RunnerSession(
-            hello=hello,
-            limits=self._limits,
-            budget=self._budget,
-            clock=self._clock,
-            changed=self._directory.changed,
-        )
+    def _welcome(self, session: RunnerSession) -> mesh_pb2.GatewayCommand:
         welcome = mesh_pb2.Welcome(
             protocol_version=PROTOCOL_VERSION,
             gateway_id=self._gateway_id,
@@ -158,9 +159,7 @@ class RunnerMeshHandler(grpc.GenericRpcHandler):
             message_bytes_max=self._limits.message_bytes_max,
             inline_bytes_max=self._limits.inline_bytes_max,
         )
-        self._sessions[session.token] = session
-        await context.write(mesh_pb2.GatewayCommand(welcome=welcome).SerializeToString())
-        return session
+        return mesh_pb2.GatewayCommand(welcome=welcome)
 
     async def _hello(self, context: Context) -> mesh_pb2.Hello:
         try:

@@ -61,7 +61,8 @@ class MeshClient:
         self._limits = limits
         self._budget = budget
         self._clock = clock
-        self._dialers: dict[str, asyncio.Task[None]] = {}
+        self._addresses: frozenset[str] = frozenset()
+        self._dialled: set[str] = set()
         self._sessions: dict[str, Session] = {}
         self._draining = False
         self.registered = asyncio.Event()
@@ -102,26 +103,29 @@ class MeshClient:
 
     async def _discover(self, dialers: asyncio.TaskGroup) -> None:
         try:
-            addresses = await resolve(self._targets)
+            self._addresses = await resolve(self._targets)
         except OSError as error:
             self._log.warning("gateways can't be resolved", targets=list(self._targets), error=str(error))
             return
-        for address in addresses - self._dialers.keys():
-            self._dialers[address] = dialers.create_task(self._dial(address), name=f"dial-{address}")
-        for address in self._dialers.keys() - addresses:
-            self._dialers.pop(address).cancel()
+        for address in self._addresses - self._dialled:
+            self._dialled.add(address)
+            dialers.create_task(self._dial(address), name=f"dial-{address}")
 
     async def _dial(self, address: str) -> None:
+        """Keeps a session with an address for as long as it is listed; one that is unlisted ends by itself."""
         backoff_s = _BACKOFF_FIRST_S
-        while not self._draining:
-            started = self._clock.monotonic()
-            pause_s = await self._session(address)
-            if pause_s is None:
-                if self._clock.monotonic() - started > _BACKOFF_MAX_S:
-                    backoff_s = _BACKOFF_FIRST_S
-                pause_s = backoff_s * random.uniform(0.75, 1.25)  # noqa: S311 - spreads reconnects
-                backoff_s = min(2 * backoff_s, _BACKOFF_MAX_S)
-            await asyncio.sleep(pause_s)
+        try:
+            while address in self._addresses and not self._draining:
+                started = self._clock.monotonic()
+                pause_s = await self._session(address)
+                if pause_s is None:
+                    if self._clock.monotonic() - started > _BACKOFF_MAX_S:
+                        backoff_s = _BACKOFF_FIRST_S
+                    pause_s = backoff_s * random.uniform(0.75, 1.25)  # noqa: S311 - spreads reconnects
+                    backoff_s = min(2 * backoff_s, _BACKOFF_MAX_S)
+                await asyncio.sleep(pause_s)
+        finally:
+            self._dialled.discard(address)
 
     async def _session(self, address: str) -> float | None:
         """Runs one session; returns a fixed pause before the next one, or None for the usual backoff."""

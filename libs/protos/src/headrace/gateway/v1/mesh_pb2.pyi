@@ -132,11 +132,11 @@ class Runner(_message.Message):
     device_type: _builtins.str
     """Device type: `cpu`, `cuda`, `tpu` or `npu`."""
     in_flight: _builtins.int
-    """Calls of this gateway that are on the runner now."""
+    """Calls of this gateway that are on the runner now. 0 for callers who are not operators."""
     queue_depth: _builtins.int
-    """Calls queued on the runner for all gateways, as of its last heartbeat."""
+    """Calls queued on the runner for all gateways, as of its last heartbeat. 0 for callers who are not operators."""
     model_memory_bytes: _builtins.int
-    """Bytes that loaded models take, as measured by the runner."""
+    """Bytes that loaded models take, as measured by the runner. 0 for callers who are not operators."""
     @_builtins.property
     def backends(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Names of the backends that it can use."""
