@@ -129,6 +129,7 @@ async def test_bad_upload_is_refused_and_leaves_nothing(
     models: pb.ListModelsResponse = await registry.client.call(ACME, pb.ListModelsRequest())
     assert not models.models
     assert registry.spooled_files() == []
+    assert registry.stored_objects() == []
     first = await anext(registry.client.watch())
     assert (first.revision, len(first.entries)) == (0, 0)
 

@@ -79,6 +79,30 @@ async def test_same_bytes_with_another_manifest_conflict(client: RegistryClient)
     assert failure.value.entry == catalogue.MODEL_VERSION_CONFLICT
 
 
+async def test_upload_that_conflicts_only_after_its_header_leaves_nothing_in_the_store(
+    registry: RunningRegistry,
+) -> None:
+    content, other = onnx_models.tiny(), onnx_models.tiny(seed=1)
+    arrived, go_on = asyncio.Event(), asyncio.Event()
+
+    async def slow() -> AsyncIterator[pb.UploadVersionRequest]:
+        yield header(other, version=1)
+        arrived.set()
+        await go_on.wait()
+        for message in chunks(other):
+            yield message
+
+    late = asyncio.ensure_future(registry.client.send(ACME, slow()))
+    await arrived.wait()
+    await eventually(lambda: len(registry.spooled_files()) == 1)
+    await registry.client.upload(content, version=1)
+    go_on.set()
+    with pytest.raises(HeadraceError) as failure:
+        await late
+    assert failure.value.entry == catalogue.MODEL_VERSION_CONFLICT
+    assert len(registry.stored_objects()) == 1
+
+
 async def test_cancelled_upload_leaves_nothing_visible(registry: RunningRegistry) -> None:
     content = onnx_models.weighty(9 << 20)
     half_sent = asyncio.Event()
@@ -98,7 +122,7 @@ async def test_cancelled_upload_leaves_nothing_visible(registry: RunningRegistry
         await upload
     await eventually(lambda: registry.spooled_files() == [])
     assert await versions_of(registry.client) == []
-    # The next try finds the segments again.
+    assert registry.stored_objects() == []
     version = await registry.client.upload(content)
     assert version.version == 1
     assert len(registry.stored_objects()) == 3

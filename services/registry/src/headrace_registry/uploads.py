@@ -1,4 +1,4 @@
-"""Takes an upload from its stream to a registered version: stored, checked, inspected, then visible all at once."""
+"""Takes an upload from its stream to a registered version: checked, inspected, stored, then visible all at once."""
 
 from __future__ import annotations
 
@@ -30,6 +30,7 @@ from headrace_registry.upload_spool import UploadSpool, spool_error
 
 T = TypeVar("T")
 
+_PUTS_AT_ONCE = 2
 _BUCKETS_S = (0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 15.0, 60.0, 300.0, 1_800.0)
 
 
@@ -67,7 +68,8 @@ class Uploads:
     async def receive(self, tenant_id: str, messages: AsyncIterator[UploadVersionRequest]) -> Version:
         """The version that an upload registers, or that an equal one registered before.
 
-        Cancelling leaves nothing visible; segments that were stored are found again by the next try.
+        An upload that is refused leaves nothing. One that breaks off while its segments are stored (cancelled, the
+        store is away, another upload of the number came first) leaves those, for the next try to find.
 
         Raises:
             HeadraceError: SERVER_OVERLOADED (RESOURCE_EXHAUSTED); what `Upload`, `check_stated`, `merged` and
@@ -100,57 +102,62 @@ class Uploads:
         check_stated(announced.stated)
         await self._refuse_known_conflict(tenant_id, announced)
         with self._spool.file() as (descriptor, path):
-            content = await self._stored(tenant_id, upload, messages, descriptor)
-            return await self._registered(tenant_id, announced, content, path)
+            content = await self._spooled(upload, messages, descriptor)
+            draft = await self._inspected(tenant_id, announced, content, path)
+            # Whatever can be refused is refused by now: the object store gets only what is going to be a version.
+            await self._refuse_conflict(draft)
+            await self._stored(draft, descriptor)
+            return await self._registered(draft)
 
-    async def _stored(
-        self, tenant_id: str, upload: Upload, messages: AsyncIterator[UploadVersionRequest], descriptor: int
-    ) -> Content:
-        """Stores each segment while the next one arrives."""
-        storing: asyncio.Task[None] | None = None
+    async def _spooled(self, upload: Upload, messages: AsyncIterator[UploadVersionRequest], descriptor: int) -> Content:
+        """Receives all of it onto the disk and checks size and digest."""
+        while True:
+            message = await self._next(messages)
+            for data in upload.accept(message) if message is not None else upload.finish():
+                await _in_thread(lambda data=data: _sealed(upload, data, descriptor))
+            if message is None:
+                return upload.content()
+
+    async def _stored(self, draft: VersionDraft, descriptor: int) -> None:
+        """Puts the segments, two at a time, so that reading one from disk hides behind the other."""
+        segment_bytes = draft.content.segment_bytes
+        upcoming = iter(enumerate(draft.content.segments))
+
+        async def put_rest() -> None:
+            for index, segment in upcoming:
+                data = await _in_thread(
+                    lambda index=index, segment=segment: _read(descriptor, segment, index * segment_bytes)
+                )
+                await self._put(draft.tenant_id, segment, data)
+
         try:
-            while True:
-                message = await self._next(messages)
-                complete = upload.accept(message) if message is not None else upload.finish()
-                for data in complete:
-                    segment = await _in_thread(lambda data=data: _sealed(upload, data, descriptor))
-                    if storing is not None:
-                        await storing
-                    storing = asyncio.ensure_future(self._put(tenant_id, segment, data))
-                if message is None:
-                    break
-            content = upload.content()
-            if storing is not None:
-                await storing
-            return content
-        finally:
-            if storing is not None:
-                storing.cancel()
-                await asyncio.wait({storing})
-                if not storing.cancelled():
-                    # Looked at: where the upload failed before, nobody else asks how this ended.
-                    storing.exception()
+            async with asyncio.TaskGroup() as group:
+                for _ in range(_PUTS_AT_ONCE):
+                    group.create_task(put_rest())
+        except ExceptionGroup as failed:
+            raise failed.exceptions[0] from None
 
     async def _put(self, tenant_id: str, segment: Segment, data: bytes) -> None:
         new = await self._segments.put(tenant_id, segment, data)
         self._metrics.received.inc(len(data))
         (self._metrics.new_segments if new else self._metrics.known_segments).inc()
 
-    async def _registered(self, tenant_id: str, announced: Announcement, content: Content, path: Path) -> Version:
+    async def _inspected(self, tenant_id: str, announced: Announcement, content: Content, path: Path) -> VersionDraft:
         artifact_format = recognise(await asyncio.to_thread(_head, path))
         file_name = announced.file_name or FILE_NAMES[artifact_format]
         signature = await self._inspector.inspect(path, file_name=file_name)
-        manifest = merged(stated=announced.stated, artifact_format=artifact_format, inferred=signature)
-        draft = VersionDraft(
+        return VersionDraft(
             tenant_id=tenant_id,
             model=announced.model,
             version=announced.version,
             uid=str(uuid.uuid4()),
-            manifest=manifest,
+            manifest=merged(stated=announced.stated, artifact_format=artifact_format, inferred=signature),
             stated_manifest=announced.stated.SerializeToString(deterministic=True),
             path=file_name,
             content=content,
         )
+
+    async def _registered(self, draft: VersionDraft) -> Version:
         version, created = await self._store.register_version(draft)
         if created:
             self._log.info(
@@ -158,21 +165,31 @@ class Uploads:
                 model=version.model,
                 version=version.version,
                 uid=version.uid,
-                bytes=content.size_bytes,
-                segments=len(content.segments),
+                bytes=draft.content.size_bytes,
+                segments=len(draft.content.segments),
             )
         return version
 
     async def _refuse_known_conflict(self, tenant_id: str, announced: Announcement) -> None:
-        """Spares the bytes of an upload that can't succeed; registration checks again."""
-        if not announced.version:
-            return
-        try:
-            known = await self._store.version(tenant_id, announced.model, announced.version)
-        except ModelError:
-            return
-        if [file.sha256 for file in known.files] != [announced.sha256]:
+        """Spares the bytes of an upload that can't succeed."""
+        known = await self._known(tenant_id, announced.model, announced.version)
+        if known is not None and [file.sha256 for file in known.files] != [announced.sha256]:
             raise version_conflict(announced.model, announced.version)
+
+    async def _refuse_conflict(self, draft: VersionDraft) -> None:
+        """Registration checks again, since another upload may come first."""
+        known = await self._known(draft.tenant_id, draft.model, draft.version)
+        if known is not None and not draft.same_as(known):
+            raise version_conflict(draft.model, draft.version)
+
+    async def _known(self, tenant_id: str, model: str, version: int) -> Version | None:
+        """The version with the wanted number, if one was wanted and it exists."""
+        if not version:
+            return None
+        try:
+            return await self._store.version(tenant_id, model, version)
+        except ModelError:
+            return None
 
     async def _next(self, messages: AsyncIterator[UploadVersionRequest]) -> UploadVersionRequest | None:
         """The next message; None at the end."""
@@ -234,6 +251,14 @@ def _sealed(upload: Upload, data: bytes, descriptor: int) -> Segment:
     except OSError as error:
         raise spool_error(error) from None
     return upload.seal(data)
+
+
+def _read(descriptor: int, segment: Segment, offset: int) -> bytes:
+    """A segment of the file on disk."""
+    try:
+        return os.pread(descriptor, segment.size_bytes, offset)
+    except OSError as error:
+        raise spool_error(error) from None
 
 
 def _head(path: Path) -> bytes:
