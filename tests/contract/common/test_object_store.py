@@ -53,6 +53,12 @@ async def test_an_object_is_never_overwritten(store: ObjectStore) -> None:
     assert await store.get(KEY) == b"first"
 
 
+async def test_an_object_is_replaced_on_demand(store: ObjectStore) -> None:
+    await store.put_if_absent(KEY, b"damaged")
+    await store.replace(KEY, b"good")
+    assert await store.get(KEY) == b"good"
+
+
 async def test_of_racing_writers_one_wins_and_its_bytes_stay(store: ObjectStore) -> None:
     writers = [store.put_if_absent(KEY, bytes([number]) * 100_000) for number in range(8)]
     won = await asyncio.gather(*writers)

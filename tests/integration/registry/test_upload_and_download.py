@@ -105,8 +105,9 @@ async def test_file_name_of_the_upload_is_kept(client: RegistryClient) -> None:
     assert [file.path for file in version.files] == ["layer-1.onnx"]
 
 
-async def test_corrupt_object_is_never_sent(registry: RunningRegistry) -> None:
-    await registry.client.upload(onnx_models.tiny())
+async def test_corrupt_object_is_never_sent_and_the_next_upload_heals_it(registry: RunningRegistry) -> None:
+    content = onnx_models.tiny()
+    version = await registry.client.upload(content)
     (stored,) = registry.stored_objects()
     damaged = bytearray(stored.read_bytes())
     damaged[100] ^= 1
@@ -114,6 +115,8 @@ async def test_corrupt_object_is_never_sent(registry: RunningRegistry) -> None:
     with pytest.raises(HeadraceError) as failure:
         await registry.client.download(ACME, pb.DownloadVersionRequest(model="m"))
     assert failure.value.entry == catalogue.OBJECT_CORRUPT
+    assert await registry.client.upload(content, version=version.version) == version
+    assert (await registry.client.download(ACME, pb.DownloadVersionRequest(model="m")))[1] == content
 
 
 async def test_viewer_reads_and_may_not_write(client: RegistryClient) -> None:

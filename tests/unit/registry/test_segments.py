@@ -44,9 +44,10 @@ async def test_segment_is_stored_once(store: SegmentStore) -> None:
     assert await store.get("acme", segment) == b"data"
 
 
-async def test_object_of_a_wrong_size_is_replaced(store: SegmentStore, objects: ObjectStore) -> None:
+@pytest.mark.parametrize("damaged", [b"", b"dat", b"DATA", b"data" * 100])
+async def test_object_of_other_bytes_is_replaced(store: SegmentStore, objects: ObjectStore, damaged: bytes) -> None:
     segment = segment_of(b"data")
-    await objects.put_if_absent(segment_key("acme", segment.sha256), b"dat")
+    await objects.put_if_absent(segment_key("acme", segment.sha256), damaged)
     assert await store.put("acme", segment, b"data")
     assert await store.get("acme", segment) == b"data"
 

@@ -99,6 +99,10 @@ class ObjectStore:
             raise self._mapped(error) from None
         return True
 
+    async def replace(self, key: str, data: bytes) -> None:
+        """Stores atomically whatever lay there before: only for an object whose bytes are known to be wrong."""
+        await self._mapped_call(self._backend.put_async(_checked(key), data, mode="overwrite"))
+
     async def get(self, key: str) -> bytes:
         """The whole object. Raises StorageError OBJECT_NOT_FOUND where it is missing."""
         result = await self._mapped_call(self._backend.get_async(_checked(key)))

@@ -42,18 +42,20 @@ class SegmentStore:
     async def put(self, tenant_id: str, segment: Segment, data: bytes) -> bool:
         """Stores a segment; False where the tenant had it already. Idempotent.
 
+        What lies under the name is read once and replaced unless it has the digest: an upload of the same bytes heals
+        a damaged object.
+
         Raises:
             StorageError: STORAGE_UNAVAILABLE (UNAVAILABLE), DISK_FULL, STORAGE_DENIED.
         """
         key = segment_key(tenant_id, segment.sha256)
         if await self._timed(self._objects.put_if_absent(key, data)):
             return True
-        if await self._timed(self._objects.size(key)) == segment.size_bytes:
+        if await self._timed(self._stored_sha256(key)) == segment.sha256:
             return False
-        # A name that promises other bytes: what lies there helps nobody, these bytes do.
-        self._log.error("segment of a wrong size replaced", key=key)
-        await self._timed(self._objects.delete(key))
-        return await self._timed(self._objects.put_if_absent(key, data))
+        self._log.error("damaged segment replaced", key=key)
+        await self._timed(self._objects.replace(key, data))
+        return True
 
     async def get(self, tenant_id: str, segment: Segment) -> bytes:
         """The bytes of a segment, whose digest was checked.
@@ -105,6 +107,13 @@ class SegmentStore:
                 if not upcoming.cancelled():
                     # Looked at, so that nobody warns of a failure that no reader was left to see.
                     upcoming.exception()
+
+    async def _stored_sha256(self, key: str) -> bytes:
+        """The digest of an object, read in pieces: its size is not ours to know."""
+        digest = hashlib.sha256()
+        async for piece in self._objects.stream(key):
+            await asyncio.to_thread(digest.update, piece)
+        return digest.digest()
 
     async def _timed(self, operation: Awaitable[T]) -> T:
         try:
