@@ -64,3 +64,15 @@ def test_a_path_that_is_a_file_is_refused(tmp_path: Path) -> None:
     path.write_text("")
     with pytest.raises(StateDirError, match="can't be used"):
         StateDir(path).open()
+
+
+@pytest.mark.parametrize("name", ["logs", "secrets"])
+def test_a_folder_whose_parts_can_not_be_made_is_refused_and_given_back(tmp_path: Path, name: str) -> None:
+    obstacle = tmp_path / name
+    obstacle.symlink_to("nowhere/at/all")
+    with pytest.raises(StateDirError, match=rf"can't be used: .*{name}"):
+        StateDir(tmp_path).open()
+    obstacle.unlink()
+    state = StateDir(tmp_path)
+    state.open()
+    state.close()

@@ -80,7 +80,7 @@ class EmbeddedValkey:
         return ProcessSpec(
             name=self.name,
             command=(str(self._binary), str(self._folder / "valkey.conf")),
-            environment=dict(os.environ),
+            environment={key: value for key, value in os.environ.items() if key in {"PATH", "TZ"}},
             log=self._log,
             folder=self._folder,
         )

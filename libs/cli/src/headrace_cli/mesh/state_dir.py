@@ -81,30 +81,34 @@ class StateDir:
         """
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            lock = os.open(self.path / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            self._take_lock()
+            for folder in (self.secrets, self.logs, self.ready, self.storage, self.path / "services"):
+                folder.mkdir(mode=_PRIVATE, exist_ok=True)
+            identity = self.path / "identity"
+            if not identity.exists():
+                identity.write_text(uuid.uuid4().hex + "\n")
         except OSError as error:
-            raise StateDirError(f"the state directory {self.path} can't be used: {error.strerror}") from error
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            pid = _owner(lock)
-            os.close(lock)
-            raise StateDirBusyError(self.path, pid) from error
-        os.ftruncate(lock, 0)
-        os.pwrite(lock, json.dumps({"pid": os.getpid()}).encode(), 0)
-        self._lock = lock
-        for folder in (self.logs, self.ready, self.storage, self.path / "services"):
-            folder.mkdir(mode=_PRIVATE, exist_ok=True)
-        self.secrets.mkdir(mode=_PRIVATE, exist_ok=True)
-        identity = self.path / "identity"
-        if not identity.exists():
-            identity.write_text(uuid.uuid4().hex + "\n")
+            self.close()
+            where = error.filename or self.path
+            raise StateDirError(f"the state directory can't be used: {error.strerror}: {where}") from error
 
     def close(self) -> None:
         """Give the lock back."""
         if self._lock is not None:
             os.close(self._lock)
             self._lock = None
+
+    def _take_lock(self) -> None:
+        lock = os.open(self.path / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            pid = _owner(lock)
+            os.close(lock)
+            raise StateDirBusyError(self.path, pid) from error
+        self._lock = lock
+        os.ftruncate(lock, 0)
+        os.pwrite(lock, json.dumps({"pid": os.getpid()}).encode(), 0)
 
 
 def _owner(lock: int) -> int | None:
