@@ -17,6 +17,8 @@ import psutil
 import psycopg
 import pytest
 
+from headrace.gateway.v1.mesh_pb2 import DrainRunnerRequest, ListRunnersRequest
+from headrace.gateway.v1.mesh_pb2_grpc import MeshServiceStub
 from inference.open_inference_pb2 import ServerReadyRequest
 from inference.open_inference_pb2_grpc import GRPCInferenceServiceStub
 from support.folders import open_folder
@@ -74,6 +76,16 @@ def answers(address: str) -> bool:
             return stub.ServerReady(ServerReadyRequest(), timeout=3).ready
         except grpc.RpcError:
             return False
+
+
+def drain(mesh: Mesh, name: str) -> None:
+    """Asks a runner to leave, as an operator."""
+    operator = (("x-api-key", (mesh.state_dir / "secrets" / "admin.key").read_text().strip()),)
+    with grpc.insecure_channel(mesh.grpc) as channel:
+        stub = MeshServiceStub(channel)
+        runners = stub.ListRunners(ListRunnersRequest(), metadata=operator, timeout=5).runners
+        (runner_id,) = (runner.id for runner in runners if runner.name == name)
+        stub.DrainRunner(DrainRunnerRequest(id=runner_id), metadata=operator, timeout=5)
 
 
 def command(*arguments: str, mesh: Mesh, api_key: str | None = None) -> subprocess.CompletedProcess[str]:
@@ -134,6 +146,9 @@ def test_every_service_that_is_killed_comes_back_where_it_was(folder: Path) -> N
         said = mesh.log.read_text()
         assert said.count("was ended by SIGKILL") >= 6
         assert "runner-0 is back" in said
+        drain(mesh, "runner-0")
+        until(lambda: pids_by_name(folder).get("runner-0") not in {None, after["runner-0"]["pid"]}, within_s=30)
+        assert "was drained and left; starting it again" in mesh.log.read_text()
     assert_orderly(mesh)
 
 

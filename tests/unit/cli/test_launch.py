@@ -45,3 +45,5 @@ def test_exits_are_told_in_words() -> None:
     assert describe_exit(3) == "exited with 3"
     assert describe_exit(-signal.SIGKILL) == "was ended by SIGKILL"
     assert describe_exit(-250) == "was ended by signal 250"
+    assert describe_exit(0) == "exited with 0"
+    assert describe_exit(0, orderly="was drained and left") == "was drained and left"

@@ -33,6 +33,8 @@ from headrace_cli.mesh.state_dir import StateDir
 
 # What a service may take on top of the grace that it gives to running calls.
 _STOP_MARGIN_S = 4.0
+# An operator's drain ends a runner the way SIGTERM does.
+_ORDERLY_EXITS = {"runner": "was drained and left"}
 _ANY = PortChoice(port=0, flexible=True)
 
 
@@ -137,6 +139,7 @@ class MeshAssembly:
             state=state,
             ready_file=ready_file,
             log=self._state.logs / f"{name}.log",
+            orderly_exit=_ORDERLY_EXITS.get(service, "was told to stop and left"),
             stop_steps=(
                 StopStep(signal=signal.SIGTERM, wait_s=self._plan.shutdown_grace_s + _STOP_MARGIN_S),
                 StopStep(signal=signal.SIGKILL, wait_s=3.0),

@@ -36,6 +36,8 @@ class ProcessSpec:
     environment: Mapping[str, str]
     log: Path
     folder: Path
+    # What it means that the process ends with status 0 though the supervisor did not stop it.
+    orderly_exit: str = "was told to stop and left"
     # User and group to become; None means the supervisor's own.
     user: tuple[int, int] | None = None
     # What the process gets when the supervisor is killed.
@@ -127,9 +129,11 @@ class MeshProcess:
             self._exited.set_result(status)
 
 
-def describe_exit(status: int) -> str:
-    """An exit status in words: `exited with 1`, `was killed by SIGKILL`."""
-    if status >= 0:
+def describe_exit(status: int, *, orderly: str = "exited with 0") -> str:
+    """An exit status in words: `exited with 1`, `was ended by SIGKILL`, or `orderly` where nothing went wrong."""
+    if status == 0:
+        return orderly
+    if status > 0:
         return f"exited with {status}"
     try:
         name = signal.Signals(-status).name

@@ -31,6 +31,7 @@ class ServiceMember:
         state: Path,
         ready_file: Path,
         log: Path,
+        orderly_exit: str,
         stop_steps: tuple[StopStep, ...],
     ) -> None:
         """`environment` is asked at each start, because it names addresses that are known only by then."""
@@ -41,6 +42,7 @@ class ServiceMember:
         self._state = state
         self._ready_file = ready_file
         self._log = log
+        self._orderly_exit = orderly_exit
         self._stop_steps = stop_steps
         self._endpoints = Endpoints()
 
@@ -64,6 +66,7 @@ class ServiceMember:
             environment={**self._environment(), **addresses},
             log=self._log,
             folder=self._state,
+            orderly_exit=self._orderly_exit,
             stop_steps=self._stop_steps,
         )
 

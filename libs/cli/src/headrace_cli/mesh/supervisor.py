@@ -88,11 +88,15 @@ class Supervisor:
             if one.process is not None
         ]
 
-    def bound_logs(self) -> None:
-        """Keep every log at a bounded size."""
-        for one in self._watched.values():
-            if one.process is not None:
-                keep_bounded(one.process.spec.log)
+    def bound_logs(self) -> list[str]:
+        """Keep every log at a bounded size; returns what failed, in words."""
+        failures: list[str] = []
+        for log in [one.process.spec.log for one in self._watched.values() if one.process is not None]:
+            try:
+                keep_bounded(log)
+            except OSError as error:
+                failures.append(f"the log {log} can't be kept small: {error.strerror}")
+        return failures
 
     async def stop(self, stages: Sequence[Sequence[str]]) -> None:
         """Stop members stage by stage, those of one stage side by side. Bounded by their stop steps."""
@@ -138,7 +142,7 @@ class Supervisor:
                 if not one.served.done():
                     one.served.set_result(None)
                 self.changed.set()
-            how = describe_exit(await process.wait())
+            how = describe_exit(await process.wait(), orderly=process.spec.orderly_exit)
         except Exception as error:
             if process is not None and process.running:
                 process.kill()
