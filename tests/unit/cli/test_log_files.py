@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
 from headrace_cli.mesh.log_files import keep_bounded, last_lines, set_aside
 
 
@@ -41,3 +43,12 @@ def test_a_new_run_begins_with_empty_logs_and_keeps_those_before(tmp_path: Path)
         (tmp_path / "quota.log").write_text(run)
     assert (tmp_path / "quota.log").read_text() == "second"
     assert (tmp_path / "quota.log.1").read_text() == "first"
+
+
+def test_a_log_that_can_not_be_moved_aside_stays_whole(tmp_path: Path) -> None:
+    log = tmp_path / "gateway-0.log"
+    log.write_bytes(b"old\n" * 100)
+    log.with_name("gateway-0.log.1").mkdir()
+    with pytest.raises(OSError, match="directory"):
+        keep_bounded(log, largest_bytes=100)
+    assert log.read_bytes() == b"old\n" * 100

@@ -25,6 +25,7 @@ from headrace_cli.mesh.sample_models import RegisteredSample, register_sample
 from headrace_cli.mesh.state_dir import StateDir
 from headrace_cli.mesh.supervisor import Supervisor
 from headrace_cli.mesh.up_report import UpReport
+from headrace_cli.mesh.upkeep import Upkeep
 from headrace_cli.samples import available_samples
 from headrace_common.clock import Clock
 from headrace_common.errors import HeadraceError
@@ -63,13 +64,13 @@ class Up:
             return 1
         self._published = [path for path in (self._state.mesh_file, self._options.ready_file) if path]
         self._unpublish()
-        set_aside(self._state.logs)
         self._report.headline(self._state.path)
         supervisor = Supervisor(guard=self._guard, clock=self._clock, report=self._report)
         assembly: MeshAssembly | None = None
         code = 0
         interrupted = self._watch_signals(supervisor)
         try:
+            set_aside(self._state.logs)
             assembly = MeshAssembly(options=self._options, state=self._state, environ=self._environ)
             await _unless(interrupted, self._start(supervisor, assembly))
             await _unless(interrupted, self._stay(supervisor, assembly))
@@ -77,6 +78,9 @@ class Up:
             self._report.stopping(reason.number.name)
         except MeshError as error:
             self._report.failed(error)
+            code = 1
+        except OSError as error:
+            self._report.failed(MeshError(f"the mesh can't start: {error}"))
             code = 1
         finally:
             started_at = self._clock.monotonic()
@@ -184,13 +188,18 @@ class Up:
 
     async def _stay(self, supervisor: Supervisor, assembly: MeshAssembly) -> None:
         """Keep the published process ids current and the logs bounded, for as long as the mesh lives."""
+        upkeep = Upkeep(
+            publish=lambda: self._publish(supervisor, assembly),
+            bound_logs=supervisor.bound_logs,
+            notice=self._report.notice,
+        )
         while True:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(_LOG_CHECK_S):
                     await supervisor.changed.wait()
-                supervisor.changed.clear()
-                self._publish(supervisor, assembly)
-            await asyncio.to_thread(supervisor.bound_logs)
+            changed = supervisor.changed.is_set()
+            supervisor.changed.clear()
+            await upkeep.round(changed=changed)
 
     def _publish(self, supervisor: Supervisor, assembly: MeshAssembly) -> None:
         content = ready_content(
@@ -207,7 +216,9 @@ class Up:
 
     def _unpublish(self) -> None:
         for path in self._published:
-            path.unlink(missing_ok=True)
+            # What can't be removed can't be written either, and that is said when the mesh is published.
+            with contextlib.suppress(OSError):
+                path.unlink()
 
     def _examples(self, address: str) -> list[str]:
         at = "" if address.endswith(f":{DEFAULT_GRPC_PORT}") else f" --endpoint {address}"
