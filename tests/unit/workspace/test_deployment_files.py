@@ -13,6 +13,7 @@ import kubernetes_validate
 import pytest
 import yaml
 
+from headrace_cli.mesh.plan import STOP_MARGIN_S
 from headrace_common.settings import ServiceSettings
 
 ROOT = Path(__file__).parents[3]
@@ -143,6 +144,27 @@ def test_pod_mounts_the_secrets_that_its_settings_name(document: dict[str, Any],
         path = entry.get("value", "").removeprefix("file://")
         if path.startswith("/run/secrets/headrace/"):
             assert Path(path).name in mounted
+
+
+def _grace_s(variables: dict[str, str]) -> float:
+    """What a deployed service gives to running calls."""
+    settings = yaml.safe_load((ROOT / "config" / f"{variables['HEADRACE_ENV']}.yaml").read_text())
+    default = ServiceSettings.model_fields["shutdown_grace_s"].default
+    return float(variables.get("HEADRACE_SHUTDOWN_GRACE_S", settings.get("shutdown_grace_s", default)))
+
+
+def _patience_s(where: str) -> float:
+    """How long the platform waits for a service before it kills it."""
+    kind, _, name = where.partition("-")
+    if kind == "compose":
+        return float(COMPOSE["services"][name]["stop_grace_period"].removesuffix("s"))
+    (pod,) = (each["spec"]["template"]["spec"] for each in WORKLOADS if each["metadata"]["name"].startswith(name))
+    return float(pod["terminationGracePeriodSeconds"])
+
+
+@pytest.mark.parametrize(("where", "variables"), [pytest.param(*entry[::2], id=entry[0]) for entry in CONFIGURED])
+def test_an_orderly_stop_is_never_cut_short(where: str, variables: dict[str, str]) -> None:
+    assert _grace_s(variables) + STOP_MARGIN_S <= _patience_s(where)
 
 
 def test_images_name_a_version() -> None:

@@ -16,6 +16,7 @@ from headrace_cli.mesh.options import DEFAULT_GRPC_PORT, FIRST_METRICS_PORT, Mes
 from headrace_cli.mesh.plan import (
     LISTENERS,
     METRICS,
+    STOP_MARGIN_S,
     Backing,
     Environment,
     Listener,
@@ -31,8 +32,6 @@ from headrace_cli.mesh.secrets import open_secrets
 from headrace_cli.mesh.service_member import ServiceMember
 from headrace_cli.mesh.state_dir import StateDir
 
-# What a service may take on top of the grace that it gives to running calls.
-_STOP_MARGIN_S = 4.0
 # An operator's drain ends a runner the way SIGTERM does.
 _ORDERLY_EXITS = {"runner": "was drained and left"}
 _ANY = PortChoice(port=0, flexible=True)
@@ -141,7 +140,7 @@ class MeshAssembly:
             log=self._state.logs / f"{name}.log",
             orderly_exit=_ORDERLY_EXITS.get(service, "was told to stop and left"),
             stop_steps=(
-                StopStep(signal=signal.SIGTERM, wait_s=self._plan.shutdown_grace_s + _STOP_MARGIN_S),
+                StopStep(signal=signal.SIGTERM, wait_s=self._plan.shutdown_grace_s + STOP_MARGIN_S),
                 StopStep(signal=signal.SIGKILL, wait_s=3.0),
             ),
         )

@@ -21,6 +21,9 @@ class Listener:
 
 # Nobody waits longer for a mesh on his own machine; HEADRACE_SHUTDOWN_GRACE_S says otherwise.
 SHUTDOWN_GRACE_S = 5.0
+# What a service may take on top of that: a gateway takes half a second for its runners to leave, a runner up to two for
+# its models. Whoever stops services waits this long before killing them; docker-compose.yml and k8s/ do so too.
+STOP_MARGIN_S = 4.0
 METRICS = Listener(variable="HEADRACE_METRICS_ADDRESS", endpoint="metrics")
 LISTENERS: Mapping[str, tuple[Listener, ...]] = {
     "quota": (Listener(variable="HEADRACE_QUOTA_GRPC_ADDRESS", endpoint="grpc"), METRICS),
