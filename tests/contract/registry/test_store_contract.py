@@ -98,6 +98,19 @@ async def test_numbers_follow_the_highest_ever_given(kept: Kept) -> None:
     assert version.version == 9
 
 
+async def test_draft_without_a_number_is_the_latest_version_if_that_is_the_same(kept: Kept) -> None:
+    first, _ = await kept.store.register_version(draft("a"))
+    assert await kept.store.register_version(draft("a")) == (first, False)
+    stated, created = await kept.store.register_version(draft("a", stated_manifest=b"other"))
+    assert (stated.version, created) == (2, True)
+    # Only the latest one counts: going back to older bytes is a new version.
+    assert (await kept.store.register_version(draft("a")))[0].version == 3
+    await kept.store.archive_version("acme", "m", 3)
+    assert await kept.store.register_version(draft("a", stated_manifest=b"other")) == (stated, False)
+    assert (await kept.store.register_version(draft("a")))[0].version == 4
+    assert (await kept.history.head()).revision == 5
+
+
 async def test_equal_draft_is_the_same_version_and_another_conflicts(kept: Kept) -> None:
     first, _ = await kept.store.register_version(draft(version=1))
     again, created = await kept.store.register_version(draft(version=1))

@@ -44,7 +44,7 @@ async def test_database_goes_away_and_comes_back(postgres: RestartablePostgres, 
                 assert failure.value.entry == catalogue.DATABASE_UNAVAILABLE
             assert registry.spooled_files() == []
             await asyncio.to_thread(postgres.start)
-            assert (await client.upload(CONTENT)).version == 2
+            assert (await client.upload(onnx_models.tiny(seed=1))).version == 2
             async with asyncio.timeout(20):
                 async for message in feed:
                     if message.revision == 2:

@@ -58,14 +58,14 @@ class MemoryRegistryStore:
         return [self._shown(self._models[tenant_id, name]) for name in names[:limit]]
 
     async def register_version(self, draft: VersionDraft) -> tuple[Version, bool]:
-        numbers = self._numbers(draft.tenant_id, draft.model)
-        number = draft.version or max(numbers, default=0) + 1
-        key = (draft.tenant_id, draft.model, number)
-        known = self._versions.get(key)
-        if known is not None:
-            if not draft.same_as(known):
-                raise version_conflict(draft.model, number)
+        owner, model = draft.tenant_id, draft.model
+        known = self._versions.get((owner, model, draft.version or self._latest(owner, model)))
+        if known is not None and draft.same_as(known):
             return known, False
+        if known is not None and draft.version:
+            raise version_conflict(model, draft.version)
+        number = draft.version or max(self._numbers(owner, model), default=0) + 1
+        key = (owner, model, number)
         await self.create_model(ModelDraft(tenant_id=draft.tenant_id, name=draft.model))
         sha256 = draft.content.sha256.hex()
         self._contents.setdefault((draft.tenant_id, sha256), draft.content)

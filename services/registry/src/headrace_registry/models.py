@@ -73,7 +73,7 @@ class VersionDraft:
     """A version whose bytes are stored and checked.
 
     Attributes:
-        version: The wanted number; 0 means the next free one.
+        version: The wanted number; 0 means the latest READY version if it is the same, else the next free number.
         uid: A new UUID; unused where the version turns out to exist.
         manifest: The whole manifest.
         stated_manifest: What the uploader stated of it, serialised deterministically.

@@ -63,14 +63,13 @@ class PostgresRegistryStore:
             )
             await connection.execute(statement("lock_model"), model)
             number = draft.version
-            if number:
-                known = await _one(connection, "get_version", {**model, "version": number})
-                if known is not None:
-                    version = version_from_row(known)
-                    if not draft.same_as(version):
-                        raise version_conflict(draft.model, number)
-                    return version, False
-            else:
+            wanted = "get_version" if number else "get_latest_version"
+            known = await _one(connection, wanted, {**model, "version": number})
+            if known is not None and draft.same_as(version := version_from_row(known)):
+                return version, False
+            if number and known is not None:
+                raise version_conflict(draft.model, number)
+            if not number:
                 following = await _one(connection, "next_version", model)
                 assert following is not None
                 number = int(following["version"])

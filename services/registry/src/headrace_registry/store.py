@@ -30,7 +30,8 @@ class RegistryStore(Protocol):
     async def register_version(self, draft: VersionDraft) -> tuple[Version, bool]:
         """The registered version, and whether this call made it.
 
-        Creates the model where it is missing. Of several drafts of one version exactly one is registered; the others
+        Creates the model where it is missing. A draft without a number is the latest READY version if that says the
+        same, so that repeating a call whose answer was lost makes no second version. Of several drafts of one version exactly one is registered; the others
         get that one if they say the same.
 
         Raises:

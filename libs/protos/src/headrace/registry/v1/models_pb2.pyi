@@ -420,7 +420,7 @@ class UploadHeader(_message.Message):
     model: _builtins.str
     """Name of the model. It is created when it does not exist yet. Required."""
     version: _builtins.int
-    """Number wanted for the version. 0 means the next free one."""
+    """Number wanted for the version. 0 means the latest READY one if it is the same, else the next free one."""
     size_bytes: _builtins.int
     """Size of the artefact in bytes. Required, at least 1."""
     sha256: _builtins.str

@@ -46,8 +46,9 @@ class ModelServiceStub:
     UploadVersion: _grpc.StreamUnaryMultiCallable[_models_pb2.UploadVersionRequest, _models_pb2.UploadVersionResponse]
     """UploadVersion stores one artefact as a new immutable version: first a header, then chunks in order. The version
     appears only after size, digest and content were checked (atomic). Repeating it with the same version, bytes and
-    manifest returns the version; other bytes give ALREADY_EXISTS. Cancelling leaves nothing visible; segments that
-    were already stored are found again by a later upload of the same bytes.
+    manifest returns the version; other bytes give ALREADY_EXISTS. Without a version it returns the latest READY one if
+    that has the same bytes and manifest, so a repeat after a lost response makes no second version. Cancelling leaves
+    nothing visible.
     """
     GetVersion: _grpc.UnaryUnaryMultiCallable[_models_pb2.GetVersionRequest, _models_pb2.GetVersionResponse]
     """GetVersion returns one version with its manifest. Read-only, safe to repeat and cancel."""
@@ -78,8 +79,9 @@ class ModelServiceAsyncStub(ModelServiceStub):
     UploadVersion: _aio.StreamUnaryMultiCallable[_models_pb2.UploadVersionRequest, _models_pb2.UploadVersionResponse]  # type: ignore[assignment]
     """UploadVersion stores one artefact as a new immutable version: first a header, then chunks in order. The version
     appears only after size, digest and content were checked (atomic). Repeating it with the same version, bytes and
-    manifest returns the version; other bytes give ALREADY_EXISTS. Cancelling leaves nothing visible; segments that
-    were already stored are found again by a later upload of the same bytes.
+    manifest returns the version; other bytes give ALREADY_EXISTS. Without a version it returns the latest READY one if
+    that has the same bytes and manifest, so a repeat after a lost response makes no second version. Cancelling leaves
+    nothing visible.
     """
     GetVersion: _aio.UnaryUnaryMultiCallable[_models_pb2.GetVersionRequest, _models_pb2.GetVersionResponse]  # type: ignore[assignment]
     """GetVersion returns one version with its manifest. Read-only, safe to repeat and cancel."""
@@ -131,8 +133,9 @@ class ModelServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_models_pb2.UploadVersionResponse, _abc.Awaitable[_models_pb2.UploadVersionResponse]]:
         """UploadVersion stores one artefact as a new immutable version: first a header, then chunks in order. The version
         appears only after size, digest and content were checked (atomic). Repeating it with the same version, bytes and
-        manifest returns the version; other bytes give ALREADY_EXISTS. Cancelling leaves nothing visible; segments that
-        were already stored are found again by a later upload of the same bytes.
+        manifest returns the version; other bytes give ALREADY_EXISTS. Without a version it returns the latest READY one if
+        that has the same bytes and manifest, so a repeat after a lost response makes no second version. Cancelling leaves
+        nothing visible.
         """
 
     @_abc_1.abstractmethod
