@@ -25,7 +25,7 @@ from headrace_gateway.config import GatewaySettings, check_settings
 from headrace_gateway.deadlines import Deadlines
 from headrace_gateway.feeds import CATALOG, PRINCIPALS
 from headrace_gateway.identity import Identity
-from headrace_gateway.inference import Dispatcher, InferenceHandler, ModelInferEndpoint
+from headrace_gateway.inference import Dispatcher, InferenceHandler, ModelInferEndpoint, PayloadGate
 from headrace_gateway.mesh.directory import RunnerDirectory
 from headrace_gateway.mesh.servicer import RunnerMeshHandler
 from headrace_gateway.mesh.wants import Wants
@@ -207,7 +207,11 @@ class Gateway:
         )
         mesh = MeshService(gateway_id=self.id, directory=self._directory)
         infer: dict[str, Endpoint] = {
-            f"/{INFERENCE}/ModelInfer": ModelInferEndpoint(inference=inference, runtime=self._runtime)
+            f"/{INFERENCE}/ModelInfer": ModelInferEndpoint(
+                inference=inference,
+                payloads=PayloadGate(bytes_max=self._settings.request_bytes_max),
+                runtime=self._runtime,
+            )
         }
         return infer | open_inference_endpoints(open_inference, self._runtime) | mesh_endpoints(mesh, self._runtime)
 

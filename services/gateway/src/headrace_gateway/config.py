@@ -29,6 +29,9 @@ class GatewaySettings(ServiceSettings):
         "keyed", description="Who may list the public services: anyone, callers with a key, or nobody."
     )
     load_waiting_max: int = Field(256, ge=1, description="Calls that may wait for a model to be loaded.")
+    request_bytes_max: int = Field(
+        512 << 20, ge=1 << 16, description="Bytes of all inference requests held at once; more are refused."
+    )
     result_bytes_max: int = Field(
         512 << 20, ge=1 << 16, description="Room for large results on their way from all runners, bytes."
     )
@@ -65,11 +68,12 @@ def check_settings(settings: GatewaySettings) -> None:
         raise _missing("join_token_file", f"because {settings.variable('mesh_address')} is not loopback")
     if settings.principal_key_file is None:
         raise _missing("principal_key_file", "to sign the principals that other services get")
-    if settings.result_bytes_max < settings.message_bytes_max:
-        raise ConfigError(
-            f"{settings.variable('result_bytes_max')} must be at least {settings.variable('message_bytes_max')}",
-            context={"variable": settings.variable("result_bytes_max")},
-        )
+    for field in ("request_bytes_max", "result_bytes_max"):
+        if getattr(settings, field) < settings.message_bytes_max:
+            raise ConfigError(
+                f"{settings.variable(field)} must be at least {settings.variable('message_bytes_max')}",
+                context={"variable": settings.variable(field)},
+            )
 
 
 def _missing(field: str, why: str) -> ConfigError:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Awaitable
 from typing import Any
 
 import grpc
@@ -152,11 +153,9 @@ class PassedOn:
         """Client to service. A call that ended early is no failure here: its status is in the answer."""
         async for raw in requests:
             self._check_size(raw)
-            try:
-                await call.write(raw)
-            except (grpc.aio.AioRpcError, asyncio.InvalidStateError):
+            if not await _taken(call.write(raw)):
                 return
-        await call.done_writing()
+        await _taken(call.done_writing())
 
     async def _answer(self, context: Context, call: Any) -> Any:
         """Service to client."""
@@ -199,6 +198,15 @@ class PassedOn:
                 duration_ms=round(duration_s * 1_000, 3),
                 key_id=principal.key_id if principal else None,
             )
+
+
+async def _taken(sending: Awaitable[None]) -> bool:
+    """Whether the call still took what is sent; it doesn't once the service has ended it."""
+    try:
+        await sending
+    except (grpc.aio.AioRpcError, asyncio.InvalidStateError):
+        return False
+    return True
 
 
 def passthrough(

@@ -3,5 +3,6 @@
 from headrace_gateway.inference.dispatcher import Dispatcher
 from headrace_gateway.inference.endpoint import ModelInferEndpoint
 from headrace_gateway.inference.handler import InferenceHandler
+from headrace_gateway.inference.payload_gate import PayloadGate
 
-__all__ = ["Dispatcher", "InferenceHandler", "ModelInferEndpoint"]
+__all__ = ["Dispatcher", "InferenceHandler", "ModelInferEndpoint", "PayloadGate"]

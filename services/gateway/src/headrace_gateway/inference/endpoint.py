@@ -18,6 +18,7 @@ from headrace_common.request_id import REQUEST_ID_KEY, TRACEPARENT_KEY, trace_id
 from headrace_common.rpc_runtime import RpcRuntime
 from headrace_common.rpc_status import abort, from_exception
 from headrace_gateway.inference.handler import Caller, InferenceHandler
+from headrace_gateway.inference.payload_gate import PayloadGate
 
 PATH = "/inference.GRPCInferenceService/ModelInfer"
 
@@ -29,11 +30,13 @@ class ModelInferEndpoint:
 
     Args:
         inference: What answers a call.
+        payloads: Bounds the bytes of the requests that are held.
         runtime: Limits, metrics and log of the process.
     """
 
-    def __init__(self, *, inference: InferenceHandler, runtime: RpcRuntime) -> None:
+    def __init__(self, *, inference: InferenceHandler, payloads: PayloadGate, runtime: RpcRuntime) -> None:
         self.gate = runtime.calls
+        self._payloads = payloads
         self._inference = inference
         self._runtime = runtime
         self._ok = runtime.handled.labels(PATH, "OK", "")
@@ -65,11 +68,7 @@ class ModelInferEndpoint:
                 traceparent=traceparent if isinstance(traceparent, str) and trace_id_of(traceparent) else "",
                 timeout_s=self._timeout_s(context),
             )
-            self.gate.enter()
-            try:
-                answer = await self._inference.model_infer(request, caller)
-            finally:
-                self.gate.leave()
+            answer = await self._admitted(request, caller)
             code, reason = "OK", ""
             self._ok.inc()
             return answer
@@ -100,6 +99,17 @@ class ModelInferEndpoint:
                     request_id=request_id,
                     bytes=len(request),
                 )
+
+    async def _admitted(self, request: bytes, caller: Caller) -> bytes:
+        self.gate.enter()
+        try:
+            self._payloads.enter(len(request))
+            try:
+                return await self._inference.model_infer(request, caller)
+            finally:
+                self._payloads.leave(len(request))
+        finally:
+            self.gate.leave()
 
     def _timeout_s(self, context: Context) -> float:
         remaining_s = cast("float | None", context.time_remaining())

@@ -9,6 +9,9 @@ from headrace_common.errors import ValidationError
 
 _MODEL_NAME, _MODEL_VERSION = 1, 2
 
+FIELDS_MAX = 8_192
+"""Top-level fields that a request may have; runners have the same bound. A walk over this many takes a few ms."""
+
 
 class RequestFields(NamedTuple):
     """Model name and version as the client wrote them; an empty version means the latest."""
@@ -25,7 +28,7 @@ def read_request_fields(request: bytes) -> RequestFields:
     """
     name: int | memoryview = memoryview(b"")
     version: int | memoryview = memoryview(b"")
-    for number, _, value in wire.fields(request):
+    for number, _, value in wire.fields(request, fields_max=FIELDS_MAX):
         if number == _MODEL_NAME:
             name = value
         elif number == _MODEL_VERSION:
