@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager
-from random import Random
+from collections.abc import AsyncIterator
 from typing import Any
 
 import grpc
@@ -13,14 +11,11 @@ import grpc.aio
 import pytest
 from google.protobuf.wrappers_pb2 import StringValue
 from google.rpc import error_details_pb2, status_pb2
-from prometheus_client import CollectorRegistry
 
 from headrace_common import catalogue
-from headrace_common.call import Call, MetadataMap
 from headrace_common.errors import (
     AuthError,
     DeadlineError,
-    InitializationError,
     InternalError,
     ModelError,
     RouteError,
@@ -29,141 +24,8 @@ from headrace_common.errors import (
     ValidationError,
 )
 from headrace_common.grpc_client import Caller, open_channel, typed
-from headrace_common.grpc_server import (
-    GrpcServer,
-    Listener,
-    RpcRuntime,
-    bidi_stream,
-    client_stream,
-    refuse_call,
-    server_stream,
-    service_handler,
-    unary,
-)
-from headrace_common.principal import Principal
 from headrace_common.rpc_status import STATUS_DETAILS_KEY
-from support.eventually import eventually
-
-ECHO = "test.Echo"
-LIMIT = 1 << 20
-
-
-class Echo:
-    """A servicer whose behaviour the request's text chooses."""
-
-    def __init__(self) -> None:
-        self.calls: list[Call] = []
-        self.started = asyncio.Event()
-        self.release = asyncio.Event()
-        self.cancelled = 0
-        self.stream_ended = asyncio.Event()
-
-    async def say(self, request: StringValue, call: Call) -> StringValue:
-        self.calls.append(call)
-        match request.value:
-            case "model":
-                raise ModelError("model 'x' was not found", context={"model": "x"}, field="model_name")
-            case "wordy":
-                names = {f"tensor {number} {'😀' * 300}": "名" * 1_000 for number in range(100)}
-                raise TensorError(f"tensor '{'😀' * 1_000}' is missing", context=names, field="入" * 1_000)
-            case "bug":
-                raise RuntimeError("secret detail /etc/passwd")
-            case "timeout inside":
-                raise TimeoutError("of some library")
-            case "hold":
-                self.started.set()
-                try:
-                    await self.release.wait()
-                except asyncio.CancelledError:
-                    self.cancelled += 1
-                    raise
-            case _:
-                pass
-        return StringValue(value=request.value)
-
-    async def count(self, request: StringValue, call: Call) -> AsyncIterator[StringValue]:
-        self.calls.append(call)
-        try:
-            for number in range(int(request.value)):
-                yield StringValue(value=str(number))
-            if request.value == "3":
-                raise ModelError("stopped", entry=catalogue.MODEL_LOAD_FAILED)
-            await asyncio.Event().wait()
-        finally:
-            self.stream_ended.set()
-
-    async def join(self, requests: AsyncIterator[StringValue], call: Call) -> StringValue:
-        return StringValue(value=",".join([request.value async for request in requests]))
-
-    async def shout(self, requests: AsyncIterator[StringValue], call: Call) -> AsyncIterator[StringValue]:
-        async for request in requests:
-            yield StringValue(value=request.value.upper())
-
-
-def keyed(method: str, metadata: MetadataMap) -> Principal:
-    match metadata.get("x-api-key"):
-        case "user":
-            return Principal(tenant_id="acme", roles=frozenset({"user"}), key_id="k1")
-        case "admin":
-            return Principal(tenant_id="acme", roles=frozenset({"admin"}), key_id="k2")
-        case "defect":
-            raise RuntimeError("authenticator defect")
-        case _:
-            raise AuthError("the call carries no credential", entry=catalogue.CREDENTIAL_MISSING)
-
-
-@asynccontextmanager
-async def serving(
-    echo: Echo,
-    *,
-    authenticate: Callable[[str, MetadataMap], Principal] | None = None,
-    calls_in_flight_max: int = 100,
-    call_timeout_s: float = 5.0,
-    registry: CollectorRegistry | None = None,
-    reflection: list[str] | None = None,
-    options: Sequence[tuple[str, Any]] = (),
-) -> AsyncIterator[tuple[GrpcServer, str]]:
-    runtime = RpcRuntime(
-        registry=registry or CollectorRegistry(),
-        calls_in_flight_max=calls_in_flight_max,
-        call_timeout_s=call_timeout_s,
-        message_bytes_max=LIMIT,
-    )
-    methods = {
-        "Say": unary(echo.say, StringValue, StringValue, role="user"),
-        "Administer": unary(echo.say, StringValue, StringValue, role="admin"),
-        "Count": server_stream(echo.count, StringValue, StringValue, role="any"),
-        "Join": client_stream(echo.join, StringValue, StringValue, role="any"),
-        "Follow": server_stream(echo.count, StringValue, StringValue, role="any", endless=True),
-        "Shout": bidi_stream(echo.shout, StringValue, StringValue, role="any"),
-    }
-    handler = service_handler(ECHO, methods, runtime=runtime, authenticate=authenticate)
-    server = GrpcServer(
-        listeners=[Listener(address="127.0.0.1:0")],
-        handlers=[handler],
-        runtime=runtime,
-        reflection_services=reflection,
-        options=options,
-    )
-    (address,) = await server.start()
-    try:
-        yield server, address
-    finally:
-        await server.stop(0)
-
-
-@asynccontextmanager
-async def calling(address: str, *metadata: tuple[str, str], timeout_s: float = 5.0) -> AsyncIterator[Caller]:
-    async with open_channel(address, own_connection=True) as channel:
-        yield Caller(channel=channel, metadata=lambda: metadata, timeout_s=timeout_s)
-
-
-def text(value: str) -> StringValue:
-    return StringValue(value=value)
-
-
-async def say(caller: Caller, value: str, **options: Any) -> str:
-    return (await caller.unary(f"/{ECHO}/Say", text(value), StringValue, **options)).value
+from support.echo import ECHO, LIMIT, Echo, calling, keyed, say, serving, text
 
 
 async def test_all_four_kinds_of_calls_carry_messages() -> None:
@@ -416,128 +278,3 @@ async def test_an_unknown_method_and_an_unreachable_server_are_typed() -> None:
         with pytest.raises(RouteUnavailable) as unreachable:
             await say(caller, "x")
     assert unreachable.value.entry is catalogue.UPSTREAM_UNAVAILABLE
-
-
-async def test_a_client_finds_a_restarted_server_within_two_seconds() -> None:
-    async with serving(Echo()) as (first, address), calling(address) as caller:
-        assert await say(caller, "one") == "one"
-        await first.stop(0)
-        with pytest.raises(RouteUnavailable):
-            await say(caller, "gone")
-        runtime = RpcRuntime(registry=CollectorRegistry())
-        handler = service_handler(ECHO, {"Say": unary(Echo().say, StringValue, StringValue)}, runtime=runtime)
-        second = GrpcServer(listeners=[Listener(address=address)], handlers=[handler], runtime=runtime)
-        await second.start()
-        try:
-            assert await say(caller, "two", wait_for_ready=True, timeout_s=3) == "two"
-        finally:
-            await second.stop(0)
-
-
-async def test_metrics_count_by_method_code_and_reason() -> None:
-    registry = CollectorRegistry()
-    async with serving(Echo(), registry=registry, authenticate=keyed) as (_, address):
-        async with calling(address, ("x-api-key", "user")) as caller:
-            await say(caller, "x")
-            with pytest.raises(ModelError):
-                await say(caller, "model")
-        async with calling(address) as stranger:
-            with pytest.raises(AuthError):
-                await say(stranger, "x")
-
-    def handled(code: str, reason: str) -> float | None:
-        labels = {"method": f"/{ECHO}/Say", "grpc_code": code, "reason": reason}
-        return registry.get_sample_value("headrace_rpc_handled_total", labels)
-
-    assert handled("OK", "") == 1
-    assert handled("NOT_FOUND", "MODEL_NOT_FOUND") == 1
-    assert handled("UNAUTHENTICATED", "CREDENTIAL_MISSING") == 1
-    assert registry.get_sample_value("headrace_rpc_in_flight", {"method": f"/{ECHO}/Say"}) == 0
-
-
-async def test_stop_lets_running_calls_finish_within_the_grace() -> None:
-    echo = Echo()
-    async with serving(echo) as (server, address), calling(address) as caller:
-        held = asyncio.ensure_future(say(caller, "hold"))
-        await echo.started.wait()
-        stopping = asyncio.ensure_future(server.stop(5))
-        await asyncio.sleep(0)
-        echo.release.set()
-        assert await held == "hold"
-        await stopping
-
-
-async def test_stop_ends_endless_streams_at_once_and_says_why() -> None:
-    echo = Echo()
-    async with serving(echo) as (server, address), calling(address) as caller:
-        stream = caller.stream(f"/{ECHO}/Follow", text("1"), StringValue)
-        assert (await anext(stream)).value == "0"
-        stopping = asyncio.ensure_future(server.stop(60))
-        with pytest.raises(RouteUnavailable) as caught:
-            await anext(stream)
-        await asyncio.wait_for(stopping, 5)
-    assert caught.value.entry is catalogue.SERVER_DRAINING
-    assert echo.stream_ended.is_set()
-
-
-async def test_calls_cancelled_at_random_moments_leave_nothing_behind() -> None:
-    echo, registry, random = Echo(), CollectorRegistry(), Random(7)
-    async with serving(echo, registry=registry) as (_, address), calling(address) as caller:
-        assert await say(caller, "warm")
-        before = len(asyncio.all_tasks())
-
-        async def cancelled(value: str) -> None:
-            call = asyncio.ensure_future(say(caller, value))
-            await asyncio.sleep(random.random() * 0.01)
-            call.cancel()
-            await asyncio.gather(call, return_exceptions=True)
-
-        for _round in range(10):
-            await asyncio.gather(*(cancelled(random.choice(["hold", "quick", "model"])) for _ in range(50)))
-        in_flight = {"method": f"/{ECHO}/Say"}
-        await eventually(lambda: registry.get_sample_value("headrace_rpc_in_flight", in_flight) == 0)
-        await eventually(lambda: len(asyncio.all_tasks()) <= before)
-        assert await say(caller, "still there") == "still there"
-
-
-async def test_a_taken_address_is_a_typed_failure() -> None:
-    async with serving(Echo()) as (_, address):
-        runtime = RpcRuntime(registry=CollectorRegistry())
-        second = GrpcServer(listeners=[Listener(address=address)], handlers=[], runtime=runtime)
-        with pytest.raises(InitializationError) as caught:
-            await second.start()
-        assert caught.value.entry is catalogue.LISTEN_FAILED
-
-
-async def test_a_handler_of_ones_own_stands_beside_services_and_can_refuse_early() -> None:
-    class Raw(grpc.GenericRpcHandler):
-        def service(self, handler_call_details: Any) -> Any:
-            if handler_call_details.method == "/test.Raw/Pass":
-
-                async def passed(request: bytes, _context: Any) -> bytes:
-                    return request[::-1]
-
-                return grpc.unary_unary_rpc_method_handler(passed)
-            if handler_call_details.method == "/test.Raw/Refuse":
-                return refuse_call(ModelError("no"), {})
-            return None
-
-    runtime = RpcRuntime(registry=CollectorRegistry())
-    server = GrpcServer(
-        listeners=[Listener(address="127.0.0.1:0")], handlers=[Raw()], runtime=runtime, health_services=["test.Raw"]
-    )
-    (address,) = await server.start()
-    async with grpc.aio.insecure_channel(address) as channel:
-        method: Any = channel.unary_unary("/test.Raw/Pass")
-        assert await method(b"abc", timeout=5) == b"cba"
-        method = channel.unary_unary("/test.Raw/Refuse")
-        with pytest.raises(ModelError):
-            await typed(method(b"x" * 100_000, timeout=5))
-    await server.stop(0)
-
-
-def test_a_method_without_a_policy_does_not_start() -> None:
-    runtime = RpcRuntime(registry=CollectorRegistry())
-    method = unary(Echo.say, StringValue, StringValue)  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match="Say"):
-        service_handler(ECHO, {"Say": method}, runtime=runtime, authenticate=keyed)

@@ -1,0 +1,157 @@
+"""Restarts, stops, limits and leftovers of the server and client runtimes, over real grpc.aio."""
+
+from __future__ import annotations
+
+import asyncio
+from random import Random
+from typing import Any
+
+import grpc
+import grpc.aio
+import pytest
+from google.protobuf.wrappers_pb2 import StringValue
+from prometheus_client import CollectorRegistry
+
+from headrace_common import catalogue
+from headrace_common.errors import (
+    AuthError,
+    InitializationError,
+    ModelError,
+    RouteUnavailable,
+)
+from headrace_common.grpc_client import typed
+from headrace_common.grpc_server import (
+    GrpcServer,
+    Listener,
+    RpcRuntime,
+    refuse_call,
+    service_handler,
+    unary,
+)
+from support.echo import ECHO, Echo, calling, keyed, say, serving, text
+from support.eventually import eventually
+
+
+async def test_a_client_finds_a_restarted_server_within_two_seconds() -> None:
+    async with serving(Echo()) as (first, address), calling(address) as caller:
+        assert await say(caller, "one") == "one"
+        await first.stop(0)
+        with pytest.raises(RouteUnavailable):
+            await say(caller, "gone")
+        runtime = RpcRuntime(registry=CollectorRegistry())
+        handler = service_handler(ECHO, {"Say": unary(Echo().say, StringValue, StringValue)}, runtime=runtime)
+        second = GrpcServer(listeners=[Listener(address=address)], handlers=[handler], runtime=runtime)
+        await second.start()
+        try:
+            assert await say(caller, "two", wait_for_ready=True, timeout_s=3) == "two"
+        finally:
+            await second.stop(0)
+
+
+async def test_metrics_count_by_method_code_and_reason() -> None:
+    registry = CollectorRegistry()
+    async with serving(Echo(), registry=registry, authenticate=keyed) as (_, address):
+        async with calling(address, ("x-api-key", "user")) as caller:
+            await say(caller, "x")
+            with pytest.raises(ModelError):
+                await say(caller, "model")
+        async with calling(address) as stranger:
+            with pytest.raises(AuthError):
+                await say(stranger, "x")
+
+    def handled(code: str, reason: str) -> float | None:
+        labels = {"method": f"/{ECHO}/Say", "grpc_code": code, "reason": reason}
+        return registry.get_sample_value("headrace_rpc_handled_total", labels)
+
+    assert handled("OK", "") == 1
+    assert handled("NOT_FOUND", "MODEL_NOT_FOUND") == 1
+    assert handled("UNAUTHENTICATED", "CREDENTIAL_MISSING") == 1
+    assert registry.get_sample_value("headrace_rpc_in_flight", {"method": f"/{ECHO}/Say"}) == 0
+
+
+async def test_stop_lets_running_calls_finish_within_the_grace() -> None:
+    echo = Echo()
+    async with serving(echo) as (server, address), calling(address) as caller:
+        held = asyncio.ensure_future(say(caller, "hold"))
+        await echo.started.wait()
+        stopping = asyncio.ensure_future(server.stop(5))
+        await asyncio.sleep(0)
+        echo.release.set()
+        assert await held == "hold"
+        await stopping
+
+
+async def test_stop_ends_endless_streams_at_once_and_says_why() -> None:
+    echo = Echo()
+    async with serving(echo) as (server, address), calling(address) as caller:
+        stream = caller.stream(f"/{ECHO}/Follow", text("1"), StringValue)
+        assert (await anext(stream)).value == "0"
+        stopping = asyncio.ensure_future(server.stop(60))
+        with pytest.raises(RouteUnavailable) as caught:
+            await anext(stream)
+        await asyncio.wait_for(stopping, 5)
+    assert caught.value.entry is catalogue.SERVER_DRAINING
+    assert echo.stream_ended.is_set()
+
+
+async def test_calls_cancelled_at_random_moments_leave_nothing_behind() -> None:
+    echo, registry, random = Echo(), CollectorRegistry(), Random(7)
+    async with serving(echo, registry=registry) as (_, address), calling(address) as caller:
+        assert await say(caller, "warm")
+        before = len(asyncio.all_tasks())
+
+        async def cancelled(value: str) -> None:
+            call = asyncio.ensure_future(say(caller, value))
+            await asyncio.sleep(random.random() * 0.01)
+            call.cancel()
+            await asyncio.gather(call, return_exceptions=True)
+
+        for _round in range(10):
+            await asyncio.gather(*(cancelled(random.choice(["hold", "quick", "model"])) for _ in range(50)))
+        in_flight = {"method": f"/{ECHO}/Say"}
+        await eventually(lambda: registry.get_sample_value("headrace_rpc_in_flight", in_flight) == 0)
+        await eventually(lambda: len(asyncio.all_tasks()) <= before)
+        assert await say(caller, "still there") == "still there"
+
+
+async def test_a_taken_address_is_a_typed_failure() -> None:
+    async with serving(Echo()) as (_, address):
+        runtime = RpcRuntime(registry=CollectorRegistry())
+        second = GrpcServer(listeners=[Listener(address=address)], handlers=[], runtime=runtime)
+        with pytest.raises(InitializationError) as caught:
+            await second.start()
+        assert caught.value.entry is catalogue.LISTEN_FAILED
+
+
+async def test_a_handler_of_ones_own_stands_beside_services_and_can_refuse_early() -> None:
+    class Raw(grpc.GenericRpcHandler):
+        def service(self, handler_call_details: Any) -> Any:
+            if handler_call_details.method == "/test.Raw/Pass":
+
+                async def passed(request: bytes, _context: Any) -> bytes:
+                    return request[::-1]
+
+                return grpc.unary_unary_rpc_method_handler(passed)
+            if handler_call_details.method == "/test.Raw/Refuse":
+                return refuse_call(ModelError("no"), {})
+            return None
+
+    runtime = RpcRuntime(registry=CollectorRegistry())
+    server = GrpcServer(
+        listeners=[Listener(address="127.0.0.1:0")], handlers=[Raw()], runtime=runtime, health_services=["test.Raw"]
+    )
+    (address,) = await server.start()
+    async with grpc.aio.insecure_channel(address) as channel:
+        method: Any = channel.unary_unary("/test.Raw/Pass")
+        assert await method(b"abc", timeout=5) == b"cba"
+        method = channel.unary_unary("/test.Raw/Refuse")
+        with pytest.raises(ModelError):
+            await typed(method(b"x" * 100_000, timeout=5))
+    await server.stop(0)
+
+
+def test_a_method_without_a_policy_does_not_start() -> None:
+    runtime = RpcRuntime(registry=CollectorRegistry())
+    method = unary(Echo.say, StringValue, StringValue)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="Say"):
+        service_handler(ECHO, {"Say": method}, runtime=runtime, authenticate=keyed)
