@@ -22,7 +22,7 @@ class RegistrySettings(ServiceSettings):
         None, description="Folder for uploads while they are checked; empty means uploads/ in the state folder."
     )
     upload_bytes_max: int = Field(2 << 30, ge=1, le=1 << 40, description="Largest file accepted, bytes.")
-    uploads_max: int = Field(16, ge=1, le=1_000, description="Uploads at once; more are refused.")
+    uploads_max: int = Field(16, ge=1, le=1_000, description="Uploads at once, a quarter of them for one tenant.")
     upload_idle_s: float = Field(60.0, gt=0, le=3_600, description="Seconds that an upload may send nothing.")
     upload_timeout_s: float = Field(3_600.0, gt=0, description="Deadline of an upload whose client sent none, seconds.")
     inspections_max: int = Field(2, ge=1, le=64, description="Files inspected at once; more wait for their turn.")

@@ -31,8 +31,8 @@ class RegistryStore(Protocol):
         """The registered version, and whether this call made it.
 
         Creates the model where it is missing. A draft without a number is the latest READY version if that says the
-        same, so that repeating a call whose answer was lost makes no second version. Of several drafts of one version exactly one is registered; the others
-        get that one if they say the same.
+        same, so that repeating a call whose answer was lost makes no second version. Of several drafts of one version
+        exactly one is registered; the others get that one if they say the same.
 
         Raises:
             ModelError: MODEL_VERSION_CONFLICT (ALREADY_EXISTS): the version exists and says something else.

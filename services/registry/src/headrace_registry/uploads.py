@@ -18,7 +18,6 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from headrace.registry.v1.models_pb2 import UploadVersionRequest
 from headrace_common import catalogue
 from headrace_common.errors import DeadlineError, HeadraceError, ModelError
-from headrace_common.rpc_runtime import AdmissionGate
 from headrace_registry.artifact_format import FILE_NAMES, HEAD_BYTES, recognise
 from headrace_registry.inspection import Inspector
 from headrace_registry.manifest import check_stated, merged
@@ -26,6 +25,7 @@ from headrace_registry.models import Content, Segment, Version, VersionDraft, ve
 from headrace_registry.segments import SegmentStore
 from headrace_registry.store import RegistryStore
 from headrace_registry.upload import Announcement, Upload
+from headrace_registry.upload_places import UploadPlaces
 from headrace_registry.upload_spool import UploadSpool, spool_error
 
 T = TypeVar("T")
@@ -61,7 +61,7 @@ class Uploads:
         self._spool = spool
         self._inspector = inspector
         self._limits = limits
-        self._gate = AdmissionGate(limit=limits.concurrent_max)
+        self._places = UploadPlaces(limit=limits.concurrent_max)
         self._metrics = _Metrics(registry)
         self._log = structlog.stdlib.get_logger("uploads")
 
@@ -72,25 +72,24 @@ class Uploads:
         store is away, another upload of the number came first) leaves those, for the next try to find.
 
         Raises:
-            HeadraceError: SERVER_OVERLOADED (RESOURCE_EXHAUSTED); what `Upload`, `check_stated`, `merged` and
-                `Inspector.inspect` raise; CALL_TIMEOUT (DEADLINE_EXCEEDED): the client sends nothing;
+            HeadraceError: SERVER_OVERLOADED or CONCURRENCY_LIMIT_EXCEEDED (RESOURCE_EXHAUSTED); what `Upload`,
+                `check_stated`, `merged` and `Inspector.inspect` raise; CALL_TIMEOUT (DEADLINE_EXCEEDED): the client
+                sends nothing;
                 MODEL_VERSION_CONFLICT (ALREADY_EXISTS); STORAGE_UNAVAILABLE or DATABASE_UNAVAILABLE (UNAVAILABLE).
         """
-        self._gate.enter()
-        outcome = "CANCELLED"
-        started_s = time.monotonic()
-        try:
-            with self._metrics.in_progress.track_inprogress():
+        with self._places.taken_by(tenant_id), self._metrics.in_progress.track_inprogress():
+            outcome = "CANCELLED"
+            started_s = time.monotonic()
+            try:
                 version = await self._received(tenant_id, messages)
-            outcome = "OK"
-            return version
-        except HeadraceError as error:
-            outcome = error.reason
-            raise
-        finally:
-            self._gate.leave()
-            self._metrics.uploads.labels(outcome).inc()
-            self._metrics.duration.observe(time.monotonic() - started_s)
+                outcome = "OK"
+                return version
+            except HeadraceError as error:
+                outcome = error.reason
+                raise
+            finally:
+                self._metrics.uploads.labels(outcome).inc()
+                self._metrics.duration.observe(time.monotonic() - started_s)
 
     async def _received(self, tenant_id: str, messages: AsyncIterator[UploadVersionRequest]) -> Version:
         upload = Upload(upload_bytes_max=self._limits.bytes_max)
