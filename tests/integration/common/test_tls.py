@@ -18,6 +18,7 @@ from headrace_common import catalogue
 from headrace_common.errors import ConfigError, RouteUnavailable
 from headrace_common.grpc_client import Caller, open_channel
 from headrace_common.grpc_server import GrpcServer, Listener, RpcRuntime
+from headrace_common.secrets import write_secret_file
 from headrace_common.settings import ServiceSettings
 from headrace_common.tls import TlsFiles
 
@@ -106,8 +107,11 @@ def test_settings_give_all_none_or_an_error(tmp_path: Path) -> None:
     missing = TlsFiles.from_settings(ServiceSettings(tls_key_file=tmp_path / "k", tls_certificate_file=tmp_path / "c"))
     assert missing is not None
     for build in (missing.server_credentials, missing.channel_credentials):
-        with pytest.raises(ConfigError, match="HEADRACE_TLS"):
+        with pytest.raises(ConfigError, match=f"file://{tmp_path}/k"):
             build()
+    write_secret_file(tmp_path / "k", "a key")
+    with pytest.raises(ConfigError, match="HEADRACE_TLS_CERTIFICATE_FILE"):
+        missing.server_credentials()
     with pytest.raises(ConfigError) as caught:
         TlsFiles(authorities=tmp_path / "a").server_credentials()
     assert caught.value.entry is catalogue.SETTING_MISSING

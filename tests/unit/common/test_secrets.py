@@ -14,10 +14,11 @@ import pytest
 
 from headrace_common import catalogue
 from headrace_common.errors import ConfigError
-from headrace_common.secrets import read_secret_file, resolve_secret, write_secret_file
+from headrace_common.secrets import read_secret, read_secret_file, resolve_secret, write_secret_file
 
 SECRETS: dict[str, dict[str, Any]] = {
     "/v1/secret/data/headrace": {"data": {"data": {"postgres": "pw2"}, "metadata": {"version": 3}}},
+    "/v1/kv/odd": {"data": ["no", "mapping"]},
     "/v1/kv/headrace": {"data": {"postgres": "pw1"}},
 }
 
@@ -37,6 +38,9 @@ class VaultPeer(BaseHTTPRequestHandler):
 
     def do_POST(self) -> None:
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        if body["role"].startswith("malformed "):
+            self._answer(200, json.loads(body["role"].removeprefix("malformed ")))
+            return
         good = self.path == "/v1/auth/kubernetes/login" and body == {"role": "headrace", "jwt": "account-token"}
         self._answer(200, {"auth": {"client_token": "s.good"}}) if good else self._answer(403, {"errors": ["no"]})
 
@@ -95,6 +99,7 @@ def test_a_token_file_and_a_kubernetes_role_open_vault(vault: str, tmp_path: Pat
     [
         ("vault://kv/headrace#missing", "s.good"),
         ("vault://kv/none#postgres", "s.good"),
+        ("vault://kv/odd#postgres", "s.good"),
         ("vault://kv/headrace#postgres", "s.bad"),
         ("vault://kv/headrace", "s.good"),
         ("vault://#postgres", "s.good"),
@@ -107,6 +112,31 @@ def test_what_vault_does_not_give_names_the_reference(vault: str, reference: str
     assert caught.value.entry is catalogue.SECRET_UNAVAILABLE
     assert reference in caught.value.message
     assert "permission denied" not in caught.value.message
+
+
+@pytest.mark.parametrize("answer", ["{}", '{"auth": null}', '{"auth": {}}', "[]"])
+def test_a_malformed_kubernetes_login_is_typed(vault: str, tmp_path: Path, answer: str) -> None:
+    account = tmp_path / "account"
+    account.write_text("account-token")
+    environ = {
+        "VAULT_ADDR": vault,
+        "HEADRACE_VAULT_KUBERNETES_ROLE": f"malformed {answer}",
+        "HEADRACE_VAULT_KUBERNETES_TOKEN_FILE": str(account),
+    }
+    with pytest.raises(ConfigError) as caught:
+        resolve_secret("vault://kv/headrace#postgres", environ=environ)
+    assert caught.value.entry is catalogue.SECRET_UNAVAILABLE
+
+
+def test_a_secret_is_read_from_a_path_a_file_reference_and_vault(vault: str, tmp_path: Path) -> None:
+    path = tmp_path / "a key"
+    path.write_text("secret\n")
+    for reference in (path, str(path), f"file://{tmp_path}/a%20key"):
+        assert read_secret(reference) == "secret"
+    environ = {"VAULT_ADDR": vault, "VAULT_TOKEN": "s.good"}
+    assert read_secret("vault://kv/headrace#postgres", environ=environ) == "pw1"
+    with pytest.raises(ConfigError):
+        read_secret("not a file")
 
 
 def test_an_unreachable_vault_is_typed() -> None:

@@ -64,6 +64,12 @@ def test_the_environment_is_chosen_by_option_then_variable(config: Path) -> None
     assert "HEADRACE_ENV" in refused(HEADRACE_ENV="staging").message
 
 
+def test_a_secret_that_is_named_by_a_path_may_lie_in_vault() -> None:
+    settings = load(HEADRACE_JOIN_TOKEN_FILE="vault://secret/data/headrace#join", HEADRACE_TLS_KEY_FILE="/etc/key")
+    assert settings.join_token_file == "vault://secret/data/headrace#join"
+    assert str(settings.tls_key_file) == "/etc/key"
+
+
 def test_lists_are_comma_separated_in_the_environment(config: Path) -> None:
     assert load(config).gateways == ("a:1", "b:2")
     assert load(config, HEADRACE_MILL_GATEWAYS="c:3, d:4 ,").gateways == ("c:3", "d:4")

@@ -18,7 +18,7 @@ from joserfc.jwk import KeySet, OKPKey
 from headrace_common import catalogue
 from headrace_common.clock import Clock, SystemClock
 from headrace_common.errors import AuthError, ConfigError
-from headrace_common.secrets import read_secret_file, write_secret_file
+from headrace_common.secrets import read_secret, write_secret_file
 
 PRINCIPAL_KEY = "x-headrace-principal"
 """Metadata key of the token; stripped from whatever comes in at the edge."""
@@ -79,13 +79,13 @@ class PrincipalSigner:
         self._clock = clock or SystemClock()
 
     @classmethod
-    def from_file(cls, path: Path, *, issuer: str, clock: Clock | None = None) -> PrincipalSigner:
-        """Reads a private JWK.
+    def from_file(cls, path: Path | str, *, issuer: str, clock: Clock | None = None) -> PrincipalSigner:
+        """Reads a private JWK from a path or another reference of `secrets.read_secret`.
 
         Raises:
             ConfigError: SETTING_INVALID or SECRET_UNAVAILABLE: no such file, or not an Ed25519 private key.
         """
-        text = read_secret_file(path)
+        text = read_secret(path)
         try:
             key = OKPKey.import_key(cast("Any", _json_object(text)))
         except (JoseError, ValueError, KeyError, TypeError):

@@ -43,6 +43,17 @@ def resolve_secret(value: str, *, environ: Mapping[str, str] | None = None) -> s
     return value
 
 
+def read_secret(reference: Path | str, *, environ: Mapping[str, str] | None = None) -> str:
+    """Reads the secret that a setting points to: a path, or a `file://` or `vault://` reference of `resolve_secret`.
+
+    Raises:
+        ConfigError: SECRET_UNAVAILABLE; names the reference, never the value.
+    """
+    if isinstance(reference, str) and is_reference(reference):
+        return resolve_secret(reference, environ=environ)
+    return read_secret_file(Path(reference))
+
+
 def read_secret_file(path: Path) -> str:
     """The file's text without its trailing newline.
 
@@ -89,13 +100,14 @@ def _from_vault(reference: str, environ: Mapping[str, str]) -> str:
         client = hvac.Client(url=address, namespace=environ.get("VAULT_NAMESPACE"), timeout=10)
         client.token = _vault_token(client, reference, environ)
         answer = cast("dict[str, Any] | None", client.read(path))
-    except (hvac.exceptions.VaultError, OSError, ValueError) as error:
+        data: Any = (answer or {}).get("data") or {}
+        if "metadata" in data and isinstance(data.get("data"), dict):
+            data = data["data"]  # version 2 of the KV engine wraps the secret once more
+        value: object = data.get(key)
+    except (hvac.exceptions.VaultError, OSError, ValueError, LookupError, TypeError, AttributeError) as error:
+        # The last three: an answer that is not of Vault's form, from a proxy for example.
         structlog.stdlib.get_logger("secrets").error("vault failed", reference=reference, error=type(error).__name__)
         raise _unavailable(reference, "can't be read from Vault") from None
-    data: Any = (answer or {}).get("data") or {}
-    if "metadata" in data and isinstance(data.get("data"), dict):
-        data = data["data"]  # version 2 of the KV engine wraps the secret once more
-    value: object = data.get(key)
     if not isinstance(value, str) or not value:
         raise _unavailable(reference, "has no such key in Vault")
     return value

@@ -34,7 +34,7 @@ class ServiceSettings(BaseSettings):
 
     A field declared here is HEADRACE_<FIELD>; one declared by a service is HEADRACE_<SERVICE>_<FIELD>. In YAML shared
     fields stand at the top level and a service's own under its name. `SecretStr` values may be `file://` or
-    `vault://path#key` references.
+    `vault://path#key` references; so may the paths of secrets, which `secrets.read_secret` reads.
     """
 
     model_config = SettingsConfigDict(extra="forbid", frozen=True, validate_default=True, hide_input_in_errors=True)
@@ -66,9 +66,11 @@ class ServiceSettings(BaseSettings):
     storage_url: str | None = Field(
         default=None, description="Object store: a directory, local://, s3://, gs:// or az://."
     )
-    join_token_file: Path | None = Field(default=None, description="File (0600) with the token that runners join with.")
-    principal_key_file: Path | None = Field(
-        default=None, description="Private JWK (0600) that gateways sign principals with."
+    join_token_file: Path | str | None = Field(
+        default=None, description="Token that runners join with: a file (0600) or vault://path#key."
+    )
+    principal_key_file: Path | str | None = Field(
+        default=None, description="Private JWK that gateways sign principals with: a file (0600) or vault://path#key."
     )
     principal_jwks_file: Path | None = Field(
         default=None, description="Public JWK set that principals are checked against."
@@ -76,7 +78,9 @@ class ServiceSettings(BaseSettings):
     tls_certificate_file: Path | None = Field(
         default=None, description="PEM chain of the service; empty means plaintext."
     )
-    tls_key_file: Path | None = Field(default=None, description="PEM private key that belongs to the certificate.")
+    tls_key_file: Path | str | None = Field(
+        default=None, description="PEM private key that belongs to the certificate: a file (0600) or vault://path#key."
+    )
     tls_ca_file: Path | None = Field(
         default=None, description="PEM authorities that peers' certificates must chain to."
     )

@@ -9,6 +9,7 @@ import grpc
 
 from headrace_common import catalogue
 from headrace_common.errors import ConfigError
+from headrace_common.secrets import read_secret
 from headrace_common.settings import ServiceSettings
 
 
@@ -18,12 +19,12 @@ class TlsFiles:
 
     Attributes:
         certificate: Our chain; clients without one authenticate only the server.
-        key: The private key of `certificate`.
+        key: The private key of `certificate`, as a path or another reference of `secrets.read_secret`.
         authorities: What the peer's certificate must chain to. A server with authorities demands client certificates.
     """
 
     certificate: Path | None = None
-    key: Path | None = None
+    key: Path | str | None = None
     authorities: Path | None = None
 
     @classmethod
@@ -59,7 +60,7 @@ class TlsFiles:
             )
         authorities = _read(self.authorities, "HEADRACE_TLS_CA_FILE") if self.authorities else None
         return grpc.ssl_server_credentials(
-            [(_read(self.key, "HEADRACE_TLS_KEY_FILE"), _read(self.certificate, "HEADRACE_TLS_CERTIFICATE_FILE"))],
+            [(read_secret(self.key).encode(), _read(self.certificate, "HEADRACE_TLS_CERTIFICATE_FILE"))],
             root_certificates=authorities,
             require_client_auth=authorities is not None,
         )
@@ -68,7 +69,7 @@ class TlsFiles:
         """Credentials for dialling. Raises ConfigError where a file is missing or unreadable."""
         return grpc.ssl_channel_credentials(
             root_certificates=_read(self.authorities, "HEADRACE_TLS_CA_FILE") if self.authorities else None,
-            private_key=_read(self.key, "HEADRACE_TLS_KEY_FILE") if self.key else None,
+            private_key=read_secret(self.key).encode() if self.key else None,
             certificate_chain=_read(self.certificate, "HEADRACE_TLS_CERTIFICATE_FILE") if self.certificate else None,
         )
 

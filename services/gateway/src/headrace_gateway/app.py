@@ -16,7 +16,7 @@ from headrace_common.metrics import Metrics
 from headrace_common.principal import PrincipalSigner
 from headrace_common.ready_file import write_ready_file
 from headrace_common.rpc_runtime import AdmissionGate
-from headrace_common.secrets import read_secret_file
+from headrace_common.secrets import read_secret
 from headrace_common.service_main import Stop
 from headrace_common.tasks import TaskGuard
 from headrace_common.tls import TlsFiles
@@ -169,7 +169,7 @@ class Gateway:
         limits = LaneLimits(message_bytes_max=settings.message_bytes_max)
         handler = RunnerMeshHandler(
             gateway_id=self.id,
-            join_token=read_secret_file(settings.join_token_file) if settings.join_token_file else None,
+            join_token=read_secret(settings.join_token_file) if settings.join_token_file else None,
             directory=self._directory,
             limits=limits,
             budget=ByteBudget(total_bytes=settings.result_bytes_max),

@@ -9,7 +9,7 @@ import structlog
 
 from headrace_common import catalogue
 from headrace_common.errors import ConfigError
-from headrace_common.secrets import read_secret_file
+from headrace_common.secrets import read_secret
 from headrace_quota.api_keys import KeyMaterial, Role, draft_key
 from headrace_quota.store import TenantStore
 from headrace_quota.tenants import COMMUNITY_TENANT, OPERATORS_TENANT, TenantDraft
@@ -17,19 +17,19 @@ from headrace_quota.tenants import COMMUNITY_TENANT, OPERATORS_TENANT, TenantDra
 _VARIABLE = "HEADRACE_QUOTA_BOOTSTRAP_ADMIN_KEY_FILE"
 
 
-def read_admin_key(path: Path | None) -> KeyMaterial | None:
-    """The admin key of the file, or None without a file.
+def read_admin_key(reference: Path | str | None) -> KeyMaterial | None:
+    """The admin key that a setting points to, or None without one.
 
     Raises:
-        ConfigError: the file can't be read, or holds no key; the message never holds the file's text.
+        ConfigError: the secret can't be read, or is no key; the message never holds its text.
     """
-    if path is None:
+    if reference is None:
         return None
     try:
-        return KeyMaterial.given(read_secret_file(path).strip())
+        return KeyMaterial.given(read_secret(reference).strip())
     except ValueError as error:
         raise ConfigError(
-            f"{_VARIABLE} names a file without a key: {error}",
+            f"{_VARIABLE} points to what is not a key: {error}",
             entry=catalogue.SETTING_INVALID,
             context={"variable": _VARIABLE},
         ) from None

@@ -21,8 +21,8 @@ class QuotaSettings(ServiceSettings):
     embedded_tenants: bool = Field(
         False, description="Whether the tenant community is made at start; default always is."
     )
-    bootstrap_admin_key_file: Path | None = Field(
-        None, description="File (0600) with a key that gets the role admin in the tenant default."
+    bootstrap_admin_key_file: Path | str | None = Field(
+        None, description="Key that gets the role admin in the tenant default: a file (0600) or vault://path#key."
     )
     active_keys_max: int = Field(1_000, ge=1, le=1_000_000, description="Most keys that work at once in one tenant.")
     dead_keys_shown_s: float = Field(

@@ -13,7 +13,7 @@ from headrace_common.grpc_client import Caller, open_channel
 from headrace_common.lanes import ByteBudget, LaneLimits
 from headrace_common.metrics import Metrics
 from headrace_common.ready_file import write_ready_file
-from headrace_common.secrets import read_secret_file
+from headrace_common.secrets import read_secret
 from headrace_common.service_main import Stop
 from headrace_common.tasks import TaskGuard
 from headrace_common.tls import TlsFiles
@@ -109,7 +109,7 @@ def _build_mesh(settings: RunnerSettings, host: ModelHost, tls: TlsFiles | None,
     return MeshClient(
         targets=settings.gateways,
         open_channel=lambda address: open_channel(address, tls=tls, own_connection=True),
-        join_token=read_secret_file(token_file) if token_file is not None else None,
+        join_token=read_secret(token_file) if token_file is not None else None,
         name=settings.name,
         labels=settings.labels,
         host=host,
