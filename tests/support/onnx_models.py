@@ -135,6 +135,14 @@ def counting_loop() -> bytes:
     return _file([node], inputs, [tensor("z", "INT64", ())], [one, go_on])
 
 
+def endless_loop() -> bytes:
+    """`z = x` (INT64 scalar) after more steps than anybody has time for, whatever the input."""
+    model = ModelProto.FromString(counting_loop())
+    del model.graph.input[1]
+    model.graph.initializer.append(numpy_helper.from_array(np.array(1 << 62, dtype=np.int64), "y"))
+    return model.SerializeToString()
+
+
 def tensor(name: str, datatype: str, shape: Shape) -> ValueInfoProto:
     """The description of an input or output; -1 gives an axis without a name."""
     sizes = [None if size == -1 else size for size in shape]

@@ -83,6 +83,8 @@ def build_host(
         source=source,
         backends=backends,
         limits=ExecutionLimits(threads, settings.queue_calls_max, settings.queue_bytes_max),
+        load_timeout_s=settings.model_load_timeout_s,
+        warm_up_timeout_s=settings.model_warm_up_timeout_s,
         clock=clock,
         metrics=shown,
     )

@@ -46,6 +46,12 @@ class RunnerSettings(ServiceSettings):
     model_memory_bytes_max: int = Field(
         0, ge=0, description="Memory that loaded models may take in bytes; 0 means half of what the process may use."
     )
+    model_load_timeout_s: float = Field(
+        300.0, gt=0, description="How long one model may load, download not counted, s."
+    )
+    model_warm_up_timeout_s: float = Field(
+        10.0, gt=0, description="How long the first execution of a model may take, part of its load, seconds."
+    )
     model_stay_min_s: float = Field(30.0, ge=0, description="How long a loaded model stays at least, seconds.")
     model_idle_max_s: float = Field(3_600.0, gt=0, description="How long a model stays without a call, seconds.")
 

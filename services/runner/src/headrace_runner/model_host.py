@@ -182,7 +182,7 @@ class ModelHost:
                 task.cancel()
             await asyncio.gather(*working, return_exceptions=True)
         await self._unload(list(self._entries))
-        await self._loader.close()
+        self._loader.close()
 
     async def _load(self, entry: _Entry) -> None:
         started = self._clock.monotonic()

@@ -119,8 +119,8 @@ MODEL_LOAD_TIMEOUT = CatalogueEntry(
     grpc="DEADLINE_EXCEEDED",
     http=504,
     context=("model", "version"),
-    summary="The model wasn't loaded within the call's deadline; loading goes on.",
-    remedy="Retry with a longer deadline.",
+    summary="The model took longer to load than a runner allows.",
+    remedy="Make the model smaller or simpler; operators: raise HEADRACE_RUNNER_MODEL_LOAD_TIMEOUT_S.",
 )
 RUNNER_LOST = CatalogueEntry(
     code="RUNNER_001",

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from headrace.registry.v1.manifest_pb2 import Manifest
 from headrace_runner.tensors.datatypes import Array
@@ -73,6 +73,15 @@ class LoadedModel(Protocol):
 
     def close(self) -> None:
         """Frees the model. Called once, when no `infer` runs."""
+        ...
+
+
+@runtime_checkable
+class Interruptible(Protocol):
+    """A `LoadedModel` whose executions can be stopped. Optional, but without it an endless execution has no end."""
+
+    def interrupt(self) -> None:
+        """Makes every `infer` that runs now raise soon; later ones are not affected. Any thread; doesn't block."""
         ...
 
 

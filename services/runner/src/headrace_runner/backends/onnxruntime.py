@@ -65,7 +65,7 @@ class OnnxRuntimeBackend:
         path = artifact_dir / _model_file(files)
         try:
             session: Any = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-            return OnnxRuntimeModel(session=session, run_options=_run_options())
+            return OnnxRuntimeModel(session=session)
         except HeadraceError:
             raise
         except Exception as error:  # noqa: BLE001 - ONNX Runtime raises a dozen unrelated classes
@@ -80,9 +80,9 @@ class OnnxRuntimeModel:
         ModelError: MODEL_LOAD_FAILED (FAILED_PRECONDITION): an input or output is no tensor of the protocol.
     """
 
-    def __init__(self, *, session: Any, run_options: Any) -> None:
+    def __init__(self, *, session: Any) -> None:
         self._session: Any = session
-        self._run_options = run_options
+        self._running: set[Any] = set()
         self._log = structlog.stdlib.get_logger("onnxruntime")
         self.inputs: Sequence[TensorSpec] = [
             *(_spec(arg, "input") for arg in session.get_inputs()),
@@ -100,18 +100,26 @@ class OnnxRuntimeModel:
         self, inputs: Mapping[str, Array], outputs: Sequence[str], parameters: Mapping[str, ParameterValue]
     ) -> Sequence[Array]:
         feed = {name: _prepared(name, array, name in self._strings) for name, array in inputs.items()}
+        options = _run_options()
+        self._running.add(options)
         try:
             if self._bf16:
-                return self._run_with_values(feed, outputs)
-            return self._session.run(list(outputs), feed, self._run_options)
+                return self._run_with_values(feed, outputs, options)
+            return self._session.run(list(outputs), feed, options)
         except Exception as error:  # noqa: BLE001 - ONNX Runtime raises a dozen unrelated classes
             self._log.info("run failed", error=str(error))
             raise _run_error(error) from None
+        finally:
+            self._running.discard(options)
+
+    def interrupt(self) -> None:
+        for options in tuple(self._running):
+            options.terminate = True
 
     def close(self) -> None:
         self._session = None
 
-    def _run_with_values(self, feed: Mapping[str, Array], outputs: Sequence[str]) -> list[Array]:
+    def _run_with_values(self, feed: Mapping[str, Array], outputs: Sequence[str], options: Any) -> list[Array]:
         """Runs a model with BF16 tensors, which NumPy has no type for."""
         values_of: Any = import_module("onnxruntime").OrtValue
 
@@ -121,7 +129,7 @@ class OnnxRuntimeModel:
             else values_of.ortvalue_from_numpy(array)
             for name, array in feed.items()
         }
-        results: list[Any] = self._session.run_with_ort_values(list(outputs), values, self._run_options)
+        results: list[Any] = self._session.run_with_ort_values(list(outputs), values, options)
         return [
             _bf16_bits(value) if name in self._bf16 else value.numpy()
             for name, value in zip(outputs, results, strict=True)

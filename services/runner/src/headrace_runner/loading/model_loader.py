@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import structlog
@@ -12,7 +11,7 @@ import structlog
 from headrace.registry.v1.models_pb2 import Version
 from headrace_common import catalogue
 from headrace_common.clock import Clock
-from headrace_common.errors import HeadraceError, ModelError
+from headrace_common.errors import DeadlineError, HeadraceError, ModelError
 from headrace_runner.artifacts.disk_cache import ArtifactLease, DiskCache
 from headrace_runner.artifacts.source import ArtifactSource
 from headrace_runner.backends.contract import LoadedModel
@@ -20,6 +19,7 @@ from headrace_runner.backends.discovery import BackendSet
 from headrace_runner.device import resident_bytes, return_freed_memory
 from headrace_runner.execution.replica import Replica
 from headrace_runner.execution.slots import ExecutionSlots
+from headrace_runner.loading.load_thread import LoadThread
 from headrace_runner.loading.manifest_check import signature_of
 from headrace_runner.loading.warm_up import warm_up
 from headrace_runner.metrics import RunnerMetrics
@@ -70,6 +70,8 @@ class ModelLoader:
         source: Artefacts elsewhere.
         backends: What models are loaded with.
         limits: Bounds of replicas.
+        load_timeout_s: How long one load may take once the artefact is on disk.
+        warm_up_timeout_s: How long the first execution may take; it is part of the load.
     """
 
     def __init__(
@@ -79,6 +81,8 @@ class ModelLoader:
         source: ArtifactSource,
         backends: BackendSet,
         limits: ExecutionLimits,
+        load_timeout_s: float,
+        warm_up_timeout_s: float,
         clock: Clock,
         metrics: RunnerMetrics,
     ) -> None:
@@ -88,7 +92,9 @@ class ModelLoader:
         self._limits = limits
         self._clock = clock
         self._metrics = metrics
-        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="load")
+        self._load_timeout_s = load_timeout_s
+        self._warm_up_timeout_s = warm_up_timeout_s
+        self._thread = LoadThread(timeout_s=load_timeout_s)
         self._log = structlog.stdlib.get_logger("loading")
 
     async def fetch(self, version: Version, ticket: Callable[[], str]) -> ArtifactLease:
@@ -109,15 +115,21 @@ class ModelLoader:
         """Loads a fetched artefact and runs it once. The lease belongs to the result, or stays the caller's on errors.
 
         Raises:
-            HeadraceError: MODEL_LOAD_FAILED, MODEL_MANIFEST_MISMATCH, DEVICE_OUT_OF_MEMORY and others.
+            HeadraceError: MODEL_LOAD_FAILED, MODEL_LOAD_TIMEOUT, MODEL_MANIFEST_MISMATCH, DEVICE_OUT_OF_MEMORY and
+                others.
         """
         execution = version.manifest.execution
         instances = min(max(1, execution.instances), _INSTANCES_MAX)
         threads = min(execution.threads or max(1, self._limits.threads // instances), self._limits.threads)
-        loop = asyncio.get_running_loop()
-        model, signature, memory_bytes = await loop.run_in_executor(
-            self._thread, self._load_blocking, version, lease, threads
-        )
+        try:
+            model, signature, memory_bytes = await self._thread.run(
+                version.uid, lambda: self._load_blocking(version, lease, threads), lambda result: result[0].close()
+            )
+        except TimeoutError:
+            raise DeadlineError(
+                f"the model was not loaded within {self._load_timeout_s:g} s, which is the limit of this runner",
+                entry=catalogue.MODEL_LOAD_TIMEOUT,
+            ) from None
         replica = Replica(
             name=f"{version.model}:{version.version}",
             model=model,
@@ -139,9 +151,9 @@ class ModelLoader:
         loaded.lease.release()
         await asyncio.to_thread(return_freed_memory)
 
-    async def close(self) -> None:
-        """Waits for a load that is under way."""
-        await asyncio.to_thread(self._thread.shutdown, wait=True)
+    def close(self) -> None:
+        """Takes no more loads; one that is under way is not waited for, and its model is freed when it ends."""
+        self._thread.close()
 
     def _load_blocking(
         self, version: Version, lease: ArtifactLease, threads: int
@@ -168,7 +180,7 @@ class ModelLoader:
         except Exception:  # noqa: BLE001 - a backend may raise anything
             self._log.exception("backend failed to load a model", model=name)
             raise ModelError("the model could not be loaded", entry=catalogue.MODEL_LOAD_FAILED) from None
-        warm_up(model, signature, name)
+        warm_up(model, signature, name, timeout_s=self._warm_up_timeout_s)
         return_freed_memory()
         grown = min(resident_bytes() - before, _MEASURED_RATIO_MAX * version.size_bytes + _MEASURED_SLACK_BYTES)
         return model, signature, model.memory_bytes or max(grown, version.size_bytes)
