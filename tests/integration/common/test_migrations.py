@@ -80,6 +80,27 @@ def test_processes_that_start_at_once_take_turns(database_url: str, versions_dir
     assert scalar(database_url, "SELECT count(*) FROM ledger.notes_revision") == 1
 
 
+@pytest.mark.parametrize(
+    "lock",
+    [
+        "SELECT pg_advisory_lock(hashtextextended('headrace.ledger', 0))",
+        "BEGIN; LOCK TABLE ledger.notes IN ACCESS SHARE MODE",
+    ],
+)
+def test_a_lock_that_another_process_keeps_is_not_waited_for_without_end(
+    database_url: str, versions_dir: Path, lock: str
+) -> None:
+    migrate(database_url, service="ledger", versions_dir=versions_dir)
+    add_revision(versions_dir, 3, "ALTER TABLE ledger.notes ADD COLUMN more int")
+    with psycopg.connect(database_url, autocommit=True) as keeper:
+        keeper.execute(lock.encode())
+        with pytest.raises(StorageUnavailable) as caught:
+            migrate(database_url, service="ledger", versions_dir=versions_dir, wait_s=0)
+        assert caught.value.entry is catalogue.DATABASE_CONFLICT
+    migrate(database_url, service="ledger", versions_dir=versions_dir)
+    assert scalar(database_url, VERSION) == "0003"
+
+
 def test_databases_of_one_server_can_be_migrated_at_once(postgres_url: str, versions_dir: Path) -> None:
     names = [f"race_{number}" for number in range(3)]
     with psycopg.connect(postgres_url, autocommit=True) as operator:

@@ -22,6 +22,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from headrace_common import catalogue
 from headrace_common.errors import InitializationError, StorageUnavailable
 
+_LOCK_WAIT_MIN_S = 2.0
 _ENVIRONMENT = Path(__file__).parent / "migration_environment"
 _SERVICE = re.compile(r"[a-z][a-z0-9_]{0,40}")
 _ONE_AT_A_TIME = threading.Lock()
@@ -47,19 +48,30 @@ def migrate(url: str, *, service: str, versions_dir: Path, wait_s: float = 60.0)
     transaction: all or none. Processes that start at once take turns by an advisory lock. Tables belong to the URL's
     user, so they need `ENABLE` and `FORCE ROW LEVEL SECURITY`.
 
+    Neither that lock nor one on a table is waited for longer than `wait_s` or 2 s: a process that is told to stop can't
+    end before this returns.
+
     Raises:
-        StorageUnavailable: DATABASE_UNAVAILABLE (UNAVAILABLE): no connection within `wait_s`.
+        StorageUnavailable: DATABASE_UNAVAILABLE (UNAVAILABLE): no connection within `wait_s`; DATABASE_CONFLICT
+            (ABORTED): another process holds a lock for longer. Nothing was applied; repeat it.
         InitializationError: MIGRATION_FAILED (INTERNAL): a revision can't be applied, or the database is newer than us.
     """
     if not _SERVICE.fullmatch(service):
         raise ValueError(f"{service!r} can't name a schema")
     log = structlog.stdlib.get_logger("migrations")
+    lock_wait_ms = str(int(max(wait_s, _LOCK_WAIT_MIN_S) * 1_000))
     with _ONE_AT_A_TIME, _connect(url, wait_s) as lock_holder:
         try:
+            lock_holder.execute("SELECT set_config('lock_timeout', %s, false)", (lock_wait_ms,))
             lock_holder.execute("SELECT pg_advisory_lock(hashtextextended(%s, 0))", (f"headrace.{service}",))
             _ensure_role(lock_holder, service)
-            _upgrade(url, service, versions_dir)
-        except (psycopg.Error, SQLAlchemyError, CommandError):
+            _upgrade(url, service, versions_dir, lock_wait_ms)
+        except (psycopg.Error, SQLAlchemyError, CommandError) as error:
+            if isinstance(error, pg.LockNotAvailable) or isinstance(error.__cause__, pg.LockNotAvailable):
+                raise StorageUnavailable(
+                    f"another process holds locks that the migration of {service} needs",
+                    entry=catalogue.DATABASE_CONFLICT,
+                ) from None
             log.exception("migration failed", schema=service)
             raise InitializationError(
                 f"the schema of {service} can't be migrated",
@@ -92,7 +104,7 @@ def sql_revision(module_file: str) -> Callable[[], None]:
     return upgrade
 
 
-def _upgrade(url: str, service: str, versions_dir: Path) -> None:
+def _upgrade(url: str, service: str, versions_dir: Path, lock_wait_ms: str) -> None:
     config = Config()
     config.set_main_option("script_location", str(_ENVIRONMENT).replace("%", "%%"))
     config.set_main_option("version_locations", str(versions_dir).replace("%", "%%"))
@@ -103,6 +115,7 @@ def _upgrade(url: str, service: str, versions_dir: Path) -> None:
     with engine.connect() as connection, connection.begin():
         names = {"schema": sql.Identifier(service), "role": sql.Identifier(f"headrace_{service}")}
         driver: Any = connection.connection.driver_connection
+        driver.execute("SELECT set_config('lock_timeout', %s, true)", (lock_wait_ms,))
         driver.execute(sql.SQL(_SCHEMA).format(**names))
         config.attributes["connection"] = connection
         config.attributes["schema"] = service
