@@ -1,34 +1,10 @@
 """Serving side of a snapshot + watch feed with gap-free revisions.
 
-The SQL behind a feed is the same in every service (here for schema `quota` and feed `principals`)::
-
-    -- One row. Whoever writes locks it first, so that revisions commit in order: a sequence would not.
-    CREATE TABLE quota.principals_revision (
-        only_row  boolean PRIMARY KEY DEFAULT true CHECK (only_row),
-        epoch     uuid    NOT NULL DEFAULT gen_random_uuid(),  -- another database, another epoch
-        revision  bigint  NOT NULL DEFAULT 0,
-        compacted bigint  NOT NULL DEFAULT 0                   -- changes up to here are gone
-    );
-    INSERT INTO quota.principals_revision DEFAULT VALUES;
-
-    CREATE TABLE quota.principals_changes (
-        revision  bigint PRIMARY KEY,
-        payload   bytea  NOT NULL                              -- the change message, serialised
-    );
-
-    -- In the transaction that changes a tenant or a key, as its last step (parameters: payload):
-    WITH next AS (UPDATE quota.principals_revision SET revision = revision + 1 RETURNING revision),
-         change AS (INSERT INTO quota.principals_changes SELECT revision, %(payload)s FROM next)
-    SELECT revision, pg_notify('quota_principals', revision::text) FROM next;
-
-    -- head():            SELECT epoch::text, revision, compacted FROM quota.principals_revision
-    -- changes(after, n): SELECT revision, payload FROM quota.principals_changes
-    --                    WHERE revision > %(after)s ORDER BY revision LIMIT %(n)s
-    -- snapshot():        in `database.service(snapshot=True)`: head and all live rows, pages built before yielding
-    -- compaction:        UPDATE … SET compacted = revision - 10000 (where that grows); DELETE … revision <= compacted
-    --                    in one transaction
-
-Neither table holds a tenant's row of its own right, so policies on them allow the service scope only.
+What a service adds is a `FeedSource` and, in its migration, one row that holds epoch and revision and a table of the
+last changes, both visible to the service scope only. A trigger on the tables that the feed is about numbers each change
+in the writing transaction: it locks the one row until commit, so that revisions become visible in order and without a
+gap (a sequence would not give that), appends the change, deletes the oldest ones and notifies the channel that
+`RevisionTail` listens on. The first migrations of quota and registry do so.
 """
 
 from __future__ import annotations
