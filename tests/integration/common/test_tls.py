@@ -41,7 +41,7 @@ class Authority:
             certificate=self.directory / f"{name}.crt", key=self.directory / f"{name}.key", authorities=self.file
         )
         assert files.certificate is not None
-        assert files.key is not None
+        assert isinstance(files.key, Path)
         certificate = self._signed(subject, key, authority=False)
         files.certificate.write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
         files.key.write_bytes(
