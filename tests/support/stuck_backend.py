@@ -51,7 +51,7 @@ class StuckBackend:
         begun: Loads that were begun.
     """
 
-    def __init__(self, *, loads: bool) -> None:
+    def __init__(self, *, loads: bool = True) -> None:
         self._loads = loads
         self.released = threading.Event()
         self.models: list[StuckModel] = []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Generator, Iterable
 from pathlib import Path
 
@@ -18,7 +19,7 @@ from headrace_runner.backends.discovery import discover
 from support import onnx_models
 from support.artifacts import version_of
 from support.eventually import eventually
-from support.runner import RunnerUnderTest, running_host
+from support.runner import RunnerUnderTest, failure_of, request_of, running_host
 from support.stuck_backend import StuckBackend
 
 ROWS = np.arange(8, dtype=np.float32).reshape(2, 4)
@@ -79,3 +80,27 @@ async def test_a_warm_up_that_never_ends_is_interrupted(tmp_path: Path) -> None:
         assert runner.states(version.uid) == ["LOADING", "LOADED"]
         other = await runner.load("other", onnx_models.identity())
         assert np.array_equal((await runner.infer(other, x=ROWS))["z"], ROWS)
+
+
+async def test_closing_answers_and_interrupts_what_does_not_end_in_the_grace(tmp_path: Path) -> None:
+    async with running_host(tmp_path) as runner:
+        version = await runner.load("slow", onnx_models.counting_loop())
+        payload = request_of({"x": np.array(0, np.int64), "y": np.array(1 << 62, np.int64)})
+        calls = [asyncio.create_task(runner.host.infer(runner.call(version, payload))) for _ in range(2)]
+        await eventually(lambda: runner.host.load().in_flight == 2)
+        assert await runner.host.close(grace_s=0.1)
+        for call in calls:
+            assert (await failure_of(call)).entry is catalogue.RUNNER_DRAINING
+
+
+@pytest.mark.parametrize("stuck", [True], indirect=True)
+async def test_closing_tells_of_executions_that_cannot_be_stopped(tmp_path: Path, stuck: StuckBackend) -> None:
+    async with running_host(tmp_path) as runner:
+        version = stuck_version(runner)
+        runner.want(version)
+        await runner.settled(version.uid)
+        call = asyncio.create_task(runner.infer(version, x=np.ones(1, np.float32)))
+        await eventually(lambda: runner.host.load().in_flight == 1)
+        assert not await runner.host.close(grace_s=0.1)
+        assert (await failure_of(call)).entry is catalogue.RUNNER_DRAINING
+        assert not stuck.models[0].closed.is_set()

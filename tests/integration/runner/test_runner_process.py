@@ -18,6 +18,7 @@ from urllib.request import urlopen
 import numpy as np
 from prometheus_client import CollectorRegistry
 
+from headrace.registry.v1.manifest_pb2 import Manifest, TensorSpec
 from headrace_common.clock import SystemClock
 from headrace_common.grpc_server import GrpcServer, Listener, RpcRuntime
 from headrace_common.lanes import ByteBudget, LaneLimits
@@ -69,9 +70,9 @@ def start_runner(environment: dict[str, str]) -> subprocess.Popen[bytes]:
 
 
 @asynccontextmanager
-async def mesh(folder: Path) -> AsyncGenerator[Mesh]:
+async def mesh(folder: Path, version: CatalogVersion = VERSION, **environment: str) -> AsyncGenerator[Mesh]:
     registry = CollectorRegistry()
-    directory = RunnerDirectory(clock=CLOCK, known={VERSION.uid: VERSION}.get)
+    directory = RunnerDirectory(clock=CLOCK, known={version.uid: version}.get)
     wants = Wants(directory=directory, sign_ticket=lambda _: TICKET, clock=CLOCK)
     handler = RunnerMeshHandler(
         gateway_id="gateway-0",
@@ -94,7 +95,7 @@ async def mesh(folder: Path) -> AsyncGenerator[Mesh]:
     token_file.write_text(JOIN_TOKEN)
     token_file.chmod(0o600)
     async with artifact_service() as (artifacts, _):
-        artifacts.files["model.onnx"] = MODEL
+        artifacts.files.update({"model.onnx": MODEL, "stuck.bin": b"stuck"})
         ready_file = folder / "ready.json"
         process = start_runner(
             {
@@ -105,6 +106,7 @@ async def mesh(folder: Path) -> AsyncGenerator[Mesh]:
                 "HEADRACE_RUNNER_THREADS": "2",
                 "HEADRACE_JOIN_TOKEN_FILE": str(token_file),
                 "HEADRACE_READY_FILE": str(ready_file),
+                **environment,
             }
         )
         try:
@@ -137,6 +139,42 @@ async def test_a_runner_that_is_told_to_stop_finishes_what_it_has_and_exits_0(tm
         running.process.send_signal(signal.SIGTERM)
         assert await asyncio.gather(*calls) == [150_000 + number for number in range(4)]
         assert await asyncio.to_thread(running.process.wait, 10) == 0
+
+
+async def stops_within(process: subprocess.Popen[bytes], seconds: float) -> int:
+    process.send_signal(signal.SIGTERM)
+    return await asyncio.to_thread(process.wait, seconds)
+
+
+async def test_a_runner_with_an_endless_execution_stops_soon_after_its_grace(tmp_path: Path) -> None:
+    async with mesh(tmp_path, HEADRACE_SHUTDOWN_GRACE_S="1") as running:
+        assert await running.count(3) == 3
+        endless = asyncio.create_task(running.count(1 << 62))
+        await eventually(lambda: sum(runner.in_flight for runner in running.directory.runners()) == 1)
+        assert await stops_within(running.process, 1 + 2) == 0
+        endless.cancel()
+
+
+async def test_a_runner_whose_native_code_cannot_be_stopped_leaves_all_the_same(tmp_path: Path) -> None:
+    installed = tmp_path / "packages" / "stuck-1.dist-info"
+    installed.mkdir(parents=True)
+    (installed / "METADATA").write_text("Metadata-Version: 2.1\nName: stuck\nVersion: 1\n")
+    (installed / "entry_points.txt").write_text("[headrace.backends]\nstuck = support.stuck_backend:StuckBackend\n")
+    spec = [TensorSpec(name=name, datatype="FP32", shape=[1]) for name in ("x", "z")]
+    proto = version_of(
+        "stuck", {"stuck.bin": b"stuck"}, manifest=Manifest(backend="stuck", inputs=spec[:1], outputs=spec[1:])
+    )
+    version = CatalogVersion(tenant_id=TENANT, uid=proto.uid, model="stuck", version=1, version_text="1", proto=proto)
+    path = os.pathsep.join((str(installed.parent), str(Path(onnx_models.__file__).parents[1])))
+    async with mesh(tmp_path, version, HEADRACE_SHUTDOWN_GRACE_S="1", PYTHONPATH=path) as running:
+        payload = request_of({"x": np.ones(1, np.float32)})
+        dispatch = Dispatch(
+            version=version, request_id="r", traceparent="", deadline=CLOCK.monotonic() + 30, payload=payload
+        )
+        stuck = asyncio.create_task(running.dispatcher.infer(dispatch))
+        await eventually(lambda: sum(runner.in_flight for runner in running.directory.runners()) == 1)
+        assert await stops_within(running.process, 1 + 2) == 0
+        stuck.cancel()
 
 
 async def test_a_runner_that_a_gateway_drains_leaves_and_exits_0(tmp_path: Path) -> None:

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import sys
-
 from headrace_common.service_main import run_service
 from headrace_runner.app import run
 from headrace_runner.config import RunnerSettings
+from headrace_runner.leave import leave
 
 
 def main() -> None:
     """Starts the service and exits with its code."""
-    sys.exit(run_service("runner", RunnerSettings, run))
+    leave(run_service("runner", RunnerSettings, run))
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from math import inf
 
 import structlog
 
@@ -47,6 +48,9 @@ async def run(settings: RunnerSettings, stop: Stop) -> None:
     metrics = Metrics()
     tls = TlsFiles.from_settings(settings)
     registry = open_channel(settings.registry_address, tls=tls)
+    log = structlog.stdlib.get_logger("runner")
+    # Draining and closing share one grace.
+    leave_by_s = inf
     async with TaskGuard() as guard:
         host = build_host(
             settings, source=RegistrySource(caller=Caller(channel=registry)), tasks=guard, clock=clock, metrics=metrics
@@ -58,10 +62,12 @@ async def run(settings: RunnerSettings, stop: Stop) -> None:
             guard.spawn(_report_ready(settings, mesh, metrics.start(settings.metrics_address)), name="ready")
             guard.spawn(_leave_when_asked(mesh, stop), name="drain-request")
             await stop.wait_or_failure(guard)
+            leave_by_s = clock.monotonic() + settings.shutdown_grace_s
             if not await mesh.drain(settings.shutdown_grace_s):
-                structlog.stdlib.get_logger("runner").warning("gateways still had calls here after the grace time")
+                log.warning("gateways still had calls here after the grace time")
         finally:
-            await host.close()
+            grace_s = min(settings.shutdown_grace_s, max(0.0, leave_by_s - clock.monotonic()))
+            await host.close(grace_s=grace_s)
             await registry.close()
             await metrics.close()
 

@@ -86,7 +86,7 @@ class ModelHost:
         self._entries: dict[str, _Entry] = {}
         self._listeners: list[Listener] = []
         self._one_load = asyncio.Lock()
-        self._working: set[asyncio.Task[None]] = set()
+        self._working: set[asyncio.Task[object]] = set()
         self._closing = False
         self._log = structlog.stdlib.get_logger("models")
         metrics.show_load(lambda: self._waiting_and_running()[0], lambda: self._waiting_and_running()[1])
@@ -173,16 +173,20 @@ class ModelHost:
             if failed and now > entry.retry_at + _FAILURE_KEPT_S:
                 del self._entries[uid]
 
-    async def close(self) -> None:
-        """Stops loading, waits for executions that run, and frees every model. Safe to call twice."""
+    async def close(self, *, grace_s: float | None = None) -> bool:
+        """Stops loading, waits for executions that run, and frees every model. Safe to call twice.
+
+        What `grace_s` and the result mean says `Replica.close`.
+        """
         self._closing = True
         while self._working:
             working = list(self._working)
             for task in working:
                 task.cancel()
             await asyncio.gather(*working, return_exceptions=True)
-        await self._unload(list(self._entries))
+        freed = await self._unload(list(self._entries), grace_s=grace_s)
         self._loader.close()
+        return freed
 
     async def _load(self, entry: _Entry) -> None:
         started = self._clock.monotonic()
@@ -261,8 +265,8 @@ class ModelHost:
         )
         self._change(entry, ModelEvent(state=ModelState.MODEL_STATE_FAILED, status=status.SerializeToString()))
 
-    async def _unload(self, uids: Iterable[str]) -> None:
-        """Takes models out of service at once, then frees them."""
+    async def _unload(self, uids: Iterable[str], *, grace_s: float | None = None) -> bool:
+        """Takes models out of service at once, then frees them; returns whether all are free."""
         leaving: list[LoadedReplica] = []
         for uid in uids:
             entry = self._entries.pop(uid, None)
@@ -275,8 +279,7 @@ class ModelHost:
                 self._metrics.memory_evictions.inc()
             self._log.info("model unloaded", tenant_id=entry.tenant_id, model=entry.version.model)
         self._show_memory()
-        for loaded in leaving:
-            await self._loader.unload(loaded)
+        return all(await asyncio.gather(*(self._loader.unload(loaded, grace_s=grace_s) for loaded in leaving)))
 
     def _change(self, entry: _Entry, event: ModelEvent) -> None:
         event.version_uid = entry.version.uid
@@ -298,7 +301,7 @@ class ModelHost:
         self._metrics.model_memory_bytes.set(self._residency.bytes_used)
         self._metrics.models_loaded.set(sum(entry.loaded is not None for entry in self._entries.values()))
 
-    def _spawn(self, work: Coroutine[Any, Any, None], name: str) -> None:
+    def _spawn(self, work: Coroutine[Any, Any, object], name: str) -> None:
         task = self._tasks.spawn(work, name=name)
         self._working.add(task)
         task.add_done_callback(self._working.discard)

@@ -12,7 +12,7 @@ import structlog
 from headrace_common import catalogue
 from headrace_common.clock import Clock
 from headrace_common.errors import HeadraceError, InferenceTimeout, ModelError, RunnerUnavailable
-from headrace_runner.backends.contract import LoadedModel
+from headrace_runner.backends.contract import Interruptible, LoadedModel
 from headrace_runner.calls import Answer, IncomingCall
 from headrace_runner.execution.slots import ExecutionSlots
 from headrace_runner.metrics import ReplicaMetrics
@@ -26,6 +26,9 @@ _RETRY_AFTER_MIN_S = 0.05
 _RETRY_AFTER_MAX_S = 2.0
 # Weight of the newest execution in the moving average that retry hints are made of.
 _SMOOTHING = 0.1
+# How long an execution that is interrupted may take to notice.
+_INTERRUPT_S = 1.0
+_INTERRUPT_AGAIN_S = 0.05
 
 
 @dataclass(slots=True, eq=False)
@@ -72,6 +75,7 @@ class Replica:
         self._metrics = metrics
         self._threads = ThreadPoolExecutor(max_workers=slots.slots, thread_name_prefix=f"infer-{name}")
         self._compute_s = 0.0
+        self._unanswered: set[_Pending] = set()
         self._idle = asyncio.Event()
         self._idle.set()
         self._log = structlog.stdlib.get_logger("execution")
@@ -138,6 +142,7 @@ class Replica:
         if admitted is None:
             raise self._overloaded()
         self._idle.clear()
+        self._unanswered.add(pending)
         if admitted:
             self._start(pending)
         timer = loop.call_later(call.deadline - now_s, self._expire, pending)
@@ -145,17 +150,58 @@ class Replica:
             return await pending.answer
         finally:
             timer.cancel()
+            self._unanswered.discard(pending)
             if self._slots.leave(pending):
                 self._rest()
 
-    async def close(self) -> None:
-        """Waits until no execution runs, then frees the model. No call may come in any more."""
-        await self._idle.wait()
+    async def close(self, *, grace_s: float | None = None) -> bool:
+        """Waits until no execution runs, then frees the model. No call may come in any more.
+
+        Args:
+            grace_s: How long executions may go on. Then every call here fails with RUNNER_DRAINING (UNAVAILABLE), and
+                what still runs is interrupted. None waits for ever.
+
+        Returns:
+            Whether the model is free. Otherwise it still executes, about a second after the grace.
+        """
+        if not await self._idle_within(grace_s):
+            self._fail_all()
+            if not await self._interrupted():
+                self._log.warning("executions do not end", model=self._name, running=self.running)
+                self._threads.shutdown(wait=False)
+                return False
         await asyncio.to_thread(self._close)
+        return True
 
     def _close(self) -> None:
         self._threads.shutdown(wait=True)
         self._model.close()
+
+    async def _idle_within(self, within_s: float | None) -> bool:
+        try:
+            async with asyncio.timeout(within_s):
+                await self._idle.wait()
+        except TimeoutError:
+            return False
+        return True
+
+    async def _interrupted(self) -> bool:
+        """Interrupts again and again: an execution that was about to begin may have missed it."""
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + _INTERRUPT_S
+        ended = False
+        while not ended and loop.time() < deadline:
+            if isinstance(self._model, Interruptible):
+                self._model.interrupt()
+            ended = await self._idle_within(_INTERRUPT_AGAIN_S)
+        return ended
+
+    def _fail_all(self) -> None:
+        for pending in self._unanswered:
+            if not pending.answer.done():
+                pending.answer.set_exception(
+                    RunnerUnavailable("the runner that had the call is leaving", entry=catalogue.RUNNER_DRAINING)
+                )
 
     def _start(self, pending: _Pending) -> None:
         pending.started_s = self._clock.monotonic()

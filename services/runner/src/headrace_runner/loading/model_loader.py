@@ -145,11 +145,13 @@ class ModelLoader:
         )
         return LoadedReplica(replica, memory_bytes, lease)
 
-    async def unload(self, loaded: LoadedReplica) -> None:
-        """Frees a replica once its last execution has ended."""
-        await loaded.replica.close()
+    async def unload(self, loaded: LoadedReplica, *, grace_s: float | None = None) -> bool:
+        """Frees a replica once its last execution has ended; `Replica.close` says what the rest means."""
+        if not await loaded.replica.close(grace_s=grace_s):
+            return False
         loaded.lease.release()
         await asyncio.to_thread(return_freed_memory)
+        return True
 
     def close(self) -> None:
         """Takes no more loads; one that is under way is not waited for, and its model is freed when it ends."""

@@ -34,6 +34,7 @@ def warm_up(model: LoadedModel, signature: Signature, name: str, *, timeout_s: f
         inputs[spec.name] = np.full(shape, b"", dtype=dtype) if dtype.hasobject else np.zeros(shape, dtype=dtype)
     limit = threading.Timer(timeout_s, model.interrupt) if isinstance(model, Interruptible) else None
     if limit is not None:
+        limit.daemon = True
         limit.start()
     try:
         model.infer(inputs, list(signature.outputs), {})
