@@ -155,6 +155,24 @@ async def test_refusal_of_the_registry_arrives_while_the_client_still_waits_to_s
     never.set()
 
 
+async def test_uploads_that_are_refused_while_they_are_sent_all_say_why(door: FrontDoor) -> None:
+    content = bytes(4096)
+
+    def refused() -> set[str]:
+        """Reasons of many uploads; grpc's blocking client never loses a status to a write that came too late."""
+        reasons: set[str] = set()
+        with grpc.insecure_channel(door.gateway.public_address) as channel:
+            stub = models_pb2_grpc.ModelServiceStub(channel)
+            for _ in range(200):
+                messages = [header("../model", content), pb.UploadVersionRequest(chunk=content)]
+                with pytest.raises(grpc.RpcError) as caught:
+                    stub.UploadVersion(iter(messages), metadata=COMMUNITY, timeout=20)
+                reasons.add(from_rpc_error(caught.value).reason)
+        return reasons
+
+    assert set().union(*await asyncio.gather(*[asyncio.to_thread(refused) for _ in range(3)])) == {"MODEL_NAME_INVALID"}
+
+
 async def test_cancelled_upload_leaves_nothing_behind(door: FrontDoor) -> None:
     name, content = fresh_name(), onnx_models.weighty(4 << 20)
     sent = asyncio.Event()

@@ -139,9 +139,16 @@ class PassedOn:
             return await self._answer(context, call)
         pump = asyncio.ensure_future(self._pump(request, call))
         answer = asyncio.ensure_future(self._answer(context, call))
+
+        # A write that fails because the service has ended the call would put grpc's INTERNAL over the call's status,
+        # so no write outlives the call: this runs the moment that the status is there.
+        def stop_sending(_: object) -> None:
+            pump.cancel()
+
+        call.add_done_callback(stop_sending)
         try:
             await asyncio.wait({pump, answer}, return_when=asyncio.FIRST_COMPLETED)
-            if pump.done() and not answer.done():
+            if pump.done() and not pump.cancelled() and not answer.done():
                 pump.result()
             return await answer
         finally:
