@@ -150,7 +150,7 @@ def _grace_s(variables: dict[str, str]) -> float:
     """What a deployed service gives to running calls."""
     settings = yaml.safe_load((ROOT / "config" / f"{variables['HEADRACE_ENV']}.yaml").read_text())
     default = ServiceSettings.model_fields["shutdown_grace_s"].default
-    return float(variables.get("HEADRACE_SHUTDOWN_GRACE_S", settings.get("shutdown_grace_s", default)))
+    return float(variables.get("HEADRACE_SHUTDOWN_GRACE_S") or settings.get("shutdown_grace_s", default))
 
 
 def _patience_s(where: str) -> float:
