@@ -2,24 +2,17 @@
 
 from __future__ import annotations
 
-import asyncio
 from pathlib import Path
 from random import SystemRandom
 
-import structlog
-from prometheus_client import Gauge
-
-from headrace_common import catalogue
 from headrace_common.call import MetadataMap
 from headrace_common.change_window import ChangeWindow
 from headrace_common.clock import Clock, SystemClock
-from headrace_common.errors import ConfigError, StorageUnavailable
+from headrace_common.database_service import migrate_when_reachable, required, serve_until_stopped
 from headrace_common.grpc_server import GrpcServer, Listener, RpcRuntime, service_handler
 from headrace_common.metrics import Metrics
-from headrace_common.migrations import migrate
 from headrace_common.postgres import Database
 from headrace_common.principal import PRINCIPAL_KEY, Principal, PrincipalVerifier
-from headrace_common.ready_file import write_ready_file
 from headrace_common.revision_feed import RevisionFeed, RevisionTail
 from headrace_common.service_main import Stop
 from headrace_common.tasks import TaskGuard
@@ -29,7 +22,7 @@ from headrace_quota.bootstrap import prepare_tenants, read_admin_key
 from headrace_quota.config import QuotaSettings
 from headrace_quota.postgres_history import CHANNEL, PostgresPrincipalHistory
 from headrace_quota.postgres_store import PostgresTenantStore
-from headrace_quota.principal_feed_servicer import PRINCIPAL_FEED_SERVICE, PrincipalFeedServicer
+from headrace_quota.principal_feed_servicer import PRINCIPAL_FEED_SERVICE, principal_feed_servicer
 from headrace_quota.principal_feed_source import Message, PrincipalFeedSource
 from headrace_quota.tenant_servicer import TENANT_SERVICE, TenantServicer
 
@@ -38,7 +31,6 @@ VERSIONS = Path(__file__).parent / "migrations" / "versions"
 
 # The largest request that the contract allows, a tenant with all its metadata, has about 130 kB.
 _MESSAGE_BYTES_MAX = 1 << 20
-_BACKOFF_S = (0.25, 0.5, 1.0, 2.0, 5.0)
 
 
 class QuotaService:
@@ -48,8 +40,7 @@ class QuotaService:
         self._settings = settings
         self._clock = clock
         self._guard = guard
-        self._log = structlog.stdlib.get_logger("quota")
-        self._url = _required_url(settings)
+        self._url = required(settings.postgres_url, "HEADRACE_POSTGRES_URL").get_secret_value()
         self._admin_key = read_admin_key(settings.bootstrap_admin_key_file)
         self._database = Database(url=self._url, service="quota", connections_max=settings.postgres_pool_max)
         self._store = PostgresTenantStore(database=self._database)
@@ -65,12 +56,12 @@ class QuotaService:
             clock=clock,
             poll_s=settings.feed_poll_s,
         )
-        self._feed = PrincipalFeedServicer(
+        self._feed = principal_feed_servicer(
             feed=RevisionFeed(source=self._source, tail=self._tail, heartbeat_s=settings.feed_heartbeat_s),
+            tail=self._tail,
             registry=self.metrics.registry,
         )
         self._server = self._composed_server()
-        self._observe_tail()
 
     async def start(self) -> str:
         """Listens, and says NOT_SERVING: calls are answered UNAVAILABLE until the database is ready.
@@ -92,16 +83,7 @@ class QuotaService:
             InitializationError: MIGRATION_FAILED.
             ConfigError: the admin key belongs to another tenant.
         """
-        attempt = 0
-        while True:
-            try:
-                await asyncio.to_thread(migrate, self._url, service="quota", versions_dir=VERSIONS, wait_s=0.0)
-                break
-            except StorageUnavailable as error:
-                pause_s = _BACKOFF_S[min(attempt, len(_BACKOFF_S) - 1)]
-                attempt += 1
-                self._log.warning("waiting for PostgreSQL", reason=error.reason, attempt=attempt, retry_in_s=pause_s)
-                await asyncio.sleep(pause_s)
+        await migrate_when_reachable(self._url, service="quota", versions_dir=VERSIONS)
         await self._database.open()
         await prepare_tenants(
             self._store,
@@ -123,15 +105,14 @@ class QuotaService:
 
     def _composed_server(self) -> GrpcServer:
         settings = self._settings
-        if settings.principal_jwks_file is None:
-            raise _missing("HEADRACE_PRINCIPAL_JWKS_FILE")
+        jwks_path = required(settings.principal_jwks_file, "HEADRACE_PRINCIPAL_JWKS_FILE")
         runtime = RpcRuntime(
             registry=self.metrics.registry,
             calls_in_flight_max=settings.calls_in_flight_max,
             call_timeout_s=settings.call_timeout_s,
             message_bytes_max=min(settings.message_bytes_max, _MESSAGE_BYTES_MAX),
         )
-        verifier = PrincipalVerifier(jwks_path=settings.principal_jwks_file, audience=AUDIENCE, clock=self._clock)
+        verifier = PrincipalVerifier(jwks_path=jwks_path, audience=AUDIENCE, clock=self._clock)
 
         def tenant_caller(method: str, metadata: MetadataMap) -> Principal:
             return verifier.verify(metadata.get(PRINCIPAL_KEY))
@@ -157,20 +138,6 @@ class QuotaService:
             runtime=runtime,
         )
 
-    def _observe_tail(self) -> None:
-        revision = Gauge(
-            "headrace_quota_feed_revision",
-            "Newest revision of tenants and keys that this process has seen.",
-            registry=self.metrics.registry,
-        )
-        revision.set_function(lambda: self._tail.head.revision if self._tail.head is not None else 0)
-        fresh = Gauge(
-            "headrace_quota_feed_fresh",
-            "1 while the newest revision is known for sure, 0 while the database is out of reach.",
-            registry=self.metrics.registry,
-        )
-        fresh.set_function(lambda: 1 if self._tail.fresh else 0)
-
 
 async def run(settings: QuotaSettings, stop: Stop) -> None:
     """Runs the service until `stop` is requested or a background task dies.
@@ -181,37 +148,4 @@ async def run(settings: QuotaSettings, stop: Stop) -> None:
     """
     async with TaskGuard() as guard:
         service = QuotaService(settings=settings, clock=SystemClock(), guard=guard)
-        try:
-            address = await service.start()
-            metrics_url = service.metrics.start(settings.metrics_address)
-            if await _prepared(service, stop):
-                write_ready_file(settings.ready_file, name="quota", grpc=address, metrics=metrics_url)
-                await stop.wait_or_failure(guard)
-        finally:
-            await service.close()
-
-
-async def _prepared(service: QuotaService, stop: Stop) -> bool:
-    """Whether the service became ready before it was asked to stop."""
-    preparing = asyncio.ensure_future(service.prepare())
-    stopping = asyncio.ensure_future(stop.wait())
-    try:
-        await asyncio.wait({preparing, stopping}, return_when=asyncio.FIRST_COMPLETED)
-        if not preparing.done():
-            return False
-        await preparing
-        return True
-    finally:
-        stopping.cancel()
-        preparing.cancel()
-        await asyncio.wait({preparing, stopping})
-
-
-def _required_url(settings: QuotaSettings) -> str:
-    if settings.postgres_url is None:
-        raise _missing("HEADRACE_POSTGRES_URL")
-    return settings.postgres_url.get_secret_value()
-
-
-def _missing(variable: str) -> ConfigError:
-    return ConfigError(f"{variable} must be set", entry=catalogue.SETTING_MISSING, context={"variable": variable})
+        await serve_until_stopped(service, settings=settings, stop=stop, guard=guard)

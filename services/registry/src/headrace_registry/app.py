@@ -5,28 +5,22 @@ from __future__ import annotations
 import asyncio
 from pathlib import Path
 
-import structlog
-from prometheus_client import Gauge
-
-from headrace_common import catalogue
 from headrace_common.call import MetadataMap
 from headrace_common.change_window import ChangeWindow
 from headrace_common.clock import Clock, SystemClock
-from headrace_common.errors import ConfigError, StorageUnavailable
+from headrace_common.database_service import migrate_when_reachable, required, serve_until_stopped
 from headrace_common.grpc_server import GrpcServer, Listener, RpcRuntime, service_handler
 from headrace_common.metrics import Metrics
-from headrace_common.migrations import migrate
 from headrace_common.object_store import ObjectStore
 from headrace_common.postgres import Database
 from headrace_common.principal import PRINCIPAL_KEY, Principal, PrincipalVerifier
-from headrace_common.ready_file import write_ready_file
 from headrace_common.revision_feed import RevisionFeed, RevisionTail
 from headrace_common.service_main import Stop
 from headrace_common.tasks import TaskGuard
 from headrace_common.tls import TlsFiles
 from headrace_registry.artifact_reader import ArtifactReader
 from headrace_registry.artifact_servicer import ARTIFACT_SERVICE, ArtifactServicer
-from headrace_registry.catalog_feed_servicer import CATALOG_FEED_SERVICE, CatalogFeedServicer, Message
+from headrace_registry.catalog_feed_servicer import CATALOG_FEED_SERVICE, Message, catalog_feed_servicer
 from headrace_registry.catalog_feed_source import CatalogFeedSource
 from headrace_registry.config import RegistrySettings
 from headrace_registry.inspection import Inspector
@@ -45,7 +39,6 @@ VERSIONS = Path(__file__).parent / "migrations" / "versions"
 
 # A chunk that is too large shall be told so by name, so messages may be larger than chunks.
 _MESSAGE_BYTES_MAX = 2 * CHUNK_BYTES_MAX
-_BACKOFF_S = (0.25, 0.5, 1.0, 2.0, 5.0)
 
 
 class RegistryService:
@@ -55,10 +48,7 @@ class RegistryService:
         self._settings = settings
         self._clock = clock
         self._guard = guard
-        self._log = structlog.stdlib.get_logger("registry")
-        if settings.postgres_url is None:
-            raise _missing("HEADRACE_POSTGRES_URL")
-        self._url = settings.postgres_url.get_secret_value()
+        self._url = required(settings.postgres_url, "HEADRACE_POSTGRES_URL").get_secret_value()
         self._database = Database(url=self._url, service="registry", connections_max=settings.postgres_pool_max)
         self.metrics = Metrics()
         self._spool = UploadSpool(directory=settings.upload_dir or settings.state_dir / "uploads")
@@ -68,12 +58,12 @@ class RegistryService:
         self._tail = RevisionTail(
             database=self._database, channel=CHANNEL, head=source.head, clock=clock, poll_s=settings.feed_poll_s
         )
-        self._feed = CatalogFeedServicer(
+        self._feed = catalog_feed_servicer(
             feed=RevisionFeed(source=source, tail=self._tail, heartbeat_s=settings.feed_heartbeat_s),
+            tail=self._tail,
             registry=self.metrics.registry,
         )
         self._server = self._composed_server()
-        self._observe_tail()
 
     async def start(self) -> str:
         """Clears what killed processes left, listens, and says NOT_SERVING until the database is ready.
@@ -96,16 +86,7 @@ class RegistryService:
         Raises:
             InitializationError: MIGRATION_FAILED.
         """
-        attempt = 0
-        while True:
-            try:
-                await asyncio.to_thread(migrate, self._url, service="registry", versions_dir=VERSIONS, wait_s=0.0)
-                break
-            except StorageUnavailable as error:
-                pause_s = _BACKOFF_S[min(attempt, len(_BACKOFF_S) - 1)]
-                attempt += 1
-                self._log.warning("waiting for PostgreSQL", reason=error.reason, attempt=attempt, retry_in_s=pause_s)
-                await asyncio.sleep(pause_s)
+        await migrate_when_reachable(self._url, service="registry", versions_dir=VERSIONS)
         await self._database.open()
         self._guard.spawn(self._tail.run(), name="revision tail")
         self._server.health.set_serving(True)
@@ -122,18 +103,15 @@ class RegistryService:
 
     def _composed_server(self) -> GrpcServer:
         settings = self._settings
-        if settings.principal_jwks_file is None:
-            raise _missing("HEADRACE_PRINCIPAL_JWKS_FILE")
+        jwks_path = required(settings.principal_jwks_file, "HEADRACE_PRINCIPAL_JWKS_FILE")
         runtime = RpcRuntime(
             registry=self.metrics.registry,
             calls_in_flight_max=settings.calls_in_flight_max,
             call_timeout_s=settings.call_timeout_s,
             message_bytes_max=min(settings.message_bytes_max, _MESSAGE_BYTES_MAX),
         )
-        verifier = PrincipalVerifier(jwks_path=settings.principal_jwks_file, audience=AUDIENCE, clock=self._clock)
-        tickets = PrincipalVerifier(
-            jwks_path=settings.principal_jwks_file, audience=ARTIFACT_AUDIENCE, clock=self._clock
-        )
+        verifier = PrincipalVerifier(jwks_path=jwks_path, audience=AUDIENCE, clock=self._clock)
+        tickets = PrincipalVerifier(jwks_path=jwks_path, audience=ARTIFACT_AUDIENCE, clock=self._clock)
         models, artifacts = self._servicers(tickets)
 
         def tenant_caller(method: str, metadata: MetadataMap) -> Principal:
@@ -158,10 +136,9 @@ class RegistryService:
 
     def _servicers(self, tickets: PrincipalVerifier) -> tuple[ModelServicer, ArtifactServicer]:
         settings = self._settings
-        if settings.storage_url is None:
-            raise _missing("HEADRACE_STORAGE_URL")
+        storage_url = required(settings.storage_url, "HEADRACE_STORAGE_URL")
         store = PostgresRegistryStore(database=self._database)
-        segments = SegmentStore(objects=ObjectStore.open(settings.storage_url), timeout_s=settings.storage_timeout_s)
+        segments = SegmentStore(objects=ObjectStore.open(storage_url), timeout_s=settings.storage_timeout_s)
         reader = ArtifactReader(store=store, segments=segments, registry=self.metrics.registry)
         uploads = Uploads(
             store=store,
@@ -188,20 +165,6 @@ class RegistryService:
         )
         return models, ArtifactServicer(store=store, reader=reader, verifier=tickets)
 
-    def _observe_tail(self) -> None:
-        revision = Gauge(
-            "headrace_registry_feed_revision",
-            "Newest revision of the catalogue that this process has seen.",
-            registry=self.metrics.registry,
-        )
-        revision.set_function(lambda: self._tail.head.revision if self._tail.head is not None else 0)
-        fresh = Gauge(
-            "headrace_registry_feed_fresh",
-            "1 while the newest revision is known for sure, 0 while the database is out of reach.",
-            registry=self.metrics.registry,
-        )
-        fresh.set_function(lambda: 1 if self._tail.fresh else 0)
-
 
 async def run(settings: RegistrySettings, stop: Stop) -> None:
     """Runs the service until `stop` is requested or a background task dies.
@@ -212,31 +175,4 @@ async def run(settings: RegistrySettings, stop: Stop) -> None:
     """
     async with TaskGuard() as guard:
         service = RegistryService(settings=settings, clock=SystemClock(), guard=guard)
-        try:
-            address = await service.start()
-            metrics_url = service.metrics.start(settings.metrics_address)
-            if await _prepared(service, stop):
-                write_ready_file(settings.ready_file, name="registry", grpc=address, metrics=metrics_url)
-                await stop.wait_or_failure(guard)
-        finally:
-            await service.close()
-
-
-async def _prepared(service: RegistryService, stop: Stop) -> bool:
-    """Whether the service became ready before it was asked to stop."""
-    preparing = asyncio.ensure_future(service.prepare())
-    stopping = asyncio.ensure_future(stop.wait())
-    try:
-        await asyncio.wait({preparing, stopping}, return_when=asyncio.FIRST_COMPLETED)
-        if not preparing.done():
-            return False
-        await preparing
-        return True
-    finally:
-        stopping.cancel()
-        preparing.cancel()
-        await asyncio.wait({preparing, stopping})
-
-
-def _missing(variable: str) -> ConfigError:
-    return ConfigError(f"{variable} must be set", entry=catalogue.SETTING_MISSING, context={"variable": variable})
+        await serve_until_stopped(service, settings=settings, stop=stop, guard=guard)
