@@ -152,6 +152,23 @@ def test_process_without_a_database_says_so_and_stops_when_told(
     assert "hunter2" not in process.text()
 
 
+def test_process_that_waits_for_anothers_migration_stops_when_told(
+    tmp_path: Path, variables: dict[str, str], processes: list[Process], database_url: str
+) -> None:
+    with psycopg.connect(database_url, autocommit=True) as other:
+        other.execute("SELECT pg_advisory_lock(hashtextextended('headrace.quota', 0))")
+        process = Process(tmp_path, **variables)
+        processes.append(process)
+        waiting = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted"
+        give_up_at = time.monotonic() + 30
+        while other.execute(waiting).fetchone() == (0,):
+            assert process.popen.poll() is None, process.text()
+            assert time.monotonic() < give_up_at
+            time.sleep(0.02)
+        process.popen.send_signal(signal.SIGTERM)
+        assert process.popen.wait(15) == 0
+
+
 @pytest.mark.parametrize(
     ("variable", "value"),
     [
