@@ -41,8 +41,8 @@ def source_of(history: CatalogHistory) -> CatalogFeedSource:
 
 
 async def register(store: MemoryRegistryStore, count: int, manifest: Manifest = MANIFEST) -> None:
-    for _ in range(count):
-        await store.register_version(draft(manifest=manifest))
+    for number in range(count):
+        await store.register_version(draft(str(number), manifest=manifest))
 
 
 @pytest.mark.parametrize(("rows", "pages"), [(0, 1), (1, 1), (500, 1), (501, 2), (1200, 3)])
