@@ -72,7 +72,7 @@ async def test_many_watchers_of_one_change_cost_one_read() -> None:
     source = source_of(history)
     await source.head()
     for revision in range(1, 4):
-        await register(store, 1)
+        await store.register_version(draft(str(revision)))
         answers = await asyncio.gather(*(source.changes(revision - 1, 500) for _ in range(200)))
         assert {tuple(number for number, _ in answer) for answer in answers} == {(revision,)}
         assert history.reads == revision
