@@ -90,7 +90,10 @@ def running_mesh(folder: Path, *options: str, environment: Mapping[str, str] | N
 
     Raises:
         RuntimeError: The mesh did not become ready; the text ends with what it printed.
+        ValueError: Only root may traverse the folder, so the database would be kept, and left, elsewhere.
     """
+    if not Unprivileged.current().can_reach(folder / "state"):
+        raise ValueError(f"{folder} is not open to every account; make it with support.folders.open_folder")
     ready_file, log = folder / "ready.json", folder / "up.log"
     ports = ["--grpc-port", "0", "--http-port", "0"]
     argv = [

@@ -152,18 +152,12 @@ def test_every_service_that_is_killed_comes_back_where_it_was(folder: Path) -> N
     assert_orderly(mesh)
 
 
-def test_two_meshes_live_side_by_side_and_share_nothing(folder: Path) -> None:
-    for name in ("one", "two"):
-        (folder / name).mkdir()
-    with (
-        running_mesh(folder / "one", "--runners", "1") as one,
-        running_mesh(folder / "two", "--runners", "1", "--no-samples") as two,
-    ):
-        assert one.grpc != two.grpc
-        assert "magika" in command("models", "list", mesh=one).stdout
-        assert "no models yet" in command("models", "list", mesh=two).stdout
-    assert_orderly(one)
-    assert_orderly(two)
+def test_two_meshes_live_side_by_side_and_share_nothing(mesh: Mesh, folder: Path) -> None:
+    with running_mesh(folder, "--runners", "1", "--no-samples") as other:
+        assert other.grpc != mesh.grpc
+        assert "no models yet" in command("models", "list", mesh=other).stdout
+    assert_orderly(other)
+    assert "magika" in command("models", "list", mesh=mesh).stdout
 
 
 def test_servers_of_ones_own_are_used_and_none_is_started(folder: Path, database_url: str, valkey_url: str) -> None:
