@@ -109,7 +109,7 @@ def settle(links: list[Link]) -> None:
                     link.finish(call_id)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(
     sizes=st.lists(st.integers(0, 100), max_size=12),
     script=st.lists(

@@ -190,7 +190,7 @@ def test_a_list_of_audiences_is_not_ours(keys: Keys) -> None:
 
 
 @given(data=st.data())
-@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_no_damaged_token_is_accepted(keys: Keys, data: st.DataObject) -> None:
     token = keys.signer.sign(ALICE, audience=AUDIENCE)
     cut = data.draw(st.integers(0, len(token) - 1))
@@ -202,7 +202,7 @@ def test_no_damaged_token_is_accepted(keys: Keys, data: st.DataObject) -> None:
 
 
 @given(garbage=st.one_of(st.text(max_size=100), st.binary(max_size=100)))
-@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_garbage_is_refused(keys: Keys, garbage: str | bytes) -> None:
     assert refused(keys, garbage) in (catalogue.TOKEN_INVALID, catalogue.CREDENTIAL_MISSING)
 

@@ -88,7 +88,7 @@ def by_walk(data: bytes) -> Walked | None:
 
 
 @given(st.lists(encoded_fields(), max_size=6).map(b"".join))
-@settings(max_examples=600, deadline=None)
+@settings(max_examples=200, deadline=None)
 @example(b"\x88\x80\x80\x80\x80\x00\x01")
 @example(b"\x0a\xff\xff\xff\xff\xff\xff\xff\xff\xff\x01")
 def test_near_valid_bytes_are_walked_or_refused_like_protobuf_does(data: bytes) -> None:
@@ -96,13 +96,13 @@ def test_near_valid_bytes_are_walked_or_refused_like_protobuf_does(data: bytes) 
 
 
 @given(st.binary(max_size=64))
-@settings(max_examples=600, deadline=None)
+@settings(max_examples=200, deadline=None)
 def test_garbage_is_walked_or_refused_like_protobuf_does(data: bytes) -> None:
     assert by_walk(data) == by_protobuf(data)
 
 
 @given(st.lists(encoded_fields(), min_size=1, max_size=4).map(b"".join), st.data())
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=150, deadline=None)
 def test_truncation_anywhere_is_walked_or_refused_like_protobuf_does(data: bytes, more: st.DataObject) -> None:
     cut = data[: more.draw(st.integers(0, len(data)))]
     assert by_walk(cut) == by_protobuf(cut)

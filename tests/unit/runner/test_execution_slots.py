@@ -71,7 +71,7 @@ class Calls(RuleBasedStateMachine):
         assert self.slots.busy is bool(self.running or self.waiting)
 
 
-Calls.TestCase.settings = settings(max_examples=100, stateful_step_count=40)
+Calls.TestCase.settings = settings(max_examples=40, stateful_step_count=40)
 TestCalls = Calls.TestCase
 
 

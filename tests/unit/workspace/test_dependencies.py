@@ -6,6 +6,7 @@ import ast
 import re
 import sys
 import tomllib
+from functools import cache
 from importlib.metadata import packages_distributions
 from itertools import chain
 from pathlib import Path
@@ -29,6 +30,7 @@ def _project(distribution: Path) -> dict[str, Any]:
     return project
 
 
+@cache
 def _installed() -> dict[str, list[str]]:
     """Which distributions bring each top-level package, ours included, which are installed as paths."""
     installed = dict(packages_distributions())
