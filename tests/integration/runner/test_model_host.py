@@ -59,9 +59,17 @@ async def test_many_wants_at_once_load_a_model_once(tmp_path: Path) -> None:
         for _ in range(20):
             runner.want(version)
         await runner.settled(version.uid)
-        runner.want(version)
         assert runner.states(version.uid) == ["LOADING", "LOADED"]
         assert len(runner.artifacts.read) == 1
+
+
+async def test_a_want_for_a_loaded_model_tells_again_that_it_is_loaded(tmp_path: Path) -> None:
+    async with running_host(tmp_path) as runner:
+        version = await runner.load("m", onnx_models.identity())
+        told = runner.events[-1]
+        runner.want(version)
+        assert runner.states(version.uid) == ["LOADING", "LOADED", "LOADED"]
+        assert runner.events[-1] == told
 
 
 async def test_a_model_that_is_not_loaded_or_foreign_is_refused(tmp_path: Path) -> None:

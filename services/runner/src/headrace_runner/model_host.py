@@ -110,8 +110,8 @@ class ModelHost:
     def want(self, *, tenant_id: str, version: Version, ticket: str, ttl_s: float) -> None:
         """Notes that a gateway would like the version in memory for `ttl_s` seconds; 0 withdraws that.
 
-        Starts loading it unless it is loading or loaded already. A version that failed is tried again after a pause;
-        until then its failure is told again.
+        Starts loading it unless it is loading or loaded already. A version that failed is tried again after a pause.
+        That it has failed, until then, or is loaded is told again: who wants it may not know.
         """
         now = self._clock.monotonic()
         if ttl_s <= 0:
@@ -128,7 +128,8 @@ class ModelHost:
             self._entries[version.uid] = entry
         entry.ticket = ticket
         state = entry.event.state
-        if state == ModelState.MODEL_STATE_FAILED and now < entry.retry_at:
+        loaded = state == ModelState.MODEL_STATE_LOADED
+        if loaded or (state == ModelState.MODEL_STATE_FAILED and now < entry.retry_at):
             self._tell(entry.event)
         elif state in (ModelState.MODEL_STATE_UNSPECIFIED, ModelState.MODEL_STATE_FAILED):
             self._change(entry, ModelEvent(state=ModelState.MODEL_STATE_LOADING))
