@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from prometheus_client import generate_latest
 
 from headrace.registry.v1.manifest_pb2 import ArtifactFormat, Manifest, TensorSpec
 from headrace.registry.v1.models_pb2 import Version
@@ -204,6 +205,7 @@ async def test_an_idle_model_is_unloaded_and_comes_back_on_a_want(tmp_path: Path
         runner.host.sweep()
         await eventually(lambda: runner.states(version.uid)[-1] == "UNLOADED")
         assert runner.host.model_events() == []
+        assert TENANT not in generate_latest(runner.metrics.registry).decode(), "its metrics have left with it"
         runner.want(version)
         await runner.settled(version.uid)
         assert np.array_equal((await runner.infer(version, x=ROWS))["z"], ROWS)

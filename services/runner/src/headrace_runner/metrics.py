@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter as Counts
 from collections.abc import Callable
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
@@ -10,6 +11,7 @@ from headrace_common.metrics import LATENCY_BUCKETS_S
 
 _LOAD_BUCKETS_S = (0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0)
 _MODEL = ("tenant", "model", "version")
+_OUTCOMES = ("ok", "invalid", "failed", "refused", "expired", "cancelled")
 
 
 class RunnerMetrics:
@@ -47,6 +49,8 @@ class RunnerMetrics:
         self._calls = counter("calls", "Calls by how they ended", (*_MODEL, "outcome"))
         self._queue_wait = histogram("queue_wait_seconds", "Time in the queue", _MODEL, LATENCY_BUCKETS_S)
         self._compute = histogram("compute_seconds", "Time of execution", _MODEL, LATENCY_BUCKETS_S)
+        # A model that is deleted and made again has the same labels for a while as the one that leaves.
+        self._bound: Counts[tuple[str, ...]] = Counts()
 
     def show_load(self, queue_depth: Callable[[], float], executing: Callable[[], float]) -> None:
         """Reads the two gauges of present load when they are scraped."""
@@ -54,8 +58,9 @@ class RunnerMetrics:
         self.executing.set_function(executing)
 
     def replica(self, *, tenant_id: str, model: str, version: int) -> ReplicaMetrics:
-        """Binds the children of one loaded model."""
+        """Binds the children of one loaded model; `unloaded` must follow."""
         labels = (tenant_id, model, str(version))
+        self._bound[labels] += 1
         return ReplicaMetrics(
             succeeded=self._calls.labels(*labels, "ok"),
             invalid=self._calls.labels(*labels, "invalid"),
@@ -66,6 +71,18 @@ class RunnerMetrics:
             queue_wait=self._queue_wait.labels(*labels),
             compute=self._compute.labels(*labels),
         )
+
+    def unloaded(self, *, tenant_id: str, model: str, version: int) -> None:
+        """Removes the children of a model that has left, so that they don't add up over all models ever loaded."""
+        labels = (tenant_id, model, str(version))
+        self._bound[labels] -= 1
+        if self._bound[labels]:
+            return
+        del self._bound[labels]
+        for outcome in _OUTCOMES:
+            self._calls.remove(*labels, outcome)
+        self._queue_wait.remove(*labels)
+        self._compute.remove(*labels)
 
 
 class ReplicaMetrics:

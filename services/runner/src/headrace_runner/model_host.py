@@ -276,6 +276,8 @@ class ModelHost:
                 continue
             leaving.append(entry.loaded)
             self._change(entry, ModelEvent(state=ModelState.MODEL_STATE_UNLOADED))
+            version = entry.version
+            self._metrics.unloaded(tenant_id=entry.tenant_id, model=version.model, version=version.version)
             if not self._closing:
                 self._metrics.memory_evictions.inc()
             self._log.info("model unloaded", tenant_id=entry.tenant_id, model=entry.version.model)
