@@ -19,6 +19,7 @@ from headrace_common import catalogue
 from headrace_common.errors import HeadraceError
 from headrace_runner.artifacts.digest import artifact_digest
 from headrace_runner.artifacts.disk_cache import ArtifactLease, DiskCache
+from headrace_runner.artifacts.file_lock import try_lock
 from headrace_runner.artifacts.registry_source import RegistrySource
 from headrace_runner.metrics import RunnerMetrics
 from support.artifacts import CHUNK_BYTES, TICKET, Artifacts, artifact_service, version_of
@@ -145,6 +146,21 @@ async def test_an_artifact_larger_than_the_cache_is_refused(tmp_path: Path) -> N
         error = await failure_of(fetched.lease(model=bytes(100)))
         assert error.entry is catalogue.DISK_FULL
         assert "99" in error.message
+
+
+async def test_a_lease_that_fails_leaves_the_artifact_free(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(_: Path) -> None:
+        raise PermissionError
+
+    async with cache(tmp_path) as fetched:
+        with monkeypatch.context() as patched:
+            patched.setattr("headrace_runner.artifacts.disk_cache.os.utime", refused)
+            with pytest.raises((OSError, HeadraceError)):
+                await fetched.lease(model=CONTENT)
+        (name,) = fetched.folders()
+        alone = try_lock(tmp_path / "locks" / f"{name}.read", exclusive=True)
+        assert alone is not None
+        alone.release()
 
 
 async def test_two_caches_on_one_folder_fetch_an_artifact_once(tmp_path: Path) -> None:

@@ -88,15 +88,14 @@ class DiskCache:
         fetched = False
         for _ in range(_TRIES):
             lease = ArtifactLease(folder=folder, read_lock=await lock(self._lock_path(digest, "read"), exclusive=False))
-            intact = False
             try:
-                intact = (fetched and folder.is_dir()) or await asyncio.to_thread(is_intact, folder, files)
-            finally:
-                if not intact:
-                    lease.release()
-            if intact:
-                os.utime(folder)
-                return lease
+                if (fetched and folder.is_dir()) or await asyncio.to_thread(is_intact, folder, files):
+                    os.utime(folder)
+                    return lease
+            except BaseException:
+                lease.release()
+                raise
+            lease.release()
             await self._fetch(digest, files, read_from)
             fetched = True
         raise StorageError("the model's files vanish from the runner's cache", entry=catalogue.STORAGE_FAILED)
