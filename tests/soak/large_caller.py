@@ -11,11 +11,12 @@ import threading
 import grpc
 import numpy as np
 
-from inference.open_inference_pb2 import ModelInferRequest, ModelInferResponse
-from inference.open_inference_pb2_grpc import GRPCInferenceServiceStub
+from headrace_common.allocator import keep_freed_memory
+from inference.open_inference_pb2 import ModelInferRequest
 
 
 def main() -> None:
+    keep_freed_memory()
     address, api_key, floats = sys.argv[1], sys.argv[2], int(sys.argv[3])
     tensor = np.arange(floats, dtype=np.float32).tobytes()
     request = ModelInferRequest(
@@ -23,17 +24,19 @@ def main() -> None:
         inputs=[ModelInferRequest.InferInputTensor(name="x", datatype="FP32", shape=[1, floats])],
         raw_input_contents=[tensor],
     )
+    body = request.SerializeToString()
     ended = threading.Event()
     threading.Thread(target=lambda: (sys.stdin.read(), ended.set()), daemon=True).start()
     options = [("grpc.max_receive_message_length", 80 << 20), ("grpc.max_send_message_length", -1)]
     answered = 0
     with grpc.insecure_channel(address, options=options) as channel:
-        stub = GRPCInferenceServiceStub(channel)
+        # Bytes in, bytes out: parsing would take the processor from the servers that are measured.
+        infer = channel.unary_unary("/inference.GRPCInferenceService/ModelInfer")
         sys.stdout.write("started\n")
         sys.stdout.flush()
         while not ended.is_set():
-            answer: ModelInferResponse = stub.ModelInfer(request, metadata=(("x-api-key", api_key),), timeout=60)
-            if answer.raw_output_contents[0] != tensor:
+            answer: bytes = infer(body, metadata=(("x-api-key", api_key),), timeout=60)
+            if not answer.endswith(tensor):
                 raise SystemExit("the tensor came back changed")
             answered += 1
     sys.stdout.write(f"{answered}\n")
