@@ -17,6 +17,7 @@ from prometheus_client import CollectorRegistry
 from headrace.registry.v1.models_pb2 import ArtifactFile, Version
 from headrace_common import catalogue
 from headrace_common.errors import HeadraceError
+from headrace_common.grpc_client import Caller, open_channel
 from headrace_runner.artifacts.digest import artifact_digest
 from headrace_runner.artifacts.disk_cache import ArtifactLease, DiskCache
 from headrace_runner.artifacts.file_lock import try_lock
@@ -153,14 +154,33 @@ async def test_a_lease_that_fails_leaves_the_artifact_free(tmp_path: Path, monke
         raise PermissionError
 
     async with cache(tmp_path) as fetched:
+        (await fetched.lease(model=CONTENT)).release()
         with monkeypatch.context() as patched:
             patched.setattr("headrace_runner.artifacts.disk_cache.os.utime", refused)
-            with pytest.raises((OSError, HeadraceError)):
-                await fetched.lease(model=CONTENT)
+            error = await failure_of(fetched.lease(model=CONTENT))
+        assert error.entry is catalogue.STORAGE_UNAVAILABLE
         (name,) = fetched.folders()
         alone = try_lock(tmp_path / "locks" / f"{name}.read", exclusive=True)
         assert alone is not None
         alone.release()
+
+
+async def test_a_disk_that_is_away_is_worth_another_try(tmp_path: Path) -> None:
+    async with cache(tmp_path) as fetched:
+        (tmp_path / "locks").rmdir()
+        error = await failure_of(fetched.lease(model=CONTENT))
+        assert (error.entry, error.retryable) == (catalogue.STORAGE_UNAVAILABLE, True)
+
+
+async def test_a_registry_that_is_away_is_named() -> None:
+    channel = open_channel("127.0.0.1:1")
+    try:
+        source = RegistrySource(caller=Caller(channel=channel))
+        with pytest.raises(HeadraceError) as caught:
+            await anext(source.read(ticket=TICKET, path="model", offset=0))
+    finally:
+        await channel.close()
+    assert caught.value.entry is catalogue.REGISTRY_UNAVAILABLE
 
 
 async def test_two_caches_on_one_folder_fetch_an_artifact_once(tmp_path: Path) -> None:

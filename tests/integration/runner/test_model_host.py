@@ -132,6 +132,24 @@ async def test_a_failed_model_is_tried_again_after_a_pause_and_told_again_before
         assert runner.states(version.uid)[-2:] == ["LOADING", "LOADED"]
 
 
+async def test_a_passing_failure_says_when_to_retry_and_is_tried_again_soon(tmp_path: Path) -> None:
+    clock = FakeClock()
+    size = 8 << 20
+    async with running_host(tmp_path, clock=clock, model_memory_bytes_max=12 * size) as runner:
+        wanted = [await runner.load("m0", onnx_models.weighty(size))]
+        with pytest.raises(HeadraceError) as caught:
+            while True:
+                wanted.append(await runner.load(f"m{len(wanted)}", onnx_models.weighty(size)))
+        assert caught.value.entry is catalogue.DEVICE_OUT_OF_MEMORY
+        assert caught.value.retry_after_s == 1.0
+        failed = next(event.version_uid for event in reversed(runner.events))
+        for version in wanted:
+            runner.want(version, ttl_s=0)
+        clock.advance(1.0)
+        await runner.load(f"m{len(wanted)}", onnx_models.weighty(size))
+        assert runner.states(failed) == ["LOADING", "FAILED", "LOADING", "LOADED"]
+
+
 async def test_a_manifest_that_contradicts_the_model_is_refused(tmp_path: Path) -> None:
     def manifest(name: str, datatype: str, shape: list[int]) -> Manifest:
         spec = TensorSpec(name=name, datatype=datatype, shape=shape)

@@ -28,7 +28,10 @@ Listener = Callable[[ModelEvent], None]
 
 _SWEEP_S = 5.0
 _RETRY_PAUSE_S = 5.0
+# What a retry may cure, such as a registry that is away, is tried again sooner.
+_RETRY_PAUSE_SOON_S = 1.0
 _RETRY_PAUSE_MAX_S = 60.0
+_DOUBLINGS_MAX = 6
 # A failure that nobody has asked about for so long after its pause is forgotten.
 _FAILURE_KEPT_S = 600.0
 # A model in memory takes more than its file; what it really takes is measured after the load.
@@ -250,8 +253,11 @@ class ModelHost:
 
     def _failed(self, entry: _Entry, error: HeadraceError) -> None:
         entry.failures += 1
-        pause_s = min(_RETRY_PAUSE_S * 2 ** (entry.failures - 1), _RETRY_PAUSE_MAX_S)
+        first_s = _RETRY_PAUSE_SOON_S if error.retryable else _RETRY_PAUSE_S
+        pause_s = min(first_s * 2 ** min(entry.failures - 1, _DOUBLINGS_MAX), _RETRY_PAUSE_MAX_S)
         entry.retry_at = self._clock.monotonic() + pause_s
+        if error.retryable:
+            error.retry_after_s = pause_s
         error.context.update({"model": entry.version.model, "version": entry.version.version})
         status = to_status(error, new_request_id())
         self._metrics.loads_failed.inc()

@@ -64,7 +64,7 @@ class DiskCache:
         """Makes the folder and removes what a killed process left half removed. Blocks.
 
         Raises:
-            StorageError: STORAGE_FAILED (INTERNAL): the folder can't be used.
+            StorageError: STORAGE_UNAVAILABLE (UNAVAILABLE) or DISK_FULL: the folder can't be used.
         """
         try:
             (self._root / _LOCKS).mkdir(parents=True, exist_ok=True)
@@ -81,8 +81,16 @@ class DiskCache:
         One process of the host fetches it, others wait. Cancelling leaves a partial download for the next try.
 
         Raises:
-            HeadraceError: MODEL_FILE_INVALID, OBJECT_CORRUPT, DISK_FULL, STORAGE_FAILED, or what the source raised.
+            HeadraceError: MODEL_FILE_INVALID, OBJECT_CORRUPT, DISK_FULL, STORAGE_UNAVAILABLE, or what the source
+                raised.
         """
+        try:
+            return await self._lease(files, read_from)
+        except OSError as error:
+            self._log.error("can't use the artefact cache", error=str(error))
+            raise disk_error(error) from None
+
+    async def _lease(self, files: Sequence[ArtifactFile], read_from: ReadFrom) -> ArtifactLease:
         digest = artifact_digest(files)
         folder = self._root / digest
         fetched = False
@@ -115,9 +123,6 @@ class DiskCache:
                 await download(file, staging / file.path, read_from)
                 self._metrics.downloaded_bytes.inc(file.size_bytes)
             staging.rename(folder)
-        except OSError as error:
-            self._log.error("can't write the artefact cache", error=str(error))
-            raise disk_error(error) from None
         finally:
             write_lock.release()
 

@@ -51,10 +51,10 @@ async def download(file: ArtifactFile, target: Path, read_from: ReadFrom) -> Non
 
 
 def disk_error(error: OSError) -> StorageError:
-    """What a failure of the runner's disk looks like to a caller."""
+    """What a failure of the runner's disk looks like to a caller. A disk may come back: that is worth another try."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return StorageError("the runner's disk has no space left for the model", entry=catalogue.DISK_FULL)
-    return StorageError("the runner's artefact cache can't be used", entry=catalogue.STORAGE_FAILED)
+    return StorageUnavailable("the runner's artefact cache can't be used")
 
 
 async def _attempt(file: ArtifactFile, target: Path, read_from: ReadFrom) -> bool:

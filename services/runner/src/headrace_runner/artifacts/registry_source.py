@@ -45,6 +45,12 @@ class RegistrySource:
                     raise RouteUnavailable(
                         "the registry does not send the model's file", entry=catalogue.REGISTRY_UNAVAILABLE
                     ) from None
+                except RouteUnavailable as error:
+                    if error.entry is not catalogue.UPSTREAM_UNAVAILABLE:
+                        raise
+                    raise RouteUnavailable(
+                        "the registry can't be reached", entry=catalogue.REGISTRY_UNAVAILABLE
+                    ) from None
                 if response is None:
                     return
                 yield response.chunk

@@ -11,7 +11,7 @@ import structlog
 from headrace.registry.v1.models_pb2 import Version
 from headrace_common import catalogue
 from headrace_common.clock import Clock
-from headrace_common.errors import DeadlineError, HeadraceError, ModelError
+from headrace_common.errors import DeadlineError, DeviceError, HeadraceError, ModelError
 from headrace_runner.artifacts.disk_cache import ArtifactLease, DiskCache
 from headrace_runner.artifacts.source import ArtifactSource
 from headrace_runner.backends.contract import LoadedModel
@@ -179,6 +179,12 @@ class ModelLoader:
                 raise
         except HeadraceError:
             raise
+        except MemoryError:
+            raise DeviceError(
+                "the runner has no memory left to load the model",
+                entry=catalogue.DEVICE_OUT_OF_MEMORY,
+                context={"device": self._backends.device_type},
+            ) from None
         except Exception:  # noqa: BLE001 - a backend may raise anything
             self._log.exception("backend failed to load a model", model=name)
             raise ModelError("the model could not be loaded", entry=catalogue.MODEL_LOAD_FAILED) from None
