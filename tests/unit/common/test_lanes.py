@@ -182,10 +182,18 @@ def test_inline_payload_over_the_limit_is_a_violation() -> None:
         new_inbox().message(1, LIMITS.inline_bytes_max + 1)
 
 
-@pytest.mark.parametrize("total_bytes", [99, 200])
-def test_offer_larger_than_a_message_or_the_budget_is_a_violation(total_bytes: int) -> None:
+def test_offer_larger_than_a_message_is_a_violation() -> None:
     with pytest.raises(LaneViolation, match="over the limit"):
-        new_inbox(total_bytes).offer(1, "h", min(total_bytes, LIMITS.message_bytes_max) + 1)
+        new_inbox(200).offer(1, "h", LIMITS.message_bytes_max + 1)
+
+
+def test_offer_larger_than_the_whole_budget_is_left_to_be_refused() -> None:
+    inbox = new_inbox(total_bytes=50)
+    assert not inbox.offer(1, "large", 51)
+    assert inbox.offer(2, "fits", 50)
+    assert inbox.accepts() == [2], "it does not block the next one"
+    inbox.done(1)
+    assert inbox.open == 1
 
 
 def test_chunk_before_its_offer_was_accepted_is_a_violation() -> None:

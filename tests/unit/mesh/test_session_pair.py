@@ -225,6 +225,21 @@ async def test_slot_stays_taken_until_the_runner_has_ended_a_cancelled_call(pair
     assert pair.gateway.in_flight == 0
 
 
+async def test_call_larger_than_all_room_of_the_runner_is_refused_alone() -> None:
+    pair = Pair(runner_budget=ByteBudget(total_bytes=100))
+    refused = pair.send(b"x" * 300)
+    await settle(pair)
+    with pytest.raises(HeadraceError) as caught:
+        refused.answer.result()
+    assert caught.value.entry is catalogue.MESSAGE_TOO_LARGE
+    assert caught.value.context["limit"] == "100"
+    fits = pair.send(b"y" * 100)
+    await settle(pair)
+    assert fits.answer.result().payload == b"y" * 100
+    assert pair.runner.idle
+    assert pair.gateway.in_flight == 0
+
+
 async def test_waiting_callers_fail_over_when_the_session_is_lost(pair: Pair) -> None:
     calls = [pair.send(b"x"), pair.send(b"y" * 300)]
     await asyncio.sleep(0)

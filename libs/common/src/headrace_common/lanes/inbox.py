@@ -61,16 +61,22 @@ class Inbox(Generic[Header]):
             raise LaneViolation("inline payload over the limit")
         self._begin(call_id, payload_bytes)
 
-    def offer(self, call_id: int, header: Header, payload_bytes: int) -> None:
+    def offer(self, call_id: int, header: Header, payload_bytes: int) -> bool:
         """Takes note of an offer and accepts it as soon as the budget has room.
+
+        Returns:
+            False when the whole budget is too small for it: it is never accepted, and the caller answers it with a
+            failure and `done`. The peer can't know this process's budget, so that is no violation.
 
         Raises:
             LaneViolation: It came without credit, is larger than a message may be, or its id is in use.
         """
-        if payload_bytes > min(self._limits.message_bytes_max, self._budget.total_bytes):
+        if payload_bytes > self._limits.message_bytes_max:
             raise LaneViolation("offered payload over the limit")
         self._begin(call_id, 0)
         self._last_offer_id = max(self._last_offer_id, call_id)
+        if payload_bytes > self._budget.total_bytes:
+            return False
         arriving = self._arriving[call_id] = _Arriving(header, payload_bytes)
 
         def granted() -> None:
@@ -79,6 +85,7 @@ class Inbox(Generic[Header]):
             self._wake()
 
         self._budget.request((id(self), call_id), payload_bytes, granted)
+        return True
 
     def chunk(self, chunk: Chunk) -> tuple[Header, bytes] | None:
         """Takes the next part of an accepted message.

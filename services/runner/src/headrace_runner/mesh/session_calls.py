@@ -39,6 +39,7 @@ class SessionCalls:
     ) -> None:
         self._infer = infer
         self._limits = limits
+        self._budget_bytes = budget.total_bytes
         self._clock = clock
         self._wake = wake
         self._inbox: Inbox[mesh_pb2.Call] = Inbox(limits=limits, budget=budget, wake=wake)
@@ -78,8 +79,10 @@ class SessionCalls:
             self._admit(call, before)
             self._start(call, call.payload)
         for call in frame.offers:
-            self._inbox.offer(call.id, call, call.payload_bytes)
+            fits = self._inbox.offer(call.id, call, call.payload_bytes)
             self._admit(call, before)
+            if not fits:
+                self._fail(call.id, _too_large("request", call.payload_bytes, self._budget_bytes))
         for call_id in frame.cancels:
             self._cancel(call_id)
         self._wake()
@@ -159,7 +162,7 @@ class SessionCalls:
         elif (error := task.exception()) is not None:
             self._fail(call_id, error)
         elif len(task.result().payload) > self._limits.message_bytes_max:
-            self._fail(call_id, _too_large(len(task.result().payload), self._limits.message_bytes_max))
+            self._fail(call_id, _too_large("answer", len(task.result().payload), self._limits.message_bytes_max))
         else:
             answer = task.result()
             header = mesh_pb2.Result(
@@ -198,9 +201,9 @@ def _cancelled() -> HeadraceError:
     return DeadlineError("the call was cancelled", entry=catalogue.CALL_CANCELLED)
 
 
-def _too_large(payload_bytes: int, payload_bytes_max: int) -> HeadraceError:
+def _too_large(what: str, payload_bytes: int, payload_bytes_max: int) -> HeadraceError:
     return ValidationError(
-        f"the answer has {payload_bytes} bytes; a message may have at most {payload_bytes_max}",
+        f"the {what} has {payload_bytes} bytes; at most {payload_bytes_max} can pass this runner",
         entry=catalogue.MESSAGE_TOO_LARGE,
         context={"bytes": payload_bytes, "limit": payload_bytes_max},
     )
