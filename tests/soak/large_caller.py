@@ -1,4 +1,4 @@
-"""Sends one huge tensor after the other to the echo model, in a process of its own; ends with its stdin.
+"""Sends a huge tensor every so many seconds to the echo model, in a process of its own; ends with its stdin.
 
 Prints a line when it starts, and at the end how many calls were answered rightly.
 """
@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import sys
 import threading
+import time
 
 import grpc
 import numpy as np
@@ -17,7 +18,7 @@ from inference.open_inference_pb2 import ModelInferRequest
 
 def main() -> None:
     keep_freed_memory()
-    address, api_key, floats = sys.argv[1], sys.argv[2], int(sys.argv[3])
+    address, api_key, floats, period_s = sys.argv[1], sys.argv[2], int(sys.argv[3]), float(sys.argv[4])
     tensor = np.arange(floats, dtype=np.float32).tobytes()
     request = ModelInferRequest(
         model_name="echo",
@@ -34,7 +35,9 @@ def main() -> None:
         infer = channel.unary_unary("/inference.GRPCInferenceService/ModelInfer")
         sys.stdout.write("started\n")
         sys.stdout.flush()
-        while not ended.is_set():
+        due = time.monotonic()
+        while not ended.wait(max(0.0, due - time.monotonic())):
+            due += period_s
             answer: bytes = infer(body, metadata=(("x-api-key", api_key),), timeout=60)
             if not answer.endswith(tensor):
                 raise SystemExit("the tensor came back changed")

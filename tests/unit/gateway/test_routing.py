@@ -10,6 +10,7 @@ from headrace_common.lanes import ByteBudget, LaneLimits
 from headrace_common.testing import FakeClock
 from headrace_gateway.inference.routing import FULL_SCAN_MAX, choose, with_room
 from headrace_gateway.mesh.runner_session import RunnerSession
+from headrace_gateway.mesh.session_calls import CallHeader
 
 UID = "uid-1"
 
@@ -26,7 +27,7 @@ def replica(name: str, *, in_flight: int = 0, slots: int = 1, latency_s: float =
     credit = mesh_pb2.ResultFrame(credit=mesh_pb2.Credit(messages=100, payload_bytes=1000))
     session.calls.on_result_frame(credit)
     for _ in range(in_flight):
-        session.calls.send(mesh_pb2.Call(), b"")
+        session.calls.send(CallHeader(tenant_id="t", version_uid=UID, timeout_ms=1), b"")
     session.latency_s = latency_s
     return session
 

@@ -18,7 +18,7 @@ from headrace_common.lanes import ByteBudget, LaneLimits, LaneViolation, decode_
 from headrace_common.testing import FakeClock
 from headrace_gateway.mesh.runner_session import runner_lost
 from headrace_gateway.mesh.session_calls import Answer as GatewayAnswer
-from headrace_gateway.mesh.session_calls import OpenCall
+from headrace_gateway.mesh.session_calls import CallHeader, OpenCall
 from headrace_gateway.mesh.session_calls import SessionCalls as GatewayCalls
 from headrace_runner.calls import Answer, IncomingCall
 from headrace_runner.mesh.session_calls import SessionCalls as RunnerCalls
@@ -104,7 +104,7 @@ class Pair:
             self.lanes[lane].append(frame)
 
     def send(self, payload: bytes) -> OpenCall:
-        return self.gateway.send(mesh_pb2.Call(version_uid="v", timeout_ms=1000), payload)
+        return self.gateway.send(CallHeader(tenant_id="t", version_uid="v", timeout_ms=1000), payload)
 
 
 ACTIONS = (

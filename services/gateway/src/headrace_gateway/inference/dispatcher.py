@@ -7,7 +7,6 @@ from random import Random
 
 from prometheus_client import CollectorRegistry, Counter
 
-from headrace.runner.internal.v1 import mesh_pb2
 from headrace_common import catalogue
 from headrace_common.clock import Clock
 from headrace_common.errors import HeadraceError, RunnerUnavailable
@@ -16,7 +15,7 @@ from headrace_gateway.inference.outlook import why_not_wait
 from headrace_gateway.inference.routing import choose, with_room
 from headrace_gateway.mesh.directory import RunnerDirectory
 from headrace_gateway.mesh.runner_session import RunnerSession
-from headrace_gateway.mesh.session_calls import Answer
+from headrace_gateway.mesh.session_calls import Answer, CallHeader
 from headrace_gateway.mesh.wants import Wants
 
 ATTEMPTS_MAX = 3
@@ -124,9 +123,8 @@ class Dispatcher:
 
     async def _attempt(self, session: RunnerSession, dispatch: Dispatch, attempt: int) -> Answer:
         sent_at = self._clock.monotonic()
-        call = mesh_pb2.Call(
+        header = CallHeader(
             attempt=attempt,
-            kind=mesh_pb2.CALL_KIND_INFER,
             tenant_id=dispatch.version.tenant_id,
             version_uid=dispatch.version.uid,
             timeout_ms=max(0, int((dispatch.deadline - sent_at) * 1000)),
@@ -134,7 +132,7 @@ class Dispatcher:
             request_id=dispatch.request_id,
             traceparent=dispatch.traceparent,
         )
-        opened = session.calls.send(call, dispatch.payload)
+        opened = session.calls.send(header, dispatch.payload)
         try:
             answer = await opened.answer
         finally:

@@ -30,6 +30,7 @@ from headrace_common.lanes import (
 from headrace_common.rpc_service import refuse_call
 from headrace_common.rpc_status import abort
 from headrace_gateway.mesh.directory import RunnerDirectory
+from headrace_gateway.mesh.reused_message import ReusedMessage
 from headrace_gateway.mesh.runner_session import RunnerSession
 
 PROTOCOL_VERSION = 1
@@ -236,9 +237,12 @@ async def _write_commands(context: Context, session: RunnerSession) -> None:
 
 
 async def _read_results(context: Context, session: RunnerSession) -> None:
+    reused = ReusedMessage(mesh_pb2.ResultFrame)
     while True:
+        received = await _read(context)
+        frame = reused.take(len(received))
         try:
-            frame = mesh_pb2.ResultFrame.FromString(await _read(context))
+            frame.MergeFromString(received)
         except DecodeError:
             raise LaneViolation("malformed result frame") from None
         session.on_results(frame)

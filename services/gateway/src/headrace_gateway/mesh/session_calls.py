@@ -10,6 +10,7 @@ from headrace.runner.internal.v1 import mesh_pb2
 from headrace_common.errors import HeadraceError
 from headrace_common.lanes import ByteBudget, Chunk, Inbox, LaneLimits, LaneViolation, Outbox
 from headrace_common.rpc_status import from_status_bytes
+from headrace_gateway.mesh.reused_message import ReusedMessage
 
 
 class Answer(NamedTuple):
@@ -18,6 +19,18 @@ class Answer(NamedTuple):
     payload: bytes
     queue_us: int
     compute_us: int
+
+
+class CallHeader(NamedTuple):
+    """What a call says of itself beside its payload; the fields of `headrace.runner.internal.v1.Call`."""
+
+    tenant_id: str
+    version_uid: str
+    timeout_ms: int
+    attempt: int = 0
+    priority: int = 0
+    request_id: str = ""
+    traceparent: str = ""
 
 
 class OpenCall:
@@ -49,11 +62,12 @@ class SessionCalls:
     ) -> None:
         self._wake = wake
         self._ended = ended
-        self._outbox: Outbox[mesh_pb2.Call] = Outbox(limits=limits)
+        self._outbox: Outbox[CallHeader] = Outbox(limits=limits)
         self._inbox: Inbox[mesh_pb2.Result] = Inbox(limits=limits, budget=budget, wake=wake)
         self._open: dict[int, OpenCall] = {}
         self._cancels: list[int] = []
         self._last_id = 0
+        self._frame = ReusedMessage(mesh_pb2.CallFrame)
 
     @property
     def in_flight(self) -> int:
@@ -69,14 +83,12 @@ class SessionCalls:
         """Whether the runner has granted credit for one more call of that size."""
         return self._outbox.has_room(payload_bytes)
 
-    def send(self, call: mesh_pb2.Call, payload: bytes) -> OpenCall:
-        """Opens a call. The caller has asked `has_room`; fills in the id and the size of `call`."""
+    def send(self, header: CallHeader, payload: bytes) -> OpenCall:
+        """Opens a call. The caller has asked `has_room`."""
         self._last_id += 1
-        call.id = self._last_id
-        call.payload_bytes = len(payload)
-        opened = OpenCall(call.id, call.attempt, asyncio.get_running_loop().create_future())
-        self._open[call.id] = opened
-        self._outbox.push(call.id, call, payload)
+        opened = OpenCall(self._last_id, header.attempt, asyncio.get_running_loop().create_future())
+        self._open[opened.id] = opened
+        self._outbox.push(opened.id, header, payload)
         self._wake()
         return opened
 
@@ -128,7 +140,10 @@ class SessionCalls:
             self._finish(result, result.payload)
         for result in frame.offers:
             self._check(result)
-            self._inbox.offer(result.id, result, result.payload_bytes)
+            # Outlives the frame, which its owner may use again.
+            kept = mesh_pb2.Result()
+            kept.CopyFrom(result)
+            self._inbox.offer(result.id, kept, result.payload_bytes)
         self._wake()
 
     def on_chunk(self, chunk: Chunk) -> None:
@@ -150,13 +165,14 @@ class SessionCalls:
         credit = self._inbox.grant.due(only_if_needed=not (parcels or accepts or cancels))
         if not (parcels or accepts or cancels or credit):
             return None
-        frame = mesh_pb2.CallFrame(accepts=accepts, cancels=cancels)
+        frame = self._frame.take(sum(len(parcel.payload) for parcel in parcels if not parcel.offered))
+        frame.accepts.extend(accepts)
+        frame.cancels.extend(cancels)
         for parcel in parcels:
-            if parcel.offered:
-                frame.offers.append(parcel.header)
-            else:
-                parcel.header.payload = bytes(parcel.payload)
-                frame.calls.append(parcel.header)
+            call = frame.offers.add() if parcel.offered else frame.calls.add()
+            _write(call, parcel.id, parcel.header, len(parcel.payload))
+            if not parcel.offered:
+                call.payload = bytes(parcel.payload)
         if credit:
             frame.credit.messages, frame.credit.payload_bytes = credit
         return frame.SerializeToString()
@@ -182,3 +198,16 @@ class SessionCalls:
             else:
                 call.answer.set_result(Answer(payload, result.queue_us, result.compute_us))
         self._ended()
+
+
+def _write(call: mesh_pb2.Call, call_id: int, header: CallHeader, payload_bytes: int) -> None:
+    call.id = call_id
+    call.attempt = header.attempt
+    call.kind = mesh_pb2.CALL_KIND_INFER
+    call.tenant_id = header.tenant_id
+    call.version_uid = header.version_uid
+    call.timeout_ms = header.timeout_ms
+    call.priority = header.priority
+    call.request_id = header.request_id
+    call.traceparent = header.traceparent
+    call.payload_bytes = payload_bytes
