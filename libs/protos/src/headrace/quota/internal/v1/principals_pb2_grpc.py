@@ -47,8 +47,9 @@ class PrincipalFeedServiceServicer:
     """
 
     def WatchPrincipals(self, request, context):
-        """WatchPrincipals streams a snapshot of all tenants and of all keys that still work, and then every change, one
-        message a revision, revisions without a gap. Needs a gateway's service token. Read-only; resume by revision.
+        """WatchPrincipals streams a snapshot of all tenants, of all keys that work, and of those that stopped working in the
+        last 30 days (so that their holders learn why), and then every change, one message a revision, revisions without
+        a gap. Needs a gateway's service token. Read-only; resume by revision.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -34,8 +34,9 @@ class PrincipalFeedServiceStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> PrincipalFeedServiceAsyncStub: ...
     WatchPrincipals: _grpc.UnaryStreamMultiCallable[_principals_pb2.WatchPrincipalsRequest, _principals_pb2.WatchPrincipalsResponse]
-    """WatchPrincipals streams a snapshot of all tenants and of all keys that still work, and then every change, one
-    message a revision, revisions without a gap. Needs a gateway's service token. Read-only; resume by revision.
+    """WatchPrincipals streams a snapshot of all tenants, of all keys that work, and of those that stopped working in the
+    last 30 days (so that their holders learn why), and then every change, one message a revision, revisions without
+    a gap. Needs a gateway's service token. Read-only; resume by revision.
     """
 
 @_typing.type_check_only
@@ -44,8 +45,9 @@ class PrincipalFeedServiceAsyncStub(PrincipalFeedServiceStub):
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     WatchPrincipals: _aio.UnaryStreamMultiCallable[_principals_pb2.WatchPrincipalsRequest, _principals_pb2.WatchPrincipalsResponse]  # type: ignore[assignment]
-    """WatchPrincipals streams a snapshot of all tenants and of all keys that still work, and then every change, one
-    message a revision, revisions without a gap. Needs a gateway's service token. Read-only; resume by revision.
+    """WatchPrincipals streams a snapshot of all tenants, of all keys that work, and of those that stopped working in the
+    last 30 days (so that their holders learn why), and then every change, one message a revision, revisions without
+    a gap. Needs a gateway's service token. Read-only; resume by revision.
     """
 
 class PrincipalFeedServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -57,8 +59,9 @@ class PrincipalFeedServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _principals_pb2.WatchPrincipalsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_principals_pb2.WatchPrincipalsResponse], _abc.AsyncIterator[_principals_pb2.WatchPrincipalsResponse]]:
-        """WatchPrincipals streams a snapshot of all tenants and of all keys that still work, and then every change, one
-        message a revision, revisions without a gap. Needs a gateway's service token. Read-only; resume by revision.
+        """WatchPrincipals streams a snapshot of all tenants, of all keys that work, and of those that stopped working in the
+        last 30 days (so that their holders learn why), and then every change, one message a revision, revisions without
+        a gap. Needs a gateway's service token. Read-only; resume by revision.
         """
 
 def add_PrincipalFeedServiceServicer_to_server(servicer: PrincipalFeedServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
