@@ -77,6 +77,7 @@ test: check setup-triton ## All that CI runs: the checks, then every test with c
 
 .PHONY: soak
 soak: setup setup-triton ## Long proofs under tests/soak: kill, leak, overload
+	$(BIN)/pytest tests -m fault $(ARGS)
 	$(BIN)/pytest tests/soak -o norecursedirs='.*' --timeout=900 $(ARGS)
 
 .PHONY: run

@@ -131,6 +131,7 @@ def test_killing_the_supervisor_leaves_nothing(folder: Path) -> None:
     assert_orderly(again)
 
 
+@pytest.mark.fault
 def test_every_service_that_is_killed_comes_back_where_it_was(folder: Path) -> None:
     with running_mesh(folder, "--runners", "1") as mesh:
         before = {process["name"]: process for process in read_ready(folder)["processes"]}
@@ -152,6 +153,7 @@ def test_every_service_that_is_killed_comes_back_where_it_was(folder: Path) -> N
     assert_orderly(mesh)
 
 
+@pytest.mark.fault
 def test_two_meshes_live_side_by_side_and_share_nothing(mesh: Mesh, folder: Path) -> None:
     with running_mesh(folder, "--runners", "1", "--no-samples") as other:
         assert other.grpc != mesh.grpc

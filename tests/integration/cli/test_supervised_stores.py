@@ -145,6 +145,7 @@ def test_a_process_that_dies_takes_its_children_along_and_is_started_again(
 
 
 @pytest.mark.parametrize("victim", ["postgres", "valkey"])
+@pytest.mark.fault
 def test_a_killed_store_comes_back_on_its_port(supervise: Callable[[str], Supervised], victim: str) -> None:
     supervised = supervise("stores")
     before = supervised.said

@@ -13,6 +13,8 @@ from headrace_common.errors import HeadraceError
 from support.quota import OPERATOR, Keys, QuotaClient, RunningQuota, listening_quota, running_quota
 from support.restartable_postgres import RestartablePostgres
 
+pytestmark = pytest.mark.fault
+
 
 async def serving(quota: RunningQuota, service: str = "") -> bool:
     check = quota.client.channel.unary_unary(

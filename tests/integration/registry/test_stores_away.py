@@ -26,6 +26,17 @@ from support.restartable_postgres import RestartablePostgres
 CONTENT = onnx_models.tiny()
 
 
+async def uploaded_in_time(client: RegistryClient, content: bytes, within_s: float = 30.0) -> pb.Version:
+    """Uploads as a client does that repeats what is refused as UNAVAILABLE."""
+    async with asyncio.timeout(within_s):
+        while True:
+            try:
+                return await client.upload(content)
+            except StorageUnavailable:
+                await asyncio.sleep(0.1)
+
+
+@pytest.mark.fault
 async def test_database_goes_away_and_comes_back(postgres: RestartablePostgres, keys: Keys, tmp_path: Path) -> None:
     await asyncio.to_thread(postgres.start)
     async with running_registry(postgres.url, keys, tmp_path) as registry:
@@ -44,7 +55,7 @@ async def test_database_goes_away_and_comes_back(postgres: RestartablePostgres, 
                 assert failure.value.entry == catalogue.DATABASE_UNAVAILABLE
             assert registry.spooled_files() == []
             await asyncio.to_thread(postgres.start)
-            assert (await client.upload(onnx_models.tiny(seed=1))).version == 2
+            assert (await uploaded_in_time(client, onnx_models.tiny(seed=1))).version == 2
             async with asyncio.timeout(20):
                 async for message in feed:
                     if message.revision == 2:
