@@ -161,5 +161,6 @@ async def restarted(mesh: Mesh, name: str, before: int, within_s: float = 30.0) 
 
 def exit_codes(log: Path) -> dict[str, int]:
     """Exit codes by process, as the supervisor tells them."""
-    found = re.findall(r"(\S+) \(pid \d+\) exited with (\d+)", log.read_text(errors="replace"))
-    return {name: int(code) for name, code in found}
+    text = " ".join(log.read_text(errors="replace").split())
+    found = re.findall(r"(\S+) \(pid \d+\) (?:exited with (\d+)|was [a-z ]+ and left)", text)
+    return {name: int(code or 0) for name, code in found}
