@@ -27,7 +27,7 @@ def _compile(import_root: Path, sources: list[Path], output: Path) -> None:
     scripts = Path(sys.executable).parent
     command = [
         *(sys.executable, "-m", "grpc_tools.protoc"),
-        f"--proto_path={import_root}",
+        *(f"--proto_path={root}" for root in MODULES.values()),
         f"--proto_path={files('grpc_tools') / '_proto'}",
         f"--plugin=protoc-gen-mypy={scripts / 'protoc-gen-mypy'}",
         f"--plugin=protoc-gen-mypy_grpc={scripts / 'protoc-gen-mypy_grpc'}",

@@ -640,6 +640,10 @@ class Result(_message.Message):
     QUEUE_US_FIELD_NUMBER: _builtins.int
     COMPUTE_US_FIELD_NUMBER: _builtins.int
     PAYLOAD_BYTES_FIELD_NUMBER: _builtins.int
+    INPUT_US_FIELD_NUMBER: _builtins.int
+    OUTPUT_US_FIELD_NUMBER: _builtins.int
+    BATCH_ROWS_FIELD_NUMBER: _builtins.int
+    LEADS_BATCH_FIELD_NUMBER: _builtins.int
     PAYLOAD_FIELD_NUMBER: _builtins.int
     id: _builtins.int
     """Identifier of the call."""
@@ -655,6 +659,14 @@ class Result(_message.Message):
     """Time of the execution, in microseconds."""
     payload_bytes: _builtins.int
     """Size of the payload in bytes, inline or chunked."""
+    input_us: _builtins.int
+    """The part of `compute_us` in which inputs were read, in microseconds."""
+    output_us: _builtins.int
+    """The part of `compute_us` in which outputs were written, in microseconds."""
+    batch_rows: _builtins.int
+    """Rows of the execution that the call was part of, over all calls of it; 0 for one that failed."""
+    leads_batch: _builtins.bool
+    """Whether the call counts for its execution: exactly one call of each execution does."""
     payload: _builtins.bytes
     """The payload; empty in an offer and in an error."""
     def __init__(
@@ -667,11 +679,15 @@ class Result(_message.Message):
         queue_us: _builtins.int = ...,
         compute_us: _builtins.int = ...,
         payload_bytes: _builtins.int = ...,
+        input_us: _builtins.int = ...,
+        output_us: _builtins.int = ...,
+        batch_rows: _builtins.int = ...,
+        leads_batch: _builtins.bool = ...,
         payload: _builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "compute_us", b"compute_us", "id", b"id", "payload", b"payload", "payload_bytes", b"payload_bytes", "queue_us", b"queue_us", "status", b"status", "terminal", b"terminal"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "batch_rows", b"batch_rows", "compute_us", b"compute_us", "id", b"id", "input_us", b"input_us", "leads_batch", b"leads_batch", "output_us", b"output_us", "payload", b"payload", "payload_bytes", b"payload_bytes", "queue_us", b"queue_us", "status", b"status", "terminal", b"terminal"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
