@@ -1,4 +1,6 @@
-"""Generate libs/protos/src from protos/, with the compilers that uv.lock pins; no network, no remote plugins.
+"""Generate libs/protos/src and the SDK's contracts from protos/.
+
+The compilers are those that uv.lock pins; no network, no remote plugins.
 
 `--check` generates into a temporary folder instead and fails when the committed code differs.
 """
@@ -16,8 +18,11 @@ from collections.abc import Iterator
 from importlib.resources import files
 from pathlib import Path
 
+import client_contracts
+
 ROOT = Path(__file__).resolve().parents[1]
-OUTPUT = ROOT / "libs" / "protos" / "src"
+SERVERS = ROOT / "libs" / "protos" / "src"
+CLIENT = ROOT / "libs" / "client" / "src" / "headrace_client"
 # Each buf module is an import root of its own: the Open Inference contract must keep the package name `inference`.
 MODULES = {"headrace": ROOT / "protos", "inference": ROOT / "protos" / "open_inference"}
 _SERVICE = re.compile(r"^service\s+\w+", re.MULTILINE)
@@ -58,11 +63,11 @@ def generate(output: Path) -> None:
         (top / "py.typed").touch()
 
 
-def install(generated: Path) -> None:
-    """Replace the committed code by what `generate` wrote."""
-    for package in MODULES:
-        shutil.rmtree(OUTPUT / package, ignore_errors=True)
-        shutil.copytree(generated / package, OUTPUT / package)
+def install(generated: Path, output: Path) -> None:
+    """Replace the committed packages in `output` by those in `generated`."""
+    for package in generated.iterdir():
+        shutil.rmtree(output / package.name, ignore_errors=True)
+        shutil.copytree(package, output / package.name)
 
 
 def _relative_files(folder: Path) -> set[Path]:
@@ -87,14 +92,20 @@ def main() -> int:
     check: bool = parser.parse_args().check
     # Also a plain run writes elsewhere first: contracts that don't compile must not cost the code that works.
     with tempfile.TemporaryDirectory(prefix="headrace-generate-") as folder:
-        generate(Path(folder))
-        if not check:
-            install(Path(folder))
-        found = list(differences(OUTPUT, Path(folder)))
+        servers, client = Path(folder, "servers"), Path(folder, "client")
+        for made in (servers, client):
+            made.mkdir()
+        generate(servers)
+        client_contracts.generate(client, import_roots=list(MODULES.values()))
+        found: list[str] = []
+        for made, output in ((servers, SERVERS), (client, CLIENT)):
+            if not check:
+                install(made, output)
+            found += [line for package in made.iterdir() for line in differences(output / package.name, package)]
     for line in found:
         print(line)
     if found:
-        print("libs/protos is not what protos/ says: run `make generate` and commit the result")
+        print("the generated code is not what protos/ says: run `make generate` and commit the result")
     return 1 if found else 0
 
 

@@ -104,7 +104,8 @@ def test_files_and_functions_are_short_enough_to_read() -> None:
     assert long == []
 
 
-def test_outdated_generated_code_is_told_file_by_file(tmp_path: Path) -> None:
+def test_outdated_generated_code_is_told_file_by_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(ROOT / "scripts")
     differences = runpy.run_path(str(ROOT / "scripts" / "generate_protos.py"))["differences"]
     committed, current = tmp_path / "committed", tmp_path / "current"
     for folder, files in (

@@ -1,0 +1,1 @@
+"""Client of Headrace, the multi-tenant inference mesh."""
