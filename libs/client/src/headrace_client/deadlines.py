@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import heapq
 import math
 from typing import Generic, TypeVar
 
@@ -21,7 +20,6 @@ class Deadlines(Generic[Item]):
     def __init__(self, *, tick_s: float) -> None:
         self._tick_s = tick_s
         self._slots: dict[int, set[Item]] = {}
-        self._order: list[int] = []
 
     def __len__(self) -> int:
         return sum(map(len, self._slots.values()))
@@ -32,7 +30,6 @@ class Deadlines(Generic[Item]):
         slot = self._slots.get(number)
         if slot is None:
             self._slots[number] = {item}
-            heapq.heappush(self._order, number)
         else:
             slot.add(item)
 
@@ -46,14 +43,10 @@ class Deadlines(Generic[Item]):
                 del self._slots[number]
 
     def next_at(self) -> float | None:
-        """When to ask `expired` next; None while there is nothing."""
-        while self._order and self._order[0] not in self._slots:
-            heapq.heappop(self._order)
-        return self._order[0] * self._tick_s if self._order else None
+        """When to ask `expired` next; None while there is nothing. Costs a look at every slot."""
+        return min(self._slots) * self._tick_s if self._slots else None
 
     def expired(self, now: float) -> list[Item]:
         """Takes out the items whose deadline is over, earliest slot first."""
-        over: list[Item] = []
-        while (at := self.next_at()) is not None and at <= now:
-            over += self._slots.pop(heapq.heappop(self._order))
-        return over
+        over = sorted(number for number in self._slots if number * self._tick_s <= now)
+        return [item for number in over for item in self._slots.pop(number)]
