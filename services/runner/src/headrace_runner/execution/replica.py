@@ -233,6 +233,7 @@ class Replica:
         return self._writer.write(
             request.id,
             [(name, specs[name].datatype, array) for name, array in zip(pending.outputs, arrays, strict=True)],
+            request.form,
         )
 
     def _ended(self, pending: _Pending, payload: bytes, error: HeadraceError | None) -> None:

@@ -134,7 +134,12 @@ class ModelLoader:
             name=f"{version.model}:{version.version}",
             model=model,
             signature=signature,
-            writer=ResponseWriter(model_name=version.model, model_version=str(version.version)),
+            writer=ResponseWriter(
+                model_name=version.model,
+                model_version=str(version.version),
+                labels=version.manifest.class_labels,
+                batched=version.manifest.batched,
+            ),
             slots=ExecutionSlots(
                 slots=instances,
                 waiting_max=self._limits.waiting_max,

@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from types import MappingProxyType
 
 from headrace_common import catalogue, wire
 from headrace_common.errors import TensorError, ValidationError
+from headrace_runner.tensors.output_form import OutputForm, Parameters, read_output_form, refuse_shared_memory
+from headrace_runner.tensors.parameters import read_parameters
 
 TENSORS_MAX = 1_024
 RANK_MAX = 32
 _PARAMETERS_MAX = 1_024
+PARAMETER_BYTES_MAX = 64 << 10
+"""All parameters of a request, of its inputs and of its outputs together: they are read on the event loop."""
 _TENSOR_FIELDS_MAX = 256
+_NONE: Parameters = MappingProxyType({})
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +49,7 @@ class InferRequest:
         outputs: Names of the wanted outputs, empty for all.
         raw_count: Number of raw contents; 0 when the request uses the typed form.
         parameters: Serialised entries of the parameter map.
+        form: How the outputs are wanted; None for all raw.
     """
 
     id: str
@@ -49,6 +57,7 @@ class InferRequest:
     outputs: tuple[str, ...]
     raw_count: int
     parameters: tuple[memoryview, ...]
+    form: OutputForm | None = None
 
 
 @dataclass(slots=True)
@@ -60,6 +69,19 @@ class _Parts:
     inputs: list[memoryview] = field(default_factory=list[memoryview])
     outputs: list[memoryview] = field(default_factory=list[memoryview])
     raws: list[memoryview] = field(default_factory=list[memoryview])
+    parameter_bytes: int = 0
+
+    def read_parameters(self, entries: Sequence[memoryview]) -> Parameters:
+        """Reads a parameter map, which counts against the bound for all of them."""
+        self.parameter_bytes += sum(map(len, entries))
+        if self.parameter_bytes > PARAMETER_BYTES_MAX:
+            raise ValidationError(
+                f"the parameters of the request have more than {PARAMETER_BYTES_MAX} bytes",
+                entry=catalogue.FIELD_TOO_LONG,
+                context={"field": "parameters", "limit": PARAMETER_BYTES_MAX},
+                field="parameters",
+            )
+        return read_parameters(entries)
 
 
 def read_infer_request(payload: wire.Buffer) -> InferRequest:
@@ -69,7 +91,8 @@ def read_infer_request(payload: wire.Buffer) -> InferRequest:
 
     Raises:
         ValidationError: REQUEST_MALFORMED (INVALID_ARGUMENT): not a message of that type, or one of more
-            fields than any model needs; FIELD_TOO_LONG (INVALID_ARGUMENT): more tensors or parameters than that.
+            fields than any model needs; FIELD_TOO_LONG (INVALID_ARGUMENT): more tensors or parameters than that;
+            PARAMETER_INVALID (INVALID_ARGUMENT).
         TensorError: TENSOR_CONTENT_CONFLICT, TENSOR_RAW_COUNT_MISMATCH or TENSOR_DIMENSION_INVALID
             (INVALID_ARGUMENT).
     """
@@ -98,16 +121,23 @@ def read_infer_request(payload: wire.Buffer) -> InferRequest:
             context={"expected": len(parts.inputs), "actual": len(raws)},
             field="raw_input_contents",
         )
-    inputs = tuple(_read_tensor(view, index, raws[index] if raws else None) for index, view in enumerate(parts.inputs))
-    outputs = tuple(_read_output_name(view) for view in parts.outputs)
-    return InferRequest(parts.id, inputs, outputs, len(raws), tuple(parts.parameters))
+    inputs = tuple(
+        _read_tensor(view, index, raws[index] if raws else None, parts) for index, view in enumerate(parts.inputs)
+    )
+    outputs = [_read_output(view, parts) for view in parts.outputs]
+    form = None
+    if parts.parameters or parts.parameter_bytes:
+        form = read_output_form(parts.read_parameters(parts.parameters), outputs)
+    names = tuple(name for name, _ in outputs)
+    return InferRequest(parts.id, inputs, names, len(raws), tuple(parts.parameters), form)
 
 
-def _read_tensor(view: memoryview, index: int, raw: memoryview | None) -> RequestTensor:
+def _read_tensor(view: memoryview, index: int, raw: memoryview | None, parts: _Parts) -> RequestTensor:
     name = ""
     datatype = ""
     shape: list[int] = []
     contents: list[memoryview] = []
+    parameters: list[memoryview] = []
     for number, kind, value in wire.fields(view, fields_max=_TENSOR_FIELDS_MAX):
         if number == 1:
             name = wire.text(value)
@@ -119,6 +149,12 @@ def _read_tensor(view: memoryview, index: int, raw: memoryview | None) -> Reques
             if isinstance(value, int):
                 raise wire.malformed()
             contents.append(value)
+        elif number == 4:
+            if isinstance(value, int):
+                raise wire.malformed()
+            parameters.append(value)
+    if parameters:
+        refuse_shared_memory(parts.read_parameters(parameters), f"inputs[{index}].parameters")
     if raw is not None and any(contents):
         raise TensorError(
             f"input '{name}' has contents while the request has raw_input_contents; use one of the two forms",
@@ -149,12 +185,17 @@ def _read_dimensions(kind: int, value: int | memoryview, shape: list[int], index
         )
 
 
-def _read_output_name(view: memoryview) -> str:
+def _read_output(view: memoryview, parts: _Parts) -> tuple[str, Parameters]:
     name = ""
+    parameters: list[memoryview] = []
     for number, _, value in wire.fields(view, fields_max=_TENSOR_FIELDS_MAX):
         if number == 1:
             name = wire.text(value)
-    return name
+        elif number == 2:
+            if isinstance(value, int):
+                raise wire.malformed()
+            parameters.append(value)
+    return name, parts.read_parameters(parameters) if parameters else _NONE
 
 
 def _append(views: list[memoryview], value: memoryview, name: str, limit: int) -> None:

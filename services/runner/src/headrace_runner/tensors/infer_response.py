@@ -7,7 +7,13 @@ from collections.abc import Sequence
 import numpy as np
 
 from headrace_common import wire
+from headrace_runner.tensors.classification import best_classes
+from headrace_runner.tensors.contents import as_bytes, typed_contents
 from headrace_runner.tensors.datatypes import DATATYPES, Array
+from headrace_runner.tensors.output_form import OutputForm
+
+Output = tuple[str, str, Array]
+"""Name, datatype and elements of an output."""
 
 
 class ResponseWriter:
@@ -16,31 +22,57 @@ class ResponseWriter:
     Args:
         model_name: Name of the model.
         model_version: Number of the version.
+        labels: Names of classes by index, for callers who ask for classes instead of numbers.
+        batched: Whether the first axis of every output counts rows.
     """
 
-    def __init__(self, *, model_name: str, model_version: str) -> None:
+    def __init__(
+        self, *, model_name: str, model_version: str, labels: Sequence[str] = (), batched: bool = False
+    ) -> None:
+        self._labels = tuple(labels)
+        self._batched = batched
         self._prefix = wire.encode_len_field(1, model_name.encode()) + wire.encode_len_field(2, model_version.encode())
 
-    def write(self, request_id: str, outputs: Sequence[tuple[str, str, Array]]) -> bytes:
+    def write(self, request_id: str, outputs: Sequence[Output], form: OutputForm | None = None) -> bytes:
         """Serialises an answer. Costs time by the byte: call it off the event loop.
 
         Args:
             request_id: Identifier of the request, empty when it has none.
-            outputs: Name, datatype and elements of each output.
+            outputs: What the model gave.
+            form: How the caller wants it; None for all raw.
         """
         parts: list[bytes | memoryview] = [self._prefix]
         if request_id:
             parts.append(wire.encode_len_field(3, request_id.encode()))
+        if form is not None:
+            outputs = [self._classified(output, form) for output in outputs]
+            if form.typed:
+                return b"".join((*parts, *map(_typed_output, outputs)))
         raws: list[bytes | memoryview] = []
         for name, datatype, array in outputs:
-            shape = b"".join(map(wire.varint, array.shape))
-            header = wire.encode_len_field(1, name.encode()) + wire.encode_len_field(2, datatype.encode())
-            if shape:
-                header += wire.encode_len_field(3, shape)
-            parts.append(wire.encode_len_field(5, header))
+            parts.append(wire.encode_len_field(5, _header(name, datatype, array)))
             elements = _raw_elements(datatype, array)
             raws += (wire.len_field_header(6, len(elements)), elements)
         return b"".join(parts + raws)
+
+    def _classified(self, output: Output, form: OutputForm) -> Output:
+        name, _, array = output
+        count = form.classes.get(name)
+        if count is None:
+            return output
+        return name, "BYTES", best_classes(array, count, self._labels, batched=self._batched)
+
+
+def _header(name: str, datatype: str, array: Array) -> bytes:
+    shape = b"".join(map(wire.varint, array.shape))
+    header = wire.encode_len_field(1, name.encode()) + wire.encode_len_field(2, datatype.encode())
+    return header + wire.encode_len_field(3, shape) if shape else header
+
+
+def _typed_output(output: Output) -> bytes:
+    name, datatype, array = output
+    contents = wire.encode_len_field(5, typed_contents(datatype, array))
+    return wire.encode_len_field(5, _header(name, datatype, array) + contents)
 
 
 def _raw_elements(datatype: str, array: Array) -> bytes | memoryview:
@@ -56,6 +88,6 @@ def _raw_elements(datatype: str, array: Array) -> bytes | memoryview:
 def _join_strings(array: Array) -> bytes:
     parts: list[bytes] = []
     for element in array.reshape(-1):
-        value = element if isinstance(element, bytes) else str(element).encode()
+        value = as_bytes(element)
         parts += (len(value).to_bytes(4, "little"), value)
     return b"".join(parts)

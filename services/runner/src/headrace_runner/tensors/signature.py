@@ -6,9 +6,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from headrace_common import catalogue
-from headrace_common.errors import TensorError
+from headrace_common.errors import TensorError, ValidationError
+from headrace_runner.tensors.classification import CLASSIFIABLE
 from headrace_runner.tensors.datatypes import DATATYPES, Datatype
 from headrace_runner.tensors.infer_request import InferRequest, RequestTensor
+from headrace_runner.tensors.output_form import OutputForm
 
 # More elements than fit any memory: keeps products of dimensions in range for everything that comes after.
 _ELEMENTS_MAX = 1 << 48
@@ -57,6 +59,7 @@ class Signature:
             TensorError: TENSOR_NAME_UNKNOWN, TENSOR_DUPLICATED, TENSOR_MISSING, TENSOR_DATATYPE_UNSUPPORTED,
                 TENSOR_DATATYPE_MISMATCH, TENSOR_DIMENSION_INVALID, TENSOR_SHAPE_MISMATCH, TENSOR_BYTES_MISMATCH,
                 TENSOR_CONTENT_MISSING or TENSOR_OUTPUT_UNKNOWN (all INVALID_ARGUMENT).
+            ValidationError: PARAMETER_INVALID (INVALID_ARGUMENT): an output can't be written as it is wanted.
         """
         seen: set[str] = set()
         for index, tensor in enumerate(request.inputs):
@@ -81,7 +84,10 @@ class Signature:
                 context={"tensor": name},
                 field="inputs",
             )
-        return self._wanted_outputs(request.outputs)
+        outputs = self._wanted_outputs(request.outputs)
+        if request.form is not None:
+            self._check_form(request.form, outputs)
+        return outputs
 
     def _wanted_outputs(self, names: tuple[str, ...]) -> tuple[str, ...]:
         if not names:
@@ -99,6 +105,15 @@ class Signature:
                 raise _duplicated("output", name, f"outputs[{index}].name")
             seen.add(name)
         return names
+
+    def _check_form(self, form: OutputForm, outputs: tuple[str, ...]) -> None:
+        for name in outputs:
+            datatype = self.outputs[name].datatype
+            if name in form.classes:
+                if datatype not in CLASSIFIABLE:
+                    raise _unwritable("classification", f"output '{name}' is {datatype}, which has no classes")
+            elif form.typed and not DATATYPES[datatype].contents_field:
+                raise _unwritable("binary_data", f"output '{name}' is {datatype}, which travels only as raw bytes")
 
 
 def _check_input(tensor: RequestTensor, spec: TensorSpec, index: int) -> None:
@@ -192,6 +207,15 @@ def _duplicated(kind: str, name: str, field: str) -> TensorError:
         entry=catalogue.TENSOR_DUPLICATED,
         context={"tensor": name},
         field=field,
+    )
+
+
+def _unwritable(parameter: str, complaint: str) -> ValidationError:
+    return ValidationError(
+        f"{complaint}: leave the parameter '{parameter}' out",
+        entry=catalogue.PARAMETER_INVALID,
+        context={"parameter": parameter},
+        field="outputs",
     )
 
 

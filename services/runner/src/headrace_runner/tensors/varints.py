@@ -1,4 +1,4 @@
-"""Decodes packed varints in bulk: millions of elements must not hold the interpreter for seconds."""
+"""Decodes and encodes packed varints in bulk: millions of elements must not hold the interpreter for seconds."""
 
 from __future__ import annotations
 
@@ -52,3 +52,28 @@ def _decode_block(source: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint64]:
         # Bits beyond the 64th fall off, as protobuf does it.
         values[longer] |= (source[starts[longer] + place] & np.uint8(0x7F)).astype(np.uint64) << np.uint64(7 * place)
     return values
+
+
+def encode_varints(values: npt.NDArray[np.uint64]) -> bytes:
+    """Encodes each value as a varint, one after another; works in blocks as `decode_varints` does."""
+    if not values.size:
+        return b""
+    if values.max() < 0x80:
+        return values.astype(np.uint8).tobytes()
+    return b"".join(
+        _encode_block(values[start : start + _BLOCK_BYTES]) for start in range(0, values.size, _BLOCK_BYTES)
+    )
+
+
+def _encode_block(values: npt.NDArray[np.uint64]) -> bytes:
+    lengths = np.ones(values.size, dtype=np.int64)
+    for place in range(1, _VARINT_BYTES_MAX):
+        lengths += values >= np.uint64(1 << 7 * place)
+    ends = np.cumsum(lengths)
+    starts = ends - lengths
+    packed = np.empty(int(ends[-1]), dtype=np.uint8)
+    for place in range(int(lengths.max())):
+        longer = np.flatnonzero(lengths > place)
+        low = (values[longer] >> np.uint64(7 * place)).astype(np.uint8) & np.uint8(0x7F)
+        packed[starts[longer] + place] = low | ((lengths[longer] > place + 1).astype(np.uint8) << np.uint8(7))
+    return packed.tobytes()
