@@ -80,6 +80,10 @@ soak: setup setup-triton ## Long proofs under tests/soak: kill, leak, overload
 	$(BIN)/pytest tests -m fault $(ARGS)
 	$(BIN)/pytest tests/soak -o norecursedirs='.*' --timeout=900 $(ARGS)
 
+.PHONY: bench
+bench: setup ## Measure a mesh and what it is compared with; ARGS="--quick", ARGS=--help
+	@PYTHONPATH=benchmarks:tests $(BIN)/python -m headrace_bench $(ARGS)
+
 .PHONY: run
 run: setup ## Start a whole mesh on this machine and send it a first request
 	@exec $(BIN)/headrace up $(ARGS)

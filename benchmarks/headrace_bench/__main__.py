@@ -1,0 +1,73 @@
+"""The command: `python -m headrace_bench`, or `make bench`."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import tempfile
+from pathlib import Path
+
+from rich.console import Console
+
+from headrace_bench.bench import Bench, Setup, run, settings_of
+from headrace_bench.cells import FULL, QUICK, selected
+from headrace_bench.machine import description
+from headrace_bench.measurement import LoadFailedError
+from headrace_bench.report import as_json, markdown, tables
+
+_FOLDER = Path(__file__).parents[1]
+_EXIT_FAILED = 1
+
+
+def main() -> int:
+    """Measure, print the tables, write the files. The exit code is 1 where a request failed."""
+    options = _arguments()
+    # A file or pipe is no reason to fold the lines.
+    console = Console(width=None if sys.stdout.isatty() else 160)
+    errors = Console(stderr=True)
+    try:
+        cells = selected(options.only)
+    except ValueError as error:
+        errors.print(f"{error}", style="red", markup=False)
+        return _EXIT_FAILED
+    effort = QUICK if options.quick else FULL
+    setup = Setup(runners=options.runners, connections=options.connections, streams=options.streams)
+    try:
+        with (
+            tempfile.TemporaryDirectory(prefix="headrace-bench-") as folder,
+            Bench(cells=cells, setup=setup, folder=Path(folder)) as bench,
+        ):
+            samples = run(bench, cells, effort, lambda line: console.print(line, markup=False, highlight=False))
+    except LoadFailedError as error:
+        errors.print(f"{error}", style="red", markup=False)
+        return _EXIT_FAILED
+    for table in tables(samples):
+        console.print(table)
+    if options.output is not None:
+        machine, settings = description(_FOLDER.parent), settings_of(effort, setup)
+        content = as_json(samples, machine, settings)
+        options.output.with_suffix(".json").write_text(json.dumps(content, indent=2) + "\n")
+        options.output.with_suffix(".md").write_text(markdown(samples, machine, settings))
+    return 0
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="headrace_bench", description="Measures a mesh on this machine.")
+    parser.add_argument("--quick", action="store_true", help="short measurements, three rounds: about two minutes")
+    parser.add_argument(
+        "--only",
+        action="append",
+        default=[],
+        metavar="PATTERN",
+        help="cells with all these parts, such as mesh-unary:tiny:64 or echo:64; may be repeated",
+    )
+    parser.add_argument("--runners", type=int, default=2, help="CPU runners of the mesh (default 2)")
+    parser.add_argument("--connections", type=int, default=1, help="connections of a unary client (default 1)")
+    parser.add_argument("--streams", type=int, default=2, help="streams of a packed client (default 2)")
+    parser.add_argument("--output", type=Path, metavar="FILE", help="writes FILE.json and FILE.md")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,98 @@
+"""Starting load generators: our own as child processes, or h2load where it is installed."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from pathlib import Path
+from types import TracebackType
+from typing import Protocol, Self
+
+from headrace_bench.h2load import H2load
+from headrace_bench.load import Load
+from headrace_bench.service import Service, child_environment
+
+_END_S = 10.0
+
+
+class Generator(Protocol):
+    """Makes so many calls and reports; used as a context manager."""
+
+    def __enter__(self) -> Self: ...
+    def __exit__(self, *_: object) -> None: ...
+    def run(self, count: int) -> Load:
+        """Make the calls and wait for the last answer."""
+        ...
+
+
+class ChildGenerator(AbstractContextManager["ChildGenerator"]):
+    """A module of ours that serves counts, see `load.answer_counts`."""
+
+    def __init__(self, module: str, options: Sequence[str]) -> None:
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", f"headrace_bench.{module}", *options],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            env=child_environment(),
+            text=True,
+        )
+
+    def run(self, count: int) -> Load:
+        """Make the calls and wait for the last answer.
+
+        Raises:
+            RuntimeError: the generator ended; it has said why.
+        """
+        process = self._process
+        assert process.stdin is not None and process.stdout is not None
+        process.stdin.write(f"{count}\n")
+        process.stdin.flush()
+        line = process.stdout.readline()
+        if not line:
+            raise RuntimeError(f"the load generator ended with {process.wait(_END_S)}")
+        return Load(**json.loads(line))
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        assert self._process.stdin is not None and self._process.stdout is not None
+        self._process.stdin.close()
+        try:
+            self._process.wait(_END_S)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+        self._process.stdout.close()
+
+
+def in_process(*, model: str, concurrency: int) -> Generator:
+    return ChildGenerator("in_process", ["--model", model, "--concurrency", str(concurrency)])
+
+
+def unary(service: Service, *, request: Path, answer_bytes: int, concurrency: int, connections: int) -> Generator:
+    connections = min(connections, concurrency)
+    if (program := shutil.which("h2load")) is not None:
+        return H2load(
+            program=program,
+            service=service,
+            request=request,
+            answer_bytes=answer_bytes,
+            concurrency=concurrency,
+            connections=connections,
+        )
+    sizes = ["--answer-bytes", str(answer_bytes), "--connections", str(connections)]
+    return ChildGenerator("unary_client", [*_common(service, request, concurrency), *sizes])
+
+
+def packed(service: Service, *, request: Path, outputs_bytes: int, concurrency: int, streams: int) -> Generator:
+    sizes = ["--outputs-bytes", str(outputs_bytes), "--streams", str(streams)]
+    return ChildGenerator("stream_client", [*_common(service, request, concurrency), *sizes])
+
+
+def _common(service: Service, request: Path, concurrency: int) -> list[str]:
+    place = ["--address", service.address, "--api-key", service.api_key]
+    return [*place, "--request", str(request), "--concurrency", str(concurrency)]

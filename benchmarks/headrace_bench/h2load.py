@@ -1,0 +1,113 @@
+"""Load by nghttp2's h2load: a client in C, so that a Python server has a core for itself."""
+
+from __future__ import annotations
+
+import re
+import resource
+import struct
+import subprocess
+import tempfile
+from collections import Counter
+from contextlib import AbstractContextManager
+from pathlib import Path
+from types import TracebackType
+
+from headrace_bench.load import Load
+from headrace_bench.service import Service
+from headrace_bench.unary_client import CALL_TIMEOUT_S, INFER
+
+_DATA = re.compile(r"traffic:.*headers.*, \S+ \((?P<bytes>\d+)\) data")
+_FRAME_BYTES = 5
+_OK = 200
+
+
+def grpc_frame(message: bytes) -> bytes:
+    """The message as the body of a gRPC call: not compressed, with its length before it."""
+    return struct.pack(">BI", 0, len(message)) + message
+
+
+def data_bytes(report: str) -> int:
+    """Bytes of the answers' bodies, from what h2load prints.
+
+    Raises:
+        ValueError: it is not such a report.
+    """
+    found = _DATA.search(report)
+    if found is None:
+        raise ValueError(f"not a report of h2load:\n{report}")
+    return int(found["bytes"])
+
+
+def summary(*, log: str, report: str, count: int, answer_bytes: int, cpu_s: float) -> Load:
+    """The load from h2load's log (start in µs, HTTP status, duration in µs) and its report.
+
+    HTTP says 200 for failed gRPC calls, too, but those have no body: the bodies' sum tells whether all were answered.
+    """
+    rows = [tuple(map(int, line.split("\t")[:3])) for line in log.splitlines()]
+    answered = [(start_us, took_us) for start_us, status, took_us in rows if status == _OK]
+    failed: Counter[str] = Counter()
+    if lost := count - len(answered):
+        failed["not answered over HTTP/2"] = lost
+    wanted = len(answered) * (_FRAME_BYTES + answer_bytes)
+    if (received := data_bytes(report)) != wanted:
+        failed[f"{received} bytes of answers instead of {wanted}"] = 1
+    first_us = min((start_us for start_us, _ in answered), default=0)
+    last_us = max((start_us + took_us for start_us, took_us in answered), default=1)
+    latencies_s = [took_us / 1e6 for _, took_us in answered]
+    return Load.of(latencies_s=latencies_s, failed=failed, wall_s=(last_us - first_us) / 1e6, cpu_s=cpu_s)
+
+
+class H2load(AbstractContextManager["H2load"]):
+    """Each run is a process of its own with connections of its own."""
+
+    def __init__(
+        self, *, program: str, service: Service, request: Path, answer_bytes: int, concurrency: int, connections: int
+    ) -> None:
+        self._folder = tempfile.TemporaryDirectory(prefix="headrace-bench-")
+        body, self._log = Path(self._folder.name) / "body", Path(self._folder.name) / "log"
+        body.write_bytes(grpc_frame(request.read_bytes()))
+        headers = {
+            "content-type": "application/grpc",
+            "te": "trailers",
+            "grpc-timeout": f"{CALL_TIMEOUT_S:.0f}S",
+            "x-api-key": service.api_key,
+        }
+        self._command = [
+            program,
+            f"--clients={connections}",
+            f"--max-concurrent-streams={concurrency // connections}",
+            f"--data={body}",
+            f"--log-file={self._log}",
+            *(f"--header={name}: {value}" for name, value in headers.items()),
+            f"http://{service.address}{INFER}",
+        ]
+        self._answer_bytes = answer_bytes
+
+    def run(self, count: int) -> Load:
+        """Make the calls and wait for the last answer.
+
+        Raises:
+            RuntimeError: h2load failed.
+        """
+        self._log.unlink(missing_ok=True)
+        cpu_s = _children_cpu_s()
+        ended = subprocess.run([*self._command, f"--requests={count}"], capture_output=True, text=True, check=False)
+        if ended.returncode != 0:
+            raise RuntimeError(f"h2load ended with {ended.returncode}: {ended.stderr}{ended.stdout}")
+        return summary(
+            log=self._log.read_text(),
+            report=ended.stdout,
+            count=count,
+            answer_bytes=self._answer_bytes,
+            cpu_s=_children_cpu_s() - cpu_s,
+        )
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._folder.cleanup()
+
+
+def _children_cpu_s() -> float:
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
