@@ -1,0 +1,213 @@
+"""One inference: what a caller asks for as a message, and the answer as arrays."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from numpy.typing import ArrayLike, NDArray
+
+from headrace_client import failures
+from headrace_client.contracts.google.protobuf import duration_pb2
+from headrace_client.contracts.headrace.gateway.v1 import inference_pb2
+from headrace_client.contracts.inference import open_inference_pb2
+from headrace_client.errors import TensorError, ValidationError
+from headrace_client.tensors import Tensor, decode, encode
+
+ParameterValue = bool | int | float | str
+_PRIORITY_MAX = 9
+_REQUEST_ID_CHARS_MAX = 128
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class InferRequest:
+    """One inference to run.
+
+    Attributes:
+        model: Name of the model.
+        inputs: Values by name of the input: arrays, what numpy makes arrays of, or `Tensor` to name a datatype.
+        version: Number of the version; empty or 0 means the newest that is ready.
+        outputs: Names of the outputs to send back, in this order; empty means all.
+        parameters: Parameters of the Open Inference Protocol.
+        priority: 0 to 9, 9 is most urgent; None means 5.
+        timeout_s: Time for the answer in seconds; None means that of the client.
+        request_id: Up to 128 printable ASCII characters, for the logs of the mesh and for `InferResult.id`.
+    """
+
+    model: str
+    inputs: Mapping[str, ArrayLike | Tensor]
+    version: str | int = field(default="", kw_only=True)
+    outputs: Sequence[str] = field(default=(), kw_only=True)
+    parameters: Mapping[str, ParameterValue] | None = field(default=None, kw_only=True)
+    priority: int | None = field(default=None, kw_only=True)
+    timeout_s: float | None = field(default=None, kw_only=True)
+    request_id: str | None = field(default=None, kw_only=True)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Execution:
+    """Where and how long an inference ran.
+
+    Attributes:
+        runner: Name of the runner.
+        backend: What computed, for example `onnxruntime`.
+        device_type: What it computed on: `cpu`, `cuda`, `tpu` or `npu`.
+        queue_s: Seconds in the runner's queue.
+        compute_s: Seconds of the execution, tensors read and written included.
+    """
+
+    runner: str
+    backend: str
+    device_type: str
+    queue_s: float
+    compute_s: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class InferResult:
+    """The answer to one inference; `result["name"]` is one of its outputs.
+
+    Attributes:
+        model: Name of the model that ran.
+        version: Version that ran, as a decimal number.
+        id: The request's `request_id`; empty when it had none.
+        outputs: Arrays by name, in the order asked for: read-only views of the received bytes, object arrays of `bytes`
+            for BYTES, float32 for BF16.
+        datatypes: Datatypes by name of the output.
+        parameters: Parameters of the response; usually empty.
+        execution: Where and how long it ran.
+    """
+
+    model: str
+    version: str
+    id: str
+    outputs: Mapping[str, NDArray[Any]]
+    datatypes: Mapping[str, str]
+    parameters: Mapping[str, ParameterValue]
+    execution: Execution
+
+    def __getitem__(self, output: str) -> NDArray[Any]:
+        return self.outputs[output]
+
+
+def encode_request(request: InferRequest) -> inference_pb2.InferRequest:
+    """The message for a request.
+
+    Raises:
+        TensorError: an input can't be sent.
+        ValidationError: another field can't be right.
+    """
+    if not request.model:
+        raise ValidationError("the name of a model is needed", field="model")
+    if isinstance(request.outputs, str):
+        raise ValidationError(f"outputs must be a list of names, not the text '{request.outputs}'", field="outputs")
+    message = inference_pb2.InferRequest()
+    inner = message.request
+    inner.model_name = request.model
+    inner.model_version = version_text(request.version)
+    inner.id = checked_request_id(request.request_id) or ""
+    for name, value in request.inputs.items():
+        tensor = encode(name, value)
+        inner.inputs.add(name=tensor.name, datatype=tensor.datatype, shape=tensor.shape)
+        inner.raw_input_contents.append(tensor.raw)
+    for name in request.outputs:
+        inner.outputs.add(name=name)
+    for name, value in (request.parameters or {}).items():
+        inner.parameters[name].CopyFrom(_parameter(name, value))
+    if request.priority is not None:
+        if not 0 <= request.priority <= _PRIORITY_MAX:
+            raise ValidationError(f"priority is 0 to {_PRIORITY_MAX}, not {request.priority}", field="priority")
+        message.priority = request.priority
+    return message
+
+
+def decode_response(message: inference_pb2.InferResponse) -> InferResult:
+    """The answer as arrays.
+
+    Raises:
+        TensorError: an output can't be read.
+    """
+    response = message.response
+    contents = response.raw_output_contents
+    if len(contents) != len(response.outputs):
+        raise TensorError("the answer doesn't carry its outputs as raw bytes", failures.TENSOR_RAW_COUNT_MISMATCH)
+    outputs: dict[str, NDArray[Any]] = {}
+    datatypes: dict[str, str] = {}
+    for output, raw in zip(response.outputs, contents, strict=True):
+        outputs[output.name] = decode(output.name, output.datatype, output.shape, raw)
+        datatypes[output.name] = output.datatype
+    execution = message.execution
+    return InferResult(
+        model=response.model_name,
+        version=response.model_version,
+        id=response.id,
+        outputs=outputs,
+        datatypes=datatypes,
+        parameters={name: _parameter_value(value) for name, value in response.parameters.items()},
+        execution=Execution(
+            runner=execution.runner,
+            backend=execution.backend,
+            device_type=execution.device_type,
+            queue_s=_seconds(execution.queue_time),
+            compute_s=_seconds(execution.compute_time),
+        ),
+    )
+
+
+def version_text(version: str | int) -> str:
+    """A version as the Open Inference Protocol has it: a decimal number, or empty for the newest.
+
+    Raises:
+        ValidationError: it is neither.
+    """
+    text = str(version) if not isinstance(version, bool) else "?"
+    if text in {"", "0"}:
+        return ""
+    if not (text.isascii() and text.isdigit()):
+        raise ValidationError(f"a version is a whole number of 1 or more, not {version!r}", field="version")
+    return text
+
+
+def checked_request_id(request_id: str | None) -> str | None:
+    """The id as it is.
+
+    Raises:
+        ValidationError: it is longer than 128 characters, or not printable ASCII.
+    """
+    if request_id is None:
+        return None
+    if len(request_id) > _REQUEST_ID_CHARS_MAX or not (request_id.isascii() and request_id.isprintable()):
+        raise ValidationError("request_id is up to 128 printable ASCII characters", field="request_id")
+    return request_id
+
+
+def _parameter(name: str, value: object) -> open_inference_pb2.InferParameter:
+    message = open_inference_pb2.InferParameter()
+    # A bool is an int to Python, so it comes first.
+    if isinstance(value, bool):
+        message.bool_param = value
+    elif isinstance(value, int) and -(1 << 63) <= value < 1 << 63:
+        message.int64_param = value
+    elif isinstance(value, int) and 0 < value < 1 << 64:
+        message.uint64_param = value
+    elif isinstance(value, float):
+        message.double_param = value
+    elif isinstance(value, str):
+        message.string_param = value
+    else:
+        raise ValidationError(
+            f"parameter '{name}' is a text, a number of up to 64 bits or a bool, not {value!r}",
+            failures.PARAMETER_INVALID,
+            field=name,
+        )
+    return message
+
+
+def _parameter_value(message: open_inference_pb2.InferParameter) -> ParameterValue:
+    chosen = message.WhichOneof("parameter_choice")
+    return getattr(message, chosen) if chosen is not None else ""
+
+
+def _seconds(duration: duration_pb2.Duration) -> float:
+    return duration.seconds + duration.nanos / 1e9
