@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import shutil
 import sys
 import tempfile
 from pathlib import Path
@@ -32,7 +33,12 @@ def main() -> int:
         errors.print(f"{error}", style="red", markup=False)
         return _EXIT_FAILED
     effort = QUICK if options.quick else FULL
-    setup = Setup(runners=options.runners, connections=options.connections, streams=options.streams)
+    setup = Setup(
+        runners=options.runners,
+        connections=options.connections,
+        streams=options.streams,
+        h2load=shutil.which("h2load") if options.unary_client == "h2load" else None,
+    )
     try:
         with (
             tempfile.TemporaryDirectory(prefix="headrace-bench-") as folder,
@@ -61,6 +67,12 @@ def _arguments() -> argparse.Namespace:
         default=[],
         metavar="PATTERN",
         help="cells with all these parts, such as mesh-unary:tiny:64 or echo:64; may be repeated",
+    )
+    parser.add_argument(
+        "--unary-client",
+        choices=("h2load", "grpc.aio"),
+        default="h2load",
+        help="what makes unary calls (default h2load where it is installed)",
     )
     parser.add_argument("--runners", type=int, default=2, help="CPU runners of the mesh (default 2)")
     parser.add_argument("--connections", type=int, default=1, help="connections of a unary client (default 1)")

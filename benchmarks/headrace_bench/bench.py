@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, ExitStack
+from contextlib import AbstractContextManager, ExitStack, closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,11 +25,13 @@ class Setup:
     Attributes:
         connections: Of unary clients; never more than requests in flight.
         streams: Of packed clients, likewise.
+        h2load: The program that makes unary calls; None means our own client.
     """
 
     runners: int = 2
     connections: int = 1
     streams: int = 2
+    h2load: str | None = None
 
 
 class Bench(AbstractContextManager["Bench"]):
@@ -74,7 +76,7 @@ class Bench(AbstractContextManager["Bench"]):
         return self._services.get(cell.target)
 
     def generator(self, cell: Cell) -> Generator:
-        """A load generator for the cell, to be used as a context manager."""
+        """A load generator for the cell, to be closed."""
         service, request = self.service(cell), self._request(cell.model)
         if service is None:
             return generators.in_process(model=cell.model, concurrency=cell.concurrency)
@@ -92,6 +94,7 @@ class Bench(AbstractContextManager["Bench"]):
             answer_bytes=self._answer_bytes[cell.target, cell.model],
             concurrency=cell.concurrency,
             connections=self._setup.connections,
+            h2load=self._setup.h2load,
         )
 
     def measure(self, cell: Cell, effort: Effort) -> Sample:
@@ -101,7 +104,7 @@ class Bench(AbstractContextManager["Bench"]):
             LoadFailedError: requests failed.
         """
         service = self.service(cell)
-        with self.generator(cell) as generator:
+        with closing(self.generator(cell)) as generator:
             count = warmed_up(generator, concurrency=cell.concurrency, effort=effort)
             return measure(generator, service.processes if service else {}, count)
 
@@ -132,6 +135,7 @@ def settings_of(effort: Effort, setup: Setup) -> dict[str, Any]:
     """What a report says of how it was made."""
     return {
         "runners": setup.runners,
+        "unary client": "grpc.aio" if setup.h2load is None else "h2load",
         "connections of unary clients": setup.connections,
         "streams of packed clients": setup.streams,
         "seconds a measurement": effort.measure_s,

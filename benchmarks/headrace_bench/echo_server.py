@@ -18,7 +18,7 @@ async def echo(request: bytes, _context: grpc.aio.ServicerContext[Any, Any]) -> 
 async def main() -> None:
     server = grpc.aio.server(options=[("grpc.so_reuseport", 0)])
     # Without deserialisers: bytes come and go as they are.
-    handlers = {"ModelInfer": grpc.unary_unary_rpc_method_handler(echo)}
+    handlers: dict[str, grpc.RpcMethodHandler[bytes, bytes]] = {"ModelInfer": grpc.unary_unary_rpc_method_handler(echo)}
     service = grpc.method_handlers_generic_handler("inference.GRPCInferenceService", handlers)
     server.add_generic_rpc_handlers((service,))
     port = server.add_insecure_port("127.0.0.1:0")

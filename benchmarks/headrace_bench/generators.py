@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import json
-import shutil
 import subprocess
 import sys
 from collections.abc import Sequence
-from contextlib import AbstractContextManager
 from pathlib import Path
-from types import TracebackType
-from typing import Protocol, Self
+from typing import Protocol
 
 from headrace_bench.h2load import H2load
 from headrace_bench.load import Load
@@ -20,16 +17,18 @@ _END_S = 10.0
 
 
 class Generator(Protocol):
-    """Makes so many calls and reports; used as a context manager."""
+    """Makes so many calls and reports, as often as it is asked."""
 
-    def __enter__(self) -> Self: ...
-    def __exit__(self, *_: object) -> None: ...
     def run(self, count: int) -> Load:
         """Make the calls and wait for the last answer."""
         ...
 
+    def close(self) -> None:
+        """Give back what it holds."""
+        ...
 
-class ChildGenerator(AbstractContextManager["ChildGenerator"]):
+
+class ChildGenerator:
     """A module of ours that serves counts, see `load.answer_counts`."""
 
     def __init__(self, module: str, options: Sequence[str]) -> None:
@@ -56,9 +55,8 @@ class ChildGenerator(AbstractContextManager["ChildGenerator"]):
             raise RuntimeError(f"the load generator ended with {process.wait(_END_S)}")
         return Load(**json.loads(line))
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def close(self) -> None:
+        """End the process."""
         assert self._process.stdin is not None and self._process.stdout is not None
         self._process.stdin.close()
         try:
@@ -73,11 +71,14 @@ def in_process(*, model: str, concurrency: int) -> Generator:
     return ChildGenerator("in_process", ["--model", model, "--concurrency", str(concurrency)])
 
 
-def unary(service: Service, *, request: Path, answer_bytes: int, concurrency: int, connections: int) -> Generator:
+def unary(
+    service: Service, *, request: Path, answer_bytes: int, concurrency: int, connections: int, h2load: str | None
+) -> Generator:
+    """ModelInfer calls by the program `h2load`; by grpc.aio where it is None."""
     connections = min(connections, concurrency)
-    if (program := shutil.which("h2load")) is not None:
+    if h2load is not None:
         return H2load(
-            program=program,
+            program=h2load,
             service=service,
             request=request,
             answer_bytes=answer_bytes,

@@ -8,9 +8,7 @@ import struct
 import subprocess
 import tempfile
 from collections import Counter
-from contextlib import AbstractContextManager
 from pathlib import Path
-from types import TracebackType
 
 from headrace_bench.load import Load
 from headrace_bench.service import Service
@@ -57,7 +55,7 @@ def summary(*, log: str, report: str, count: int, answer_bytes: int, cpu_s: floa
     return Load.of(latencies_s=latencies_s, failed=failed, wall_s=(last_us - first_us) / 1e6, cpu_s=cpu_s)
 
 
-class H2load(AbstractContextManager["H2load"]):
+class H2load:
     """Each run is a process of its own with connections of its own."""
 
     def __init__(
@@ -102,9 +100,8 @@ class H2load(AbstractContextManager["H2load"]):
             cpu_s=_children_cpu_s() - cpu_s,
         )
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def close(self) -> None:
+        """Remove the log and the request."""
         self._folder.cleanup()
 
 

@@ -15,8 +15,7 @@ _PACKAGES = ("grpcio", "protobuf", "uvloop", "onnxruntime", "numpy")
 
 
 def description(repository: Path) -> dict[str, str]:
-    """Processor, cores, memory, versions, load generator and commit, by name."""
-    generator = "h2load" if shutil.which("h2load") else "grpc.aio"
+    """Processor, cores, memory, versions and commit, by name."""
     return {
         "processor": _processor(),
         "cores": str(os.cpu_count()),
@@ -24,7 +23,6 @@ def description(repository: Path) -> dict[str, str]:
         "system": f"{platform.system()} {platform.release()} {platform.machine()}",
         "python": platform.python_version(),
         **{package: version(package) for package in _PACKAGES},
-        "unary load generator": generator,
         "commit": _commit(repository),
     }
 

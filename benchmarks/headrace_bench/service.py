@@ -15,7 +15,7 @@ import grpc
 import numpy as np
 
 from headrace.registry.v1 import models_pb2, models_pb2_grpc
-from headrace_bench.in_process import session_of
+from headrace_bench.in_process import LocalModel
 from headrace_bench.models import BenchModel
 from headrace_bench.unary_client import INFER
 from inference.open_inference_pb2 import ModelInferResponse
@@ -43,11 +43,10 @@ class Service:
         """One ModelInfer, by a client of its own; it waits until the gateway has heard of the model."""
         give_up_at = time.monotonic() + _HEARD_S
         with grpc.insecure_channel(self.address, options=[("grpc.max_receive_message_length", -1)]) as channel:
-            infer = channel.unary_unary(INFER)
+            infer: grpc.UnaryUnaryMultiCallable[bytes, bytes] = channel.unary_unary(INFER)
             while True:
                 try:
-                    answer: bytes = infer(request, metadata=(("x-api-key", self.api_key),), timeout=_FIRST_CALL_S)
-                    return answer
+                    return infer(request, metadata=(("x-api-key", self.api_key),), timeout=_FIRST_CALL_S)
                 except grpc.RpcError as error:
                     if error.code() != grpc.StatusCode.NOT_FOUND or time.monotonic() > give_up_at:
                         raise
@@ -106,9 +105,9 @@ def check_answer(model: BenchModel, answer: bytes) -> int:
     Raises:
         RuntimeError: it is another one.
     """
-    (wanted,) = session_of(model).run(None, {"x": model.rows(1)})
+    wanted = LocalModel(model).run(model.rows(1))
     (raw,) = ModelInferResponse.FromString(answer).raw_output_contents
-    got = np.frombuffer(raw, np.float32).reshape(np.shape(wanted))
+    got = np.frombuffer(raw, np.float32).reshape(wanted.shape)
     if not np.allclose(got, wanted, rtol=1e-3, atol=1e-4):
         raise RuntimeError(f"the mesh answered {got} for {model.name}, ONNX Runtime says {wanted}")
     return len(raw)

@@ -146,7 +146,7 @@ async def main() -> None:
     request: bytes = options.request.read_bytes()
     settings = [("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1)]
     async with grpc.aio.insecure_channel(options.address, options=settings) as channel:
-        open_stream = channel.stream_stream(STREAM)
+        open_stream: grpc.aio.StreamStreamMultiCallable[bytes, bytes] = channel.stream_stream(STREAM)
         number = min(options.streams, options.concurrency)
         streams = [
             PackedStream(

@@ -26,12 +26,12 @@ async def run(options: argparse.Namespace, channels: list[grpc.aio.Channel], bod
 
     async def caller(channel: grpc.aio.Channel) -> None:
         nonlocal begun
-        infer = channel.unary_unary(INFER)
+        infer: grpc.aio.UnaryUnaryMultiCallable[bytes, bytes] = channel.unary_unary(INFER)
         while begun < count:
             begun += 1
             started_s = time.perf_counter()
             try:
-                answer: bytes = await infer(body, metadata=metadata, timeout=CALL_TIMEOUT_S)
+                answer = await infer(body, metadata=metadata, timeout=CALL_TIMEOUT_S)
             except grpc.aio.AioRpcError as error:
                 failed[f"{error.code().name}: {error.details()}"] += 1
                 continue
