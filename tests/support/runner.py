@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -22,7 +23,7 @@ from headrace_common.rpc_status import from_status
 from headrace_common.tasks import TaskGuard
 from headrace_runner.app import build_host
 from headrace_runner.artifacts.registry_source import RegistrySource
-from headrace_runner.calls import Answer, IncomingCall
+from headrace_runner.calls import Answer, IncomingCall, Outcome
 from headrace_runner.config import RunnerSettings
 from headrace_runner.model_host import ModelHost
 from headrace_runner.tensors.datatypes import DATATYPES
@@ -86,9 +87,26 @@ class RunnerUnderTest:
         deadline = self.clock.monotonic() + timeout_s
         return IncomingCall(tenant_id, version.uid, "request", "", 5, 0, deadline, payload)
 
+    async def answer(self, call: IncomingCall) -> Answer:
+        """Waits for a call's outcome; cancelling cancels the call."""
+        outcome: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
+
+        def ended(told: Outcome) -> None:
+            if isinstance(told, HeadraceError):
+                outcome.set_exception(told)
+            else:
+                outcome.set_result(told)
+
+        cancel = self.host.begin(call, ended)
+        try:
+            return await outcome
+        except asyncio.CancelledError:
+            cancel()
+            raise
+
     async def infer(self, version: Version, **inputs: NDArray[Any]) -> dict[str, NDArray[Any]]:
         """Sends arrays, FP32 and the like by their type, and gives the outputs by name."""
-        answer: Answer = await self.host.infer(self.call(version, request_of(inputs)))
+        answer = await self.answer(self.call(version, request_of(inputs)))
         return outputs_of(answer.payload)
 
 

@@ -24,13 +24,14 @@ from headrace_common.grpc_client import open_channel
 from headrace_common.grpc_server import GrpcServer, Listener, RpcRuntime
 from headrace_common.lanes import ByteBudget, LaneLimits
 from headrace_gateway.catalog import CatalogVersion
-from headrace_gateway.inference.dispatcher import Dispatch, Dispatcher
+from headrace_gateway.inference.dispatcher import Dispatcher
 from headrace_gateway.mesh.directory import RunnerDirectory
 from headrace_gateway.mesh.servicer import RunnerMeshHandler
 from headrace_gateway.mesh.session_calls import Answer as GatewayAnswer
 from headrace_gateway.mesh.wants import Wants
 from headrace_runner.calls import Answer, IncomingCall
 from headrace_runner.mesh import MeshClient
+from support.mesh_ends import begin_with, dispatched
 
 MIB = 1 << 20
 CLOCK = SystemClock()
@@ -61,6 +62,7 @@ class EchoHost:
         self.fails_to_load = False
         self._loaded: dict[str, mesh_pb2.ModelEvent] = {}
         self._listeners: list[Callable[[mesh_pb2.ModelEvent], None]] = []
+        self.begin = begin_with(self.infer)
 
     async def infer(self, call: IncomingCall) -> Answer:
         if call.version_uid not in self._loaded:
@@ -89,6 +91,11 @@ class EchoHost:
     def unload(self, uid: str) -> None:
         if self._loaded.pop(uid, None) is not None:
             self._tell(mesh_pb2.ModelEvent(version_uid=uid, state=gateway_pb2.MODEL_STATE_UNLOADED))
+
+    def release(self, version_uid: str) -> None:
+        self._loaded.pop(version_uid, None)
+        event = mesh_pb2.ModelEvent(version_uid=version_uid, state=gateway_pb2.MODEL_STATE_UNLOADED, released=True)
+        self._tell(event)
 
     def _tell(self, event: mesh_pb2.ModelEvent) -> None:
         for listener in list(self._listeners):
@@ -119,15 +126,7 @@ class Gateway:
     server: GrpcServer
 
     async def infer(self, payload: bytes, timeout_s: float = 10.0) -> GatewayAnswer:
-        dispatch = Dispatch(
-            version=VERSION,
-            request_id="r",
-            traceparent="",
-            deadline=CLOCK.monotonic() + timeout_s,
-            payload=payload,
-        )
-        async with asyncio.timeout(timeout_s):
-            return await self.dispatcher.infer(dispatch)
+        return await dispatched(self.dispatcher, VERSION, payload, timeout_s=timeout_s)
 
     async def until(self, condition: Callable[[], bool], timeout_s: float = 5.0) -> None:
         async with asyncio.timeout(timeout_s):

@@ -86,7 +86,7 @@ async def test_closing_answers_and_interrupts_what_does_not_end_in_the_grace(tmp
     async with running_host(tmp_path) as runner:
         version = await runner.load("slow", onnx_models.counting_loop())
         payload = request_of({"x": np.array(0, np.int64), "y": np.array(1 << 62, np.int64)})
-        calls = [asyncio.create_task(runner.host.infer(runner.call(version, payload))) for _ in range(2)]
+        calls = [asyncio.create_task(runner.answer(runner.call(version, payload))) for _ in range(2)]
         await eventually(lambda: runner.host.load().in_flight == 2)
         assert await runner.host.close(grace_s=0.1)
         for call in calls:

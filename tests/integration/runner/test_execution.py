@@ -29,7 +29,7 @@ def steps(count: int) -> bytes:
 
 async def busy(runner: RunnerUnderTest, version: Version, count: int = LONG) -> asyncio.Task[object]:
     """Starts a long execution and waits until it holds its slot."""
-    call = asyncio.create_task(runner.host.infer(runner.call(version, steps(count))))
+    call = asyncio.create_task(runner.answer(runner.call(version, steps(count))))
     await eventually(lambda: runner.metric("executing") == 1)
     return call
 
@@ -38,9 +38,9 @@ async def test_a_full_queue_refuses_with_a_retry_hint(tmp_path: Path) -> None:
     async with running_host(tmp_path, queue_calls_max=2) as runner:
         version = await runner.load("slow", onnx_models.counting_loop())
         first = await busy(runner, version)
-        waiting = [asyncio.create_task(runner.host.infer(runner.call(version, steps(1)))) for _ in range(2)]
+        waiting = [asyncio.create_task(runner.answer(runner.call(version, steps(1)))) for _ in range(2)]
         await eventually(lambda: runner.host.load().queue_depth == 2)
-        error = await failure_of(runner.host.infer(runner.call(version, steps(1))))
+        error = await failure_of(runner.answer(runner.call(version, steps(1))))
         assert error.entry is catalogue.RUNNER_OVERLOADED
         assert error.retry_after_s is not None
         assert error.retry_after_s > 0
@@ -53,7 +53,7 @@ async def test_the_bytes_of_a_queue_are_bounded_too(tmp_path: Path) -> None:
     async with running_host(tmp_path, queue_bytes_max=10) as runner:
         version = await runner.load("slow", onnx_models.counting_loop())
         first = await busy(runner, version)
-        error = await failure_of(runner.host.infer(runner.call(version, steps(1))))
+        error = await failure_of(runner.answer(runner.call(version, steps(1))))
         assert error.entry is catalogue.RUNNER_OVERLOADED
         await first
 
@@ -62,7 +62,7 @@ async def test_a_call_that_expires_in_the_queue_is_not_executed(tmp_path: Path) 
     async with running_host(tmp_path) as runner:
         version = await runner.load("slow", onnx_models.counting_loop())
         first = await busy(runner, version)
-        error = await failure_of(runner.host.infer(runner.call(version, steps(LONG), timeout_s=0.02)))
+        error = await failure_of(runner.answer(runner.call(version, steps(LONG), timeout_s=0.02)))
         assert error.entry is catalogue.INFERENCE_TIMEOUT
         assert "waiting" in error.message
         assert not first.done()
@@ -74,7 +74,7 @@ async def test_a_call_that_expires_in_the_queue_is_not_executed(tmp_path: Path) 
 async def test_a_call_that_expires_while_it_executes_is_answered_then_and_frees_its_slot_later(tmp_path: Path) -> None:
     async with running_host(tmp_path) as runner:
         version = await runner.load("slow", onnx_models.counting_loop())
-        error = await failure_of(runner.host.infer(runner.call(version, steps(LONG), timeout_s=0.05)))
+        error = await failure_of(runner.answer(runner.call(version, steps(LONG), timeout_s=0.05)))
         assert error.entry is catalogue.INFERENCE_TIMEOUT
         assert "executing" in error.message
         assert runner.host.load().in_flight == 1
@@ -85,7 +85,7 @@ async def test_a_cancelled_call_leaves_the_queue_or_frees_its_slot_when_the_exec
     async with running_host(tmp_path) as runner:
         version = await runner.load("slow", onnx_models.counting_loop())
         executing = await busy(runner, version)
-        waiting = asyncio.create_task(runner.host.infer(runner.call(version, steps(1))))
+        waiting = asyncio.create_task(runner.answer(runner.call(version, steps(1))))
         await eventually(lambda: runner.host.load().queue_depth == 1)
         waiting.cancel()
         executing.cancel()
@@ -93,7 +93,7 @@ async def test_a_cancelled_call_leaves_the_queue_or_frees_its_slot_when_the_exec
         assert all(isinstance(outcome, asyncio.CancelledError) for outcome in outcomes)
         assert runner.host.load().queue_depth == 0
         assert runner.host.load().in_flight == 1
-        answer = await runner.host.infer(runner.call(version, steps(7)))
+        answer = await runner.answer(runner.call(version, steps(7)))
         assert outputs_of(answer.payload)["z"] == 7
         assert runner.host.load().in_flight == 0
 
@@ -102,7 +102,7 @@ async def test_as_many_calls_execute_at_once_as_the_model_has_instances(tmp_path
     async with running_host(tmp_path) as runner:
         version = await runner.load("slow", onnx_models.counting_loop(), instances=3)
         assert runner.events[-1].execution_slots == 3
-        calls = [asyncio.create_task(runner.host.infer(runner.call(version, steps(LONG)))) for _ in range(4)]
+        calls = [asyncio.create_task(runner.answer(runner.call(version, steps(LONG)))) for _ in range(4)]
         await eventually(lambda: runner.host.load().queue_depth == 1)
         assert runner.host.load().in_flight == 4
         await asyncio.gather(*calls)
@@ -137,7 +137,7 @@ async def test_a_poisoned_request_harms_no_other(tmp_path: Path) -> None:
                 request_of({"x": values}),
                 b"\xff\xff\xff",
             ][kind]
-            return await failure_of(runner.host.infer(runner.call(version, bad)))
+            return await failure_of(runner.answer(runner.call(version, bad)))
 
         outcomes = await asyncio.gather(
             *(good(index) for index in range(200)), *(poisoned(index % 5) for index in range(50))
@@ -158,11 +158,11 @@ async def test_a_thousand_random_cancels_leave_everything_as_it_was(tmp_path: Pa
     randomness = random.Random(20)
     async with running_host(tmp_path) as runner:
         version = await runner.load("slow", onnx_models.counting_loop(), instances=2)
-        await runner.host.infer(runner.call(version, steps(1)))
+        await runner.answer(runner.call(version, steps(1)))
         tasks_before, threads_before = len(asyncio.all_tasks()), threading.active_count()
 
         async def one(index: int) -> str:
-            call = asyncio.create_task(runner.host.infer(runner.call(version, steps(index))))
+            call = asyncio.create_task(runner.answer(runner.call(version, steps(index))))
             if randomness.random() < 0.9:
                 asyncio.get_running_loop().call_later(randomness.random() * 0.2, call.cancel)
             try:
@@ -181,7 +181,7 @@ async def test_a_thousand_random_cancels_leave_everything_as_it_was(tmp_path: Pa
         assert threading.active_count() <= threads_before + 1
         gc.collect()
         assert not [item for item in gc.get_objects() if type(item).__name__ == "_Pending"]
-        answer = await runner.host.infer(runner.call(version, steps(5)))
+        answer = await runner.answer(runner.call(version, steps(5)))
         assert outputs_of(answer.payload)["z"] == 5
 
 
@@ -197,7 +197,7 @@ async def test_every_datatype_goes_through_the_model_unchanged(tmp_path: Path, d
             bits = {"FP16": "<f2", "FP32": "<f4", "FP64": "<f8", "BF16": "<u2"}
             sent = np.array([[0, 1, 2, 100]]).astype(bits.get(datatype) or f"<{datatype[0].lower()}{sizes(datatype)}")
         payload = request_of({"x": sent}, datatypes={"x": datatype})
-        answer = await runner.host.infer(runner.call(version, payload))
+        answer = await runner.answer(runner.call(version, payload))
         assert np.array_equal(outputs_of(answer.payload)["z"], sent)
 
 

@@ -31,7 +31,7 @@ async def test_a_wanted_model_is_fetched_loaded_and_answers(tmp_path: Path) -> N
         assert runner.events[-1].execution_slots == 1
         assert runner.host.model_events() == [runner.events[-1]]
         payload = request_of({"x": ROWS, "y": ROWS}, request_id="my-id")
-        answer = await runner.host.infer(runner.call(version, payload))
+        answer = await runner.answer(runner.call(version, payload))
         response = pb.ModelInferResponse.FromString(answer.payload)
         assert (response.model_name, response.model_version, response.id) == ("double", "1", "my-id")
         assert np.array_equal(outputs_of(answer.payload)["z"], 2 * ROWS)
@@ -48,7 +48,7 @@ async def test_typed_and_raw_contents_give_the_same_answer(tmp_path: Path) -> No
         typed = pb.ModelInferRequest()
         tensor = typed.inputs.add(name="x", datatype="FP32", shape=ROWS.shape)
         tensor.contents.fp32_contents.extend(ROWS.reshape(-1).tolist())
-        answer = await runner.host.infer(runner.call(version, typed.SerializeToString()))
+        answer = await runner.answer(runner.call(version, typed.SerializeToString()))
         assert np.array_equal(outputs_of(answer.payload)["z"], (await runner.infer(version, x=ROWS))["z"])
 
 
@@ -76,18 +76,18 @@ async def test_a_want_for_a_loaded_model_tells_again_that_it_is_loaded(tmp_path:
 async def test_a_model_that_is_not_loaded_or_foreign_is_refused(tmp_path: Path) -> None:
     async with running_host(tmp_path) as runner:
         absent = version_of("absent", {"model.onnx": b""})
-        error = await failure_of(runner.host.infer(runner.call(absent, b"")))
+        error = await failure_of(runner.answer(runner.call(absent, b"")))
         assert (error.entry, error.retryable) == (catalogue.MODEL_LOADING, True)
         version = await runner.load("m", onnx_models.identity())
         payload = request_of({"x": ROWS})
-        error = await failure_of(runner.host.infer(runner.call(version, payload, tenant_id="other")))
+        error = await failure_of(runner.answer(runner.call(version, payload, tenant_id="other")))
         assert error.entry is catalogue.MODEL_NOT_FOUND
 
 
 async def test_a_call_whose_deadline_is_over_is_not_executed(tmp_path: Path) -> None:
     async with running_host(tmp_path) as runner:
         version = await runner.load("m", onnx_models.identity())
-        error = await failure_of(runner.host.infer(runner.call(version, request_of({"x": ROWS}), timeout_s=0)))
+        error = await failure_of(runner.answer(runner.call(version, request_of({"x": ROWS}), timeout_s=0)))
         assert error.entry is catalogue.DEADLINE_ALREADY_OVER
 
 
@@ -235,7 +235,7 @@ async def test_a_model_in_use_is_not_unloaded(tmp_path: Path) -> None:
     async with running_host(tmp_path, clock=clock) as runner:
         version = await loaded(runner, "slow", onnx_models.counting_loop())
         payload = request_of({"x": np.array(0, np.int64), "y": np.array(300_000, np.int64)})
-        call = asyncio.create_task(runner.host.infer(runner.call(version, payload)))
+        call = asyncio.create_task(runner.answer(runner.call(version, payload)))
         await eventually(lambda: runner.host.load().in_flight == 1)
         clock.advance(10_000)
         runner.host.sweep()
@@ -247,7 +247,7 @@ async def test_closing_waits_for_what_runs(tmp_path: Path) -> None:
     async with running_host(tmp_path) as runner:
         version = await runner.load("slow", onnx_models.counting_loop())
         payload = request_of({"x": np.array(0, np.int64), "y": np.array(200_000, np.int64)})
-        call = asyncio.create_task(runner.host.infer(runner.call(version, payload)))
+        call = asyncio.create_task(runner.answer(runner.call(version, payload)))
         await eventually(lambda: runner.host.load().in_flight == 1)
         await runner.host.close()
         assert outputs_of((await call).payload)["z"] == 200_000

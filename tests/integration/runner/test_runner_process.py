@@ -23,7 +23,7 @@ from headrace_common.clock import SystemClock
 from headrace_common.grpc_server import GrpcServer, Listener, RpcRuntime
 from headrace_common.lanes import ByteBudget, LaneLimits
 from headrace_gateway.catalog import CatalogVersion
-from headrace_gateway.inference.dispatcher import Dispatch, Dispatcher
+from headrace_gateway.inference.dispatcher import Dispatcher
 from headrace_gateway.mesh.directory import RunnerDirectory
 from headrace_gateway.mesh.servicer import RunnerMeshHandler
 from headrace_gateway.mesh.wants import Wants
@@ -31,6 +31,7 @@ from headrace_runner.config import RunnerSettings
 from support import onnx_models
 from support.artifacts import TICKET, artifact_service, version_of
 from support.eventually import eventually
+from support.mesh_ends import dispatched
 from support.runner import TENANT, outputs_of, request_of
 
 CLOCK = SystemClock()
@@ -52,10 +53,7 @@ class Mesh:
     async def count(self, steps: int) -> int:
         """Has the runner count to `steps`."""
         payload = request_of({"x": np.array(0, np.int64), "y": np.array(steps, np.int64)})
-        dispatch = Dispatch(
-            version=VERSION, request_id="r", traceparent="", deadline=CLOCK.monotonic() + 30, payload=payload
-        )
-        answer = await self.dispatcher.infer(dispatch)
+        answer = await dispatched(self.dispatcher, VERSION, payload, timeout_s=30)
         return int(outputs_of(answer.payload)["z"])
 
 
@@ -168,10 +166,7 @@ async def test_a_runner_whose_native_code_cannot_be_stopped_leaves_all_the_same(
     path = os.pathsep.join((str(installed.parent), str(Path(onnx_models.__file__).parents[1])))
     async with mesh(tmp_path, version, HEADRACE_SHUTDOWN_GRACE_S="1", PYTHONPATH=path) as running:
         payload = request_of({"x": np.ones(1, np.float32)})
-        dispatch = Dispatch(
-            version=version, request_id="r", traceparent="", deadline=CLOCK.monotonic() + 30, payload=payload
-        )
-        stuck = asyncio.create_task(running.dispatcher.infer(dispatch))
+        stuck = asyncio.create_task(dispatched(running.dispatcher, version, payload, timeout_s=30))
         await eventually(lambda: sum(runner.in_flight for runner in running.directory.runners()) == 1)
         assert await stops_within(running.process, 1 + 2) == 0
         stuck.cancel()

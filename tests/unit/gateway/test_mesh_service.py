@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import Any, cast
 
 import pytest
+from prometheus_client import CollectorRegistry
 
 from headrace.gateway.v1 import mesh_pb2 as pb
 from headrace.registry.internal.v1.catalog_pb2 import CatalogEntry
@@ -22,6 +23,7 @@ from headrace_gateway.catalog import Catalog
 from headrace_gateway.mesh.directory import RunnerDirectory
 from headrace_gateway.mesh.runner_session import RunnerSession
 from headrace_gateway.mesh_service import MeshService
+from headrace_gateway.metrics import GatewayMetrics
 from headrace_gateway.open_inference import OpenInference
 from headrace_gateway.readiness import Readiness
 from inference import open_inference_pb2 as oip
@@ -80,7 +82,12 @@ class Mesh:
         self.readiness.feed_ready("catalog")
         self.service = MeshService(gateway_id="g", directory=self.directory)
         self.inference = OpenInference(
-            catalog=self.catalog, directory=self.directory, readiness=self.readiness, server_version="1.2.3"
+            catalog=self.catalog,
+            directory=self.directory,
+            readiness=self.readiness,
+            metrics=GatewayMetrics(registry=CollectorRegistry()),
+            clock=self.clock,
+            server_version="1.2.3",
         )
 
     def join(self, name: str, *loaded: str) -> RunnerSession:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 
 from headrace_common.errors import RouteUnavailable, ValidationError
+from headrace_common.wire import REQUEST_FIELDS_MAX as FIELDS_MAX
 from headrace_gateway.inference.payload_gate import PayloadGate
-from headrace_gateway.inference.request_fields import FIELDS_MAX, read_request_fields
+from headrace_gateway.inference.request_fields import read_request_fields
 from inference.open_inference_pb2 import ModelInferRequest
 
 

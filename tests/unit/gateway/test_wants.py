@@ -166,3 +166,58 @@ async def test_silent_runner_is_ejected_and_comes_back_with_its_next_heartbeat()
     assert not mesh.directory.could_serve(version())
     session.on_event(mesh_pb2.RunnerEvent(heartbeat=mesh_pb2.Heartbeat()))
     assert mesh.directory.replicas("uid-1") == (session,)
+
+
+def tell_released(session: RunnerSession, uid: str) -> None:
+    event = mesh_pb2.ModelEvent(version_uid=uid, state=gateway_pb2.MODEL_STATE_UNLOADED, released=True)
+    session.on_event(mesh_pb2.RunnerEvent(model=event))
+
+
+def released(session: RunnerSession) -> list[str]:
+    """The versions that a runner was told to let go; forgets its other commands."""
+    found: list[str] = []
+    while not session.commands.empty():
+        command = session.commands.get_nowait()
+        if command.HasField("release"):
+            found.append(command.release.version_uid)
+    return found
+
+
+async def test_release_tells_every_runner_that_has_the_version_and_waits_for_their_word() -> None:
+    mesh = Mesh()
+    loaded, loading, without = mesh.join("a"), mesh.join("b"), mesh.join("c")
+    tell(loaded, "uid-1", gateway_pb2.MODEL_STATE_LOADED)
+    tell(loading, "uid-1", gateway_pb2.MODEL_STATE_LOADING)
+    mesh.wants.release("uid-1")
+    assert [released(session) for session in (loaded, loading, without)] == [["uid-1"], ["uid-1"], []]
+    tell_released(loaded, "uid-1")
+    assert mesh.wants.releasing("uid-1"), "one runner has not answered"
+    mesh.directory.remove(loading)
+    assert not mesh.wants.releasing("uid-1"), "a runner that left has nothing to let go"
+    assert not mesh.wants.releasing("uid-2")
+
+
+async def test_a_version_that_a_runner_released_is_wanted_again_only_when_it_is_used() -> None:
+    mesh = Mesh()
+    runner = mesh.join("a")
+    mesh.wants.touch(version())
+    tell(runner, "uid-1", gateway_pb2.MODEL_STATE_LOADED)
+    commands(runner)
+    # Another gateway asked for it.
+    tell_released(runner, "uid-1")
+    mesh.clock.advance(WANT_TTL_S)
+    mesh.wants.refresh()
+    assert commands(runner) == []
+    mesh.wants.touch(version())
+    assert [want.version.uid for want in commands(runner)] == ["uid-1"]
+
+
+async def test_a_version_that_a_runner_unloads_by_itself_stays_wanted() -> None:
+    mesh = Mesh()
+    runner = mesh.join("a")
+    mesh.wants.touch(version())
+    tell(runner, "uid-1", gateway_pb2.MODEL_STATE_LOADED)
+    commands(runner)
+    mesh.clock.advance(2.0)
+    tell(runner, "uid-1", gateway_pb2.MODEL_STATE_UNLOADED)
+    assert [want.version.uid for want in commands(runner)] == ["uid-1"]

@@ -22,6 +22,7 @@ from headrace_gateway.mesh.session_calls import CallHeader, OpenCall
 from headrace_gateway.mesh.session_calls import SessionCalls as GatewayCalls
 from headrace_runner.calls import Answer, IncomingCall
 from headrace_runner.mesh.session_calls import SessionCalls as RunnerCalls
+from support.mesh_ends import begin_with
 
 LIMITS = LaneLimits(
     frame_bytes_max=4096,
@@ -59,6 +60,20 @@ class Model:
 
 
 @dataclass
+class Sent:
+    """A call and what its caller was told, which may happen once."""
+
+    outcomes: list[GatewayAnswer | HeadraceError] = field(default_factory=list[GatewayAnswer | HeadraceError])
+    call: OpenCall = field(init=False)
+
+    @property
+    def reason(self) -> str:
+        (outcome,) = self.outcomes
+        assert isinstance(outcome, HeadraceError)
+        return outcome.reason
+
+
+@dataclass
 class Pair:
     gateway_budget: ByteBudget = field(default_factory=lambda: ByteBudget(total_bytes=800))
     runner_budget: ByteBudget = field(default_factory=lambda: ByteBudget(total_bytes=800))
@@ -68,7 +83,11 @@ class Pair:
     def __post_init__(self) -> None:
         self.gateway = GatewayCalls(limits=LIMITS, budget=self.gateway_budget, wake=lambda: None, ended=lambda: None)
         self.runner = RunnerCalls(
-            infer=self.model.infer, limits=LIMITS, budget=self.runner_budget, clock=FakeClock(), wake=lambda: None
+            begin=begin_with(self.model.infer),
+            limits=LIMITS,
+            budget=self.runner_budget,
+            clock=FakeClock(),
+            wake=lambda: None,
         )
 
     def step(self, action: str) -> None:
@@ -103,8 +122,10 @@ class Pair:
             assert len(frame) <= LIMITS.frame_bytes_max
             self.lanes[lane].append(frame)
 
-    def send(self, payload: bytes) -> OpenCall:
-        return self.gateway.send(CallHeader(tenant_id="t", version_uid="v", timeout_ms=1000), payload)
+    def send(self, payload: bytes) -> Sent:
+        sent = Sent()
+        sent.call = self.gateway.send(CallHeader("t", "v", 1000), payload, sent.outcomes.append)
+        return sent
 
 
 ACTIONS = (
@@ -133,13 +154,6 @@ def payload_of(size: int, random: Random) -> bytes:
     return (first + random.randbytes(size))[:size]
 
 
-def outcome(call: OpenCall) -> GatewayAnswer | str:
-    if call.answer.cancelled():
-        return "cancelled"
-    error = call.answer.exception()
-    return error.reason if isinstance(error, HeadraceError) else call.answer.result()
-
-
 @settings(max_examples=60, deadline=None)
 @given(
     seed=st.integers(0, 2**32),
@@ -154,7 +168,7 @@ async def test_every_call_ends_once_whatever_is_cancelled_when(seed: int, sizes:
         (b"!" if random.random() < 0.2 else b"-") * min(1, size) + random.randbytes(max(0, size - 1)) for size in sizes
     ]
     waiting = list(payloads)
-    calls: list[tuple[OpenCall, bytes]] = []
+    calls: list[tuple[Sent, bytes]] = []
     left: set[int] = set()
     for _ in range(steps):
         roll = random.random()
@@ -162,22 +176,22 @@ async def test_every_call_ends_once_whatever_is_cancelled_when(seed: int, sizes:
             payload = waiting.pop(0)
             calls.append((pair.send(payload), payload))
         elif roll < 0.17 and calls:
-            call, _ = random.choice(calls)
-            if not call.answer.done():
-                left.add(call.id)
-            pair.gateway.leave(call)
+            sent, _ = random.choice(calls)
+            if not sent.outcomes:
+                left.add(sent.call.id)
+            pair.gateway.leave(sent.call)
         else:
             pair.step(random.choice(ACTIONS))
         if roll > 0.7:
             await asyncio.sleep(0)
     await settle(pair)
-    for call, payload in calls:
-        if call.id in left:
-            assert outcome(call) == "cancelled"
+    for sent, payload in calls:
+        if sent.call.id in left:
+            assert sent.outcomes == []
         elif payload.startswith(b"!"):
-            assert outcome(call) == catalogue.MODEL_EXECUTION_FAILED.reason
+            assert sent.reason == catalogue.MODEL_EXECUTION_FAILED.reason
         else:
-            assert outcome(call) == GatewayAnswer(payload, 1, 2)
+            assert sent.outcomes == [GatewayAnswer(payload, 1, 2, 0, 0, 1, True)]
     assert pair.gateway.in_flight == 0
     assert pair.runner.open == 0
     assert pair.runner.idle
@@ -199,7 +213,7 @@ async def pair() -> Pair:
 async def test_cancel_before_the_first_step_of_the_execution_still_gets_its_terminal_answer(pair: Pair) -> None:
     call = pair.send(b"x")
     pair.step("gateway sends small")
-    pair.gateway.leave(call)
+    pair.gateway.leave(call.call)
     pair.step("gateway sends small")
     pair.step("runner gets small")
     pair.step("runner gets small")
@@ -209,7 +223,7 @@ async def test_cancel_before_the_first_step_of_the_execution_still_gets_its_term
 
 
 async def test_call_that_has_not_left_is_taken_back_without_a_word_to_the_runner(pair: Pair) -> None:
-    pair.gateway.leave(pair.send(b"x"))
+    pair.gateway.leave(pair.send(b"x").call)
     assert pair.gateway.in_flight == 0
     assert pair.gateway.next_small_frame() is None
 
@@ -219,7 +233,7 @@ async def test_slot_stays_taken_until_the_runner_has_ended_a_cancelled_call(pair
     for action in ("gateway sends small", "runner gets small"):
         pair.step(action)
     await asyncio.sleep(0)
-    pair.gateway.leave(call)
+    pair.gateway.leave(call.call)
     assert pair.gateway.in_flight == 1
     await settle(pair)
     assert pair.gateway.in_flight == 0
@@ -229,13 +243,15 @@ async def test_call_larger_than_all_room_of_the_runner_is_refused_alone() -> Non
     pair = Pair(runner_budget=ByteBudget(total_bytes=100))
     refused = pair.send(b"x" * 300)
     await settle(pair)
-    with pytest.raises(HeadraceError) as caught:
-        refused.answer.result()
-    assert caught.value.entry is catalogue.MESSAGE_TOO_LARGE
-    assert caught.value.context["limit"] == "100"
+    (failure,) = refused.outcomes
+    assert isinstance(failure, HeadraceError)
+    assert failure.entry is catalogue.MESSAGE_TOO_LARGE
+    assert failure.context["limit"] == "100"
     fits = pair.send(b"y" * 100)
     await settle(pair)
-    assert fits.answer.result().payload == b"y" * 100
+    (answer,) = fits.outcomes
+    assert isinstance(answer, GatewayAnswer)
+    assert answer.payload == b"y" * 100
     assert pair.runner.idle
     assert pair.gateway.in_flight == 0
 
@@ -244,8 +260,8 @@ async def test_waiting_callers_fail_over_when_the_session_is_lost(pair: Pair) ->
     calls = [pair.send(b"x"), pair.send(b"y" * 300)]
     await asyncio.sleep(0)
     pair.gateway.close(runner_lost())
-    assert [outcome(call) for call in calls] == ["RUNNER_LOST", "RUNNER_LOST"]
-    await pair.runner.close()
+    assert [call.reason for call in calls] == ["RUNNER_LOST", "RUNNER_LOST"]
+    pair.runner.close()
 
 
 @pytest.mark.parametrize(
@@ -275,4 +291,4 @@ async def test_id_used_twice_is_a_violation(pair: Pair) -> None:
     pair.runner.on_call_frame(mesh_pb2.CallFrame(calls=[mesh_pb2.Call(id=5)]))
     with pytest.raises(LaneViolation):
         pair.runner.on_call_frame(mesh_pb2.CallFrame(calls=[mesh_pb2.Call(id=4)]))
-    await pair.runner.close()
+    pair.runner.close()

@@ -192,16 +192,19 @@ class GRPCInferenceServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def RepositoryModelLoad(self, request, context):
-        """RepositoryModelLoad has a model loaded and answers once it can serve. Idempotent: loading a loaded model only
-        confirms it. All or nothing for one model. Cancelling it stops the waiting, not a load that has begun.
+        """RepositoryModelLoad has the newest version of a model loaded and answers once it can serve. Idempotent: loading a
+        loaded model only confirms it. All or nothing for one model. A load pins nothing: a model that nobody uses leaves
+        memory again, and the next request has it loaded. Cancelling it stops the waiting, not a load that has begun.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def RepositoryModelUnload(self, request, context):
-        """RepositoryModelUnload lets go of a loaded model; requests under way finish first. Idempotent: unloading a model
-        that is not loaded succeeds. Cancelling it stops the waiting, not an unload that has begun.
+        """RepositoryModelUnload takes every version of a model out of memory; requests under way finish first. It frees
+        memory and takes nothing out of service: a request that comes later has the model loaded again (archive a version
+        to end its service). Idempotent: unloading a model that is not loaded succeeds. Cancelling it stops the waiting, not
+        an unload that has begun.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -85,12 +85,15 @@ class GRPCInferenceServiceStub:
     nothing, cancelling it has no effect.
     """
     RepositoryModelLoad: _grpc.UnaryUnaryMultiCallable[_model_repository_pb2.RepositoryModelLoadRequest, _model_repository_pb2.RepositoryModelLoadResponse]
-    """RepositoryModelLoad has a model loaded and answers once it can serve. Idempotent: loading a loaded model only
-    confirms it. All or nothing for one model. Cancelling it stops the waiting, not a load that has begun.
+    """RepositoryModelLoad has the newest version of a model loaded and answers once it can serve. Idempotent: loading a
+    loaded model only confirms it. All or nothing for one model. A load pins nothing: a model that nobody uses leaves
+    memory again, and the next request has it loaded. Cancelling it stops the waiting, not a load that has begun.
     """
     RepositoryModelUnload: _grpc.UnaryUnaryMultiCallable[_model_repository_pb2.RepositoryModelUnloadRequest, _model_repository_pb2.RepositoryModelUnloadResponse]
-    """RepositoryModelUnload lets go of a loaded model; requests under way finish first. Idempotent: unloading a model
-    that is not loaded succeeds. Cancelling it stops the waiting, not an unload that has begun.
+    """RepositoryModelUnload takes every version of a model out of memory; requests under way finish first. It frees
+    memory and takes nothing out of service: a request that comes later has the model loaded again (archive a version
+    to end its service). Idempotent: unloading a model that is not loaded succeeds. Cancelling it stops the waiting, not
+    an unload that has begun.
     """
 
 @_typing.type_check_only
@@ -146,12 +149,15 @@ class GRPCInferenceServiceAsyncStub(GRPCInferenceServiceStub):
     nothing, cancelling it has no effect.
     """
     RepositoryModelLoad: _aio.UnaryUnaryMultiCallable[_model_repository_pb2.RepositoryModelLoadRequest, _model_repository_pb2.RepositoryModelLoadResponse]  # type: ignore[assignment]
-    """RepositoryModelLoad has a model loaded and answers once it can serve. Idempotent: loading a loaded model only
-    confirms it. All or nothing for one model. Cancelling it stops the waiting, not a load that has begun.
+    """RepositoryModelLoad has the newest version of a model loaded and answers once it can serve. Idempotent: loading a
+    loaded model only confirms it. All or nothing for one model. A load pins nothing: a model that nobody uses leaves
+    memory again, and the next request has it loaded. Cancelling it stops the waiting, not a load that has begun.
     """
     RepositoryModelUnload: _aio.UnaryUnaryMultiCallable[_model_repository_pb2.RepositoryModelUnloadRequest, _model_repository_pb2.RepositoryModelUnloadResponse]  # type: ignore[assignment]
-    """RepositoryModelUnload lets go of a loaded model; requests under way finish first. Idempotent: unloading a model
-    that is not loaded succeeds. Cancelling it stops the waiting, not an unload that has begun.
+    """RepositoryModelUnload takes every version of a model out of memory; requests under way finish first. It frees
+    memory and takes nothing out of service: a request that comes later has the model loaded again (archive a version
+    to end its service). Idempotent: unloading a model that is not loaded succeeds. Cancelling it stops the waiting, not
+    an unload that has begun.
     """
 
 class GRPCInferenceServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -270,8 +276,9 @@ class GRPCInferenceServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _model_repository_pb2.RepositoryModelLoadRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_model_repository_pb2.RepositoryModelLoadResponse, _abc.Awaitable[_model_repository_pb2.RepositoryModelLoadResponse]]:
-        """RepositoryModelLoad has a model loaded and answers once it can serve. Idempotent: loading a loaded model only
-        confirms it. All or nothing for one model. Cancelling it stops the waiting, not a load that has begun.
+        """RepositoryModelLoad has the newest version of a model loaded and answers once it can serve. Idempotent: loading a
+        loaded model only confirms it. All or nothing for one model. A load pins nothing: a model that nobody uses leaves
+        memory again, and the next request has it loaded. Cancelling it stops the waiting, not a load that has begun.
         """
 
     @_abc_1.abstractmethod
@@ -280,8 +287,10 @@ class GRPCInferenceServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _model_repository_pb2.RepositoryModelUnloadRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_model_repository_pb2.RepositoryModelUnloadResponse, _abc.Awaitable[_model_repository_pb2.RepositoryModelUnloadResponse]]:
-        """RepositoryModelUnload lets go of a loaded model; requests under way finish first. Idempotent: unloading a model
-        that is not loaded succeeds. Cancelling it stops the waiting, not an unload that has begun.
+        """RepositoryModelUnload takes every version of a model out of memory; requests under way finish first. It frees
+        memory and takes nothing out of service: a request that comes later has the model loaded again (archive a version
+        to end its service). Idempotent: unloading a model that is not loaded succeeds. Cancelling it stops the waiting, not
+        an unload that has begun.
         """
 
 def add_GRPCInferenceServiceServicer_to_server(servicer: GRPCInferenceServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -25,22 +25,25 @@ from headrace_gateway.config import GatewaySettings, check_settings
 from headrace_gateway.deadlines import Deadlines
 from headrace_gateway.feeds import CATALOG, PRINCIPALS
 from headrace_gateway.identity import Identity
-from headrace_gateway.inference import Dispatcher, InferenceHandler, ModelInferEndpoint, PayloadGate
+from headrace_gateway.inference import Dispatcher, InferenceHandler, PayloadGate
+from headrace_gateway.inference.packed_stream import StreamLimits
 from headrace_gateway.mesh.directory import RunnerDirectory
 from headrace_gateway.mesh.servicer import RunnerMeshHandler
 from headrace_gateway.mesh.wants import Wants
 from headrace_gateway.mesh_service import MeshService
 from headrace_gateway.metrics import GatewayMetrics
+from headrace_gateway.model_repository import ModelRepository
 from headrace_gateway.neighbours import Neighbours
 from headrace_gateway.open_inference import OpenInference
 from headrace_gateway.passthrough import passthrough
-from headrace_gateway.policy import INFERENCE, Access, policy
+from headrace_gateway.policy import Access, policy
 from headrace_gateway.principal_table import PrincipalTable
 from headrace_gateway.public_handler import Endpoint, PublicHandler
 from headrace_gateway.public_services import (
     PUBLIC_SERVICES,
     QUOTA_SERVICES,
     REGISTRY_SERVICES,
+    inference_endpoints,
     mesh_endpoints,
     open_inference_endpoints,
     reflection_endpoints,
@@ -50,6 +53,8 @@ from headrace_gateway.readiness import Readiness
 ARTIFACT_AUDIENCE = "headrace-registry-artifact"
 _TICKET_TTL_S = 300.0
 _NOTICE_S = 0.5
+STREAM_SLACK_BYTES = 1 << 20
+"""What a stream's message may have around one request of the largest size."""
 _REFLECTION_ACCESS = {"open": Access.PUBLIC, "keyed": Access.VIEWER, "off": None}
 
 
@@ -93,6 +98,8 @@ class Gateway:
         self.catalog.add_listener(self._wants.withdraw)
         self.catalog.add_listener(self._metrics.forget)
         self._neighbours = Neighbours(settings=settings, signer=self._signer, tls=self._tls, clock=clock)
+        self._identity = Identity(table=self._table, clock=clock, community=settings.community)
+        self._inference = self._inference_handler()
         self._public = self._public_server()
         self._mesh = self._mesh_server()
 
@@ -108,6 +115,7 @@ class Gateway:
             self._metrics.follow_feed(name, feed)
         self._tasks.spawn(self._directory.watch_heartbeats(), name="heartbeats")
         self._tasks.spawn(self._wants.run(), name="wants")
+        self._tasks.spawn(self._inference.watch_deadlines(), name="deadlines")
         (self.mesh_address,) = await self._mesh.start()
         (self.public_address,) = await self._public.start()
         self._public.health.set_serving(self._readiness.serving)
@@ -151,7 +159,7 @@ class Gateway:
         self._handler = PublicHandler(
             endpoints=endpoints,
             access=policy(reflection=reflection),
-            identity=Identity(table=self._table, clock=self._clock, community=settings.community),
+            identity=self._identity,
             runtime=self._runtime,
             metrics=self._metrics,
         )
@@ -183,7 +191,7 @@ class Gateway:
             options=[("grpc.max_receive_message_length", 2 * limits.frame_bytes_max)],
         )
 
-    def _own_endpoints(self) -> dict[str, Endpoint]:
+    def _inference_handler(self) -> InferenceHandler:
         dispatcher = Dispatcher(
             directory=self._directory,
             wants=self._wants,
@@ -192,28 +200,44 @@ class Gateway:
             waiting_max=self._settings.load_waiting_max,
             registry=self._registry,
         )
-        inference = InferenceHandler(
+        return InferenceHandler(
             catalog=self.catalog,
             dispatcher=dispatcher,
+            payloads=PayloadGate(bytes_max=self._settings.request_bytes_max),
             metrics=self._metrics,
             clock=self._clock,
             message_bytes_max=self._settings.message_bytes_max,
         )
+
+    def _own_endpoints(self) -> dict[str, Endpoint]:
+        settings = self._settings
         open_inference = OpenInference(
             catalog=self.catalog,
             directory=self._directory,
+            metrics=self._metrics,
             readiness=self._readiness,
+            clock=self._clock,
             server_version=installed_version("headrace-gateway"),
         )
+        repository = ModelRepository(
+            catalog=self.catalog, directory=self._directory, wants=self._wants, clock=self._clock
+        )
+        inference = inference_endpoints(
+            self._inference,
+            identity=self._identity,
+            limits=StreamLimits(
+                message_bytes_max=settings.message_bytes_max + STREAM_SLACK_BYTES,
+                default_timeout_s=settings.call_timeout_s,
+            ),
+            stream_calls_max=settings.stream_calls_max,
+            runtime=self._runtime,
+        )
         mesh = MeshService(gateway_id=self.id, directory=self._directory)
-        infer: dict[str, Endpoint] = {
-            f"/{INFERENCE}/ModelInfer": ModelInferEndpoint(
-                inference=inference,
-                payloads=PayloadGate(bytes_max=self._settings.request_bytes_max),
-                runtime=self._runtime,
-            )
-        }
-        return infer | open_inference_endpoints(open_inference, self._runtime) | mesh_endpoints(mesh, self._runtime)
+        return (
+            inference
+            | open_inference_endpoints(open_inference, repository, self._runtime)
+            | mesh_endpoints(mesh, self._runtime)
+        )
 
     def _passed_on(self) -> dict[str, Endpoint]:
         settings = self._settings

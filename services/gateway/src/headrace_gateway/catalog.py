@@ -152,6 +152,11 @@ class Catalog:
         known = self._models.get((tenant_id, model))
         return sorted(known.ready.values(), key=lambda entry: entry.version) if known is not None else []
 
+    def of_tenant(self, tenant_id: str) -> list[CatalogVersion]:
+        """Every ready version of a tenant's models, by name and then by number. A pass over all tenants' models."""
+        names = sorted(name for owner, name in self._models if owner == tenant_id)
+        return [version for name in names for version in self.versions_of(tenant_id, name)]
+
     def by_uid(self, uid: str) -> CatalogVersion | None:
         """The ready version with this identifier."""
         return self._by_uid.get(uid)

@@ -1,62 +1,30 @@
-"""The gateway's own metrics. Label children are bound once per model version, so a call only adds numbers."""
+"""The gateway's own metrics."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterator
 from typing import Any
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client import CollectorRegistry, Counter, Gauge
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
+from prometheus_client.registry import Collector
 
 from headrace_common.feed_follower import FeedFollower
-from headrace_common.metrics import LATENCY_BUCKETS_S
 from headrace_gateway.catalog import CatalogVersion
+from headrace_gateway.version_meters import LATENCY_BOUNDS, VersionMeters
 
 OK = "OK"
 """The result label of a call that was answered; others carry the reason of the error catalogue."""
+_VERSION = ("tenant", "model", "version")
 
 
-@dataclass(slots=True)
-class VersionMeters:
-    """The children of one model version.
+class GatewayMetrics(Collector):
+    """Everything that the gateway measures beside what `headrace_common` does for each RPC.
 
-    Attributes:
-        ok: Counts answered calls.
-        latency_s: Observes the seconds from the arrival of an answered call to its answer.
-        in_flight: Calls that the gateway has accepted and not yet answered.
-        requests: The metric that `failed` binds children of, with `labels` and a reason; `failures` are those bound.
+    What is counted per call is counted in `VersionMeters` and read from there when somebody reads the metrics.
     """
 
-    ok: Counter
-    latency_s: Histogram
-    in_flight: Gauge
-    requests: Counter
-    labels: tuple[str, str, str]
-    failures: dict[str, Counter]
-
-    def failed(self, reason: str) -> Counter:
-        """The counter of calls that ended with this reason of the error catalogue."""
-        child = self.failures.get(reason)
-        if child is None:
-            child = self.failures[reason] = self.requests.labels(*self.labels, reason)
-        return child
-
-
-class GatewayMetrics:
-    """Everything that the gateway measures beside what `headrace_common` does for each RPC."""
-
     def __init__(self, *, registry: CollectorRegistry) -> None:
-        version = ("tenant", "model", "version")
-        self._requests = Counter(
-            "headrace_infer_requests", "Inference calls by result", (*version, "result"), registry=registry
-        )
-        self._latency = Histogram(
-            "headrace_infer_latency_seconds",
-            "Arrival to answer of answered inference calls",
-            version,
-            buckets=LATENCY_BUCKETS_S,
-            registry=registry,
-        )
-        self._in_flight = Gauge("headrace_infer_in_flight", "Unanswered inference calls", version, registry=registry)
         self._refusals = Counter(
             "headrace_gateway_refusals", "Calls refused before any work, by reason", ("reason",), registry=registry
         )
@@ -72,31 +40,24 @@ class GatewayMetrics:
         self.keys = Gauge("headrace_gateway_keys", "API keys held in memory", registry=registry)
         self.versions = Gauge("headrace_gateway_versions", "Model versions held in memory", registry=registry)
         self._meters: dict[str, VersionMeters] = {}
+        registry.register(self)
 
     def version(self, version: CatalogVersion) -> VersionMeters:
-        """The meters of a version, bound on first use."""
+        """The meters of a version, made on first use."""
         meters = self._meters.get(version.uid)
         if meters is None:
             labels = (version.tenant_id, version.model, version.version_text)
-            meters = self._meters[version.uid] = VersionMeters(
-                ok=self._requests.labels(*labels, OK),
-                latency_s=self._latency.labels(*labels),
-                in_flight=self._in_flight.labels(*labels),
-                requests=self._requests,
-                labels=labels,
-                failures={},
-            )
+            meters = self._meters[version.uid] = VersionMeters(labels)
         return meters
+
+    def peek(self, version: CatalogVersion) -> VersionMeters:
+        """The meters of a version, all zero for one that was never called; nothing is made that lasts."""
+        labels = (version.tenant_id, version.model, version.version_text)
+        return self._meters.get(version.uid) or VersionMeters(labels)
 
     def forget(self, uid: str) -> None:
         """Drops the meters of a version that left service, so that the number of series stays bounded."""
-        meters = self._meters.pop(uid, None)
-        if meters is None:
-            return
-        for result in (OK, *meters.failures):
-            self._requests.remove(*meters.labels, result)
-        self._latency.remove(*meters.labels)
-        self._in_flight.remove(*meters.labels)
+        self._meters.pop(uid, None)
 
     def refused(self, reason: str) -> None:
         """Counts a call that was refused on its metadata alone; `reason` is of the error catalogue."""
@@ -106,3 +67,35 @@ class GatewayMetrics:
         """Shows a feed's age and revision as they are when the metrics are read."""
         self._feed_age.labels(name).set_function(lambda: feed.age_s)
         self._feed_revision.labels(name).set_function(lambda: feed.revision)
+
+    def describe(self) -> Iterator[Metric]:
+        """The families' names, for the registry's check against duplicates."""
+        return iter(self._families())
+
+    def collect(self) -> Iterator[Metric]:
+        """What the versions' meters say now. Called in the thread that serves the metrics."""
+        families = requests, latency, in_flight = self._families()
+        for meters in list(self._meters.values()):
+            labels = meters.labels
+            results = {OK: meters.ok_count, **{reason: count for reason, (count, _) in list(meters.failures.items())}}
+            for result, count in results.items():
+                if count:
+                    requests.add_metric((*labels, result), count)
+            total = 0
+            buckets: list[tuple[str, float]] = []
+            for bound, count in zip((*LATENCY_BOUNDS, float("inf")), meters.buckets, strict=True):
+                total += count
+                buckets.append(("+Inf" if bound == float("inf") else str(bound), total))
+            latency.add_metric(labels, buckets, meters.ok_s)
+            in_flight.add_metric(labels, meters.in_flight)
+        return iter(families)
+
+    @staticmethod
+    def _families() -> tuple[CounterMetricFamily, HistogramMetricFamily, GaugeMetricFamily]:
+        return (
+            CounterMetricFamily("headrace_infer_requests", "Inference calls by result", labels=(*_VERSION, "result")),
+            HistogramMetricFamily(
+                "headrace_infer_latency_seconds", "Arrival to answer of answered inference calls", labels=_VERSION
+            ),
+            GaugeMetricFamily("headrace_infer_in_flight", "Unanswered inference calls", labels=_VERSION),
+        )

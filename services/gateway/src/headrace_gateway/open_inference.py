@@ -2,18 +2,34 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
+
 from headrace.registry.v1 import manifest_pb2
 from headrace_common.catalogue import FIELD_REQUIRED
+from headrace_common.clock import Clock
 from headrace_common.errors import ValidationError
 from headrace_common.grpc_server import Call
 from headrace_gateway.catalog import Catalog, CatalogVersion
 from headrace_gateway.mesh.directory import RunnerDirectory
+from headrace_gateway.metrics import GatewayMetrics
+from headrace_gateway.model_config import config_of, platform_of
+from headrace_gateway.model_statistics import statistics_of
 from headrace_gateway.readiness import Readiness
+from inference import model_statistics_pb2 as statistics
 from inference import open_inference_pb2 as oip
 
 SERVER_NAME = "headrace"
-# The backend that serves a format when the manifest names none, and the format's own name: together the platform.
-_PLATFORMS = {manifest_pb2.ARTIFACT_FORMAT_ONNX: ("onnxruntime", "onnx")}
+EXTENSIONS = (
+    "binary_tensor_data",
+    "classification",
+    "model_configuration",
+    "model_repository",
+    "model_repository(unload_dependents)",
+    "parameters",
+    "schedule_policy",
+    "statistics",
+)
+"""Triton's names of what works here beyond the bare protocol."""
 
 
 class OpenInference:
@@ -24,8 +40,17 @@ class OpenInference:
     """
 
     def __init__(
-        self, *, catalog: Catalog, directory: RunnerDirectory, readiness: Readiness, server_version: str
+        self,
+        *,
+        catalog: Catalog,
+        directory: RunnerDirectory,
+        metrics: GatewayMetrics,
+        readiness: Readiness,
+        clock: Clock,
+        server_version: str,
     ) -> None:
+        self._metrics = metrics
+        self._clock = clock
         self._catalog = catalog
         self._directory = directory
         self._readiness = readiness
@@ -44,7 +69,7 @@ class OpenInference:
         self, request: oip.ServerMetadataRequest, call: Call
     ) -> oip.ServerMetadataResponse:
         del request, call
-        return oip.ServerMetadataResponse(name=SERVER_NAME, version=self._server_version)
+        return oip.ServerMetadataResponse(name=SERVER_NAME, version=self._server_version, extensions=EXTENSIONS)
 
     async def ModelReady(self, request: oip.ModelReadyRequest, call: Call) -> oip.ModelReadyResponse:  # noqa: N802
         version = self._resolve(request.name, request.version, call)
@@ -58,23 +83,39 @@ class OpenInference:
         return oip.ModelMetadataResponse(
             name=version.model,
             versions=[entry.version_text for entry in self._catalog.versions_of(version.tenant_id, version.model)],
-            platform=_platform(manifest),
+            platform=platform_of(manifest),
             inputs=[_tensor(spec) for spec in manifest.inputs],
             outputs=[_tensor(spec) for spec in manifest.outputs],
         )
+
+    async def ModelConfig(self, request: oip.ModelConfigRequest, call: Call) -> oip.ModelConfigResponse:  # noqa: N802
+        return oip.ModelConfigResponse(config=config_of(self._resolve(request.name, request.version, call)))
+
+    async def ModelStatistics(  # noqa: N802
+        self, request: statistics.ModelStatisticsRequest, call: Call
+    ) -> statistics.ModelStatisticsResponse:
+        """What this process counted; other gateways have counts of their own."""
+        if not request.name:
+            versions = self._catalog.of_tenant(call.principal.tenant_id)
+        else:
+            version = self._resolve(request.name, request.version, call)
+            versions = [version] if request.version else self._catalog.versions_of(version.tenant_id, version.model)
+        return statistics.ModelStatisticsResponse(model_stats=map(self._statistics, versions))
+
+    def _statistics(self, version: CatalogVersion) -> statistics.ModelStatistics:
+        meters = self._metrics.peek(version)
+        answered_at_s = 0.0
+        if meters.answered_at is not None:
+            answered_at_s = self._clock.now().timestamp() - (self._clock.monotonic() - meters.answered_at)
+        memory_bytes: dict[str, int] = defaultdict(int)
+        for session in self._directory.replicas(version.uid):
+            memory_bytes[session.hello.device.type] += session.models[version.uid].memory_bytes
+        return statistics_of(version, meters, answered_at_s=answered_at_s, memory_bytes=memory_bytes)
 
     def _resolve(self, name: str, version: str, call: Call) -> CatalogVersion:
         if not name:
             raise ValidationError("name is required", entry=FIELD_REQUIRED, field="name", context={"field": "name"})
         return self._catalog.resolve(call.principal.tenant_id, name, version, version_field="version")
-
-
-def _platform(manifest: manifest_pb2.Manifest) -> str:
-    known = _PLATFORMS.get(manifest.format)
-    if known is None:
-        return manifest.backend
-    backend, file_format = known
-    return f"{manifest.backend or backend}_{file_format}"
 
 
 def _tensor(spec: manifest_pb2.TensorSpec) -> oip.ModelMetadataResponse.TensorMetadata:

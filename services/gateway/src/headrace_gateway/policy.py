@@ -33,6 +33,7 @@ _ROLES_AT_LEAST = {
 }
 
 INFERENCE = "inference.GRPCInferenceService"
+PACKED = "headrace.gateway.v1.InferenceService"
 MESH = "headrace.gateway.v1.MeshService"
 MODELS = "headrace.registry.v1.ModelService"
 TENANTS = "headrace.quota.v1.TenantService"
@@ -52,6 +53,11 @@ _BY_SERVICE: dict[str, dict[str, Access]] = {
         "RepositoryIndex": Access.VIEWER,
         "RepositoryModelLoad": Access.MODEL_ADMIN,
         "RepositoryModelUnload": Access.MODEL_ADMIN,
+    },
+    PACKED: {
+        "Infer": Access.USER,
+        "InferBatch": Access.USER,
+        "Stream": Access.USER,
     },
     MESH: {
         "ListRunners": Access.VIEWER,

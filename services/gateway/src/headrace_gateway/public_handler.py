@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Protocol, TypeAlias
+from typing import Any, Protocol, TypeAlias, runtime_checkable
 
 import grpc
 import structlog
@@ -13,7 +13,6 @@ from headrace_common.catalogue import METHOD_UNKNOWN
 from headrace_common.errors import HeadraceError, RouteError
 from headrace_common.grpc_server import RpcRuntime, refuse_call
 from headrace_common.principal import Principal
-from headrace_common.rpc_method import MethodRunner
 from headrace_common.rpc_runtime import AdmissionGate
 from headrace_common.rpc_status import from_exception
 from headrace_gateway.identity import Identity, Metadata
@@ -34,6 +33,15 @@ class Endpoint(Protocol):
 
     def handler(self, principal: Principal | None) -> Handler:
         """A handler for one admitted call; `principal` is None for methods that need no key."""
+        ...
+
+
+@runtime_checkable
+class Streaming(Protocol):
+    """An endpoint whose calls may go on for ever."""
+
+    def end_streams(self) -> None:
+        """Ends them, now and in future: the server is stopping."""
         ...
 
 
@@ -81,7 +89,7 @@ class PublicHandler(grpc.GenericRpcHandler):
     def end_streams(self) -> None:
         """Ends streams that would go on for ever with SERVER_DRAINING: the server is stopping."""
         for endpoint, _ in self._routes.values():
-            if isinstance(endpoint, MethodRunner):
+            if isinstance(endpoint, Streaming):
                 endpoint.end_streams()
 
     def _admitted(self, path: str, metadata: Metadata) -> Handler:

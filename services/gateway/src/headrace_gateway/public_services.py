@@ -15,14 +15,27 @@ from headrace.registry.v1 import models_pb2
 from headrace_common.grpc_server import RpcMethod, RpcRuntime, bidi_stream, server_stream, unary
 from headrace_common.health import HEALTH_SERVICE
 from headrace_common.reflection import REFLECTION_SERVICES, Reflection
+from headrace_common.request_id import TRACEPARENT_KEY
 from headrace_common.rpc_method import MethodRunner
+from headrace_common.rpc_runtime import AdmissionGate
+from headrace_gateway.identity import Identity
+from headrace_gateway.inference import InferenceHandler, UnaryEndpoint
+from headrace_gateway.inference.call import accept_traceparent
+from headrace_gateway.inference.inference_service import InferenceService
+from headrace_gateway.inference.packed_stream import PackedStream, StreamLimits
+from headrace_gateway.inference.stream_endpoint import Opening, StreamEndpoint
+from headrace_gateway.inference.triton_stream import ERROR_AS_STATUS_KEY, TritonStream
 from headrace_gateway.mesh_service import MeshService
+from headrace_gateway.model_repository import LOAD_TIMEOUT_S, ModelRepository
 from headrace_gateway.open_inference import OpenInference
-from headrace_gateway.policy import INFERENCE, MESH, MODELS, TENANTS
+from headrace_gateway.policy import INFERENCE, MESH, MODELS, PACKED, TENANTS, Access
 from headrace_gateway.public_handler import Endpoint
+from headrace_gateway.stream_access import StreamAccess
+from inference import model_repository_pb2 as models
+from inference import model_statistics_pb2 as statistics
 from inference import open_inference_pb2 as oip
 
-PUBLIC_SERVICES = (INFERENCE, MESH, MODELS, TENANTS)
+PUBLIC_SERVICES = (INFERENCE, PACKED, MESH, MODELS, TENANTS)
 """What the public listener serves beside health and reflection."""
 REGISTRY_SERVICES: tuple[ServiceDescriptor, ...] = (models_pb2.DESCRIPTOR.services_by_name["ModelService"],)
 QUOTA_SERVICES: tuple[ServiceDescriptor, ...] = (tenants_pb2.DESCRIPTOR.services_by_name["TenantService"],)
@@ -30,7 +43,57 @@ QUOTA_SERVICES: tuple[ServiceDescriptor, ...] = (tenants_pb2.DESCRIPTOR.services
 Methods = Mapping[str, RpcMethod[Any, Any]]
 
 
-def open_inference_endpoints(service: OpenInference, runtime: RpcRuntime) -> dict[str, Endpoint]:
+def inference_endpoints(
+    inference: InferenceHandler,
+    *,
+    identity: Identity,
+    limits: StreamLimits,
+    stream_calls_max: int,
+    runtime: RpcRuntime,
+) -> dict[str, Endpoint]:
+    """The RPCs that runners answer: bytes in and bytes out."""
+    service = InferenceService(inference=inference)
+    unary_answers = {
+        f"/{INFERENCE}/ModelInfer": inference.model_infer,
+        f"/{PACKED}/Infer": service.infer,
+        f"/{PACKED}/InferBatch": service.infer_batch,
+    }
+    endpoints: dict[str, Endpoint] = {
+        path: UnaryEndpoint(path=path, answer=answer, runtime=runtime) for path, answer in unary_answers.items()
+    }
+    gate = AdmissionGate(limit=stream_calls_max)
+
+    def packed(opening: Opening) -> PackedStream:
+        return PackedStream(
+            inference=inference,
+            gate=gate,
+            limits=limits,
+            tenant_id=opening.tenant_id,
+            request_id=opening.request_id,
+            wake=opening.wake,
+        )
+
+    def triton(opening: Opening) -> TritonStream:
+        return TritonStream(
+            inference=inference,
+            gate=gate,
+            limits=limits,
+            tenant_id=opening.tenant_id,
+            request_id=opening.request_id,
+            traceparent=accept_traceparent(opening.metadata.get(TRACEPARENT_KEY)),
+            ends_on_error=opening.metadata.get(ERROR_AS_STATUS_KEY) == "true",
+            wake=opening.wake,
+        )
+
+    access = StreamAccess(identity=identity, demand=Access.USER)
+    for path, open_calls in ((f"/{PACKED}/Stream", packed), (f"/{INFERENCE}/ModelStreamInfer", triton)):
+        endpoints[path] = StreamEndpoint(path=path, open_calls=open_calls, access=access, runtime=runtime)
+    return endpoints
+
+
+def open_inference_endpoints(
+    service: OpenInference, repository: ModelRepository, runtime: RpcRuntime
+) -> dict[str, Endpoint]:
     """The Open Inference RPCs that are answered from memory."""
     return _endpoints(
         INFERENCE,
@@ -40,6 +103,25 @@ def open_inference_endpoints(service: OpenInference, runtime: RpcRuntime) -> dic
             "ServerMetadata": unary(service.ServerMetadata, oip.ServerMetadataRequest, oip.ServerMetadataResponse),
             "ModelReady": unary(service.ModelReady, oip.ModelReadyRequest, oip.ModelReadyResponse),
             "ModelMetadata": unary(service.ModelMetadata, oip.ModelMetadataRequest, oip.ModelMetadataResponse),
+            "ModelConfig": unary(service.ModelConfig, oip.ModelConfigRequest, oip.ModelConfigResponse),
+            "ModelStatistics": unary(
+                service.ModelStatistics, statistics.ModelStatisticsRequest, statistics.ModelStatisticsResponse
+            ),
+            "RepositoryIndex": unary(
+                repository.RepositoryIndex, models.RepositoryIndexRequest, models.RepositoryIndexResponse
+            ),
+            "RepositoryModelLoad": unary(
+                repository.RepositoryModelLoad,
+                models.RepositoryModelLoadRequest,
+                models.RepositoryModelLoadResponse,
+                timeout_s=LOAD_TIMEOUT_S,
+            ),
+            "RepositoryModelUnload": unary(
+                repository.RepositoryModelUnload,
+                models.RepositoryModelUnloadRequest,
+                models.RepositoryModelUnloadResponse,
+                timeout_s=LOAD_TIMEOUT_S,
+            ),
         },
         runtime,
     )

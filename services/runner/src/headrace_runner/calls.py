@@ -1,12 +1,14 @@
-"""What crosses the line between the mesh sessions and the models: one call in, one answer out."""
+"""What crosses the line between the mesh sessions and the models: one call in, one outcome out."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from typing import NamedTuple, TypeAlias
+
+from headrace_common.errors import HeadraceError
 
 
-@dataclass(frozen=True, slots=True)
-class IncomingCall:
+class IncomingCall(NamedTuple):
     """One inference call as it came from a gateway.
 
     Attributes:
@@ -30,16 +32,26 @@ class IncomingCall:
     payload: bytes | bytearray | memoryview
 
 
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """The result of a call.
+class Answer(NamedTuple):
+    """The result of a call, times in microseconds.
 
     Attributes:
         payload: A serialised `inference.ModelInferResponse`.
-        queue_us: Time that the call waited for an execution slot, in microseconds.
-        compute_us: Time of its execution, decoding and encoding of tensors included, in microseconds.
+        queue_us: Time that the call waited for an execution slot.
+        compute_us: Time of its execution; in `input_us` and `output_us` of it tensors were read and written.
+        rows: Rows of the execution, 1 for a model that is not batched.
     """
 
     payload: bytes
     queue_us: int
     compute_us: int
+    input_us: int = 0
+    output_us: int = 0
+    rows: int = 1
+
+
+Outcome: TypeAlias = Answer | HeadraceError
+Ended: TypeAlias = Callable[[Outcome], None]
+"""Told once, on the event loop, how a call ended."""
+Cancel: TypeAlias = Callable[[], None]
+"""Nobody waits for a call any more: it is told nothing. Does nothing when the call has ended."""

@@ -18,7 +18,7 @@ from headrace_common.errors import DeviceError, HeadraceError, ModelError, Model
 from headrace_common.request_id import new_request_id
 from headrace_common.rpc_status import to_status
 from headrace_common.tasks import TaskGuard
-from headrace_runner.calls import Answer, IncomingCall
+from headrace_runner.calls import Cancel, Ended, IncomingCall
 from headrace_runner.device import CpuGauges
 from headrace_runner.loading.model_loader import LoadedReplica, ModelLoader
 from headrace_runner.loading.residency import Residency
@@ -40,7 +40,11 @@ _ESTIMATE_RATIO = 1.25
 
 @dataclass(slots=True, eq=False)
 class _Entry:
-    """One model version that someone wants or wanted."""
+    """One model version that someone wants or wanted.
+
+    Attributes:
+        release_due: It is loading, and shall be let go as soon as it has loaded.
+    """
 
     tenant_id: str
     version: Version
@@ -49,6 +53,7 @@ class _Entry:
     loaded: LoadedReplica | None = None
     failures: int = 0
     retry_at: float = 0.0
+    release_due: bool = False
 
 
 class ModelHost:
@@ -94,13 +99,13 @@ class ModelHost:
         self._log = structlog.stdlib.get_logger("models")
         metrics.show_load(lambda: self._waiting_and_running()[0], lambda: self._waiting_and_running()[1])
 
-    async def infer(self, call: IncomingCall) -> Answer:
-        """Answers one call.
+    def begin(self, call: IncomingCall, ended: Ended) -> Cancel:
+        """Takes one call; `ended` is told later how it ended, unless it is cancelled.
 
         Raises:
             ModelUnavailable: MODEL_LOADING (UNAVAILABLE): the version is not in memory; another runner may have it.
             ModelError: MODEL_NOT_FOUND (NOT_FOUND): the version belongs to another tenant.
-            HeadraceError: What `Replica.infer` raises.
+            HeadraceError: What `Replica.begin` raises.
         """
         entry = self._entries.get(call.version_uid)
         if entry is not None and entry.tenant_id != call.tenant_id:
@@ -108,7 +113,7 @@ class ModelHost:
         if entry is None or entry.loaded is None:
             raise ModelUnavailable("the model is not in this runner's memory", entry=catalogue.MODEL_LOADING)
         self._residency.touch(call.version_uid, self._clock.monotonic())
-        return await entry.loaded.replica.infer(call)
+        return entry.loaded.replica.begin(call, ended)
 
     def want(self, *, tenant_id: str, version: Version, ticket: str, ttl_s: float) -> None:
         """Notes that a gateway would like the version in memory for `ttl_s` seconds; 0 withdraws that.
@@ -130,6 +135,7 @@ class ModelHost:
             entry = _Entry(tenant_id, kept, ticket, ModelEvent(version_uid=version.uid))
             self._entries[version.uid] = entry
         entry.ticket = ticket
+        entry.release_due = False
         state = entry.event.state
         loaded = state == ModelState.MODEL_STATE_LOADED
         if loaded or (state == ModelState.MODEL_STATE_FAILED and now < entry.retry_at):
@@ -137,6 +143,23 @@ class ModelHost:
         elif state in (ModelState.MODEL_STATE_UNSPECIFIED, ModelState.MODEL_STATE_FAILED):
             self._change(entry, ModelEvent(state=ModelState.MODEL_STATE_LOADING))
             self._spawn(self._load(entry), f"load-{version.model}:{version.version}")
+
+    def release(self, version_uid: str) -> None:
+        """Lets a version go that somebody wants out of memory; wants from before mean nothing any more.
+
+        It takes no more calls, finishes those that it has, and is told as released; so is one that is not here.
+        """
+        self._residency.withdraw(version_uid)
+        entry = self._entries.get(version_uid)
+        if entry is None:
+            self._tell(_released(version_uid))
+        elif entry.event.state == ModelState.MODEL_STATE_LOADING:
+            entry.release_due = True
+        elif entry.loaded is None:
+            del self._entries[version_uid]
+            self._tell(_released(version_uid))
+        else:
+            self._spawn(self._unload([version_uid], released=True), f"release-{entry.version.model}")
 
     def model_events(self) -> list[ModelEvent]:
         """The state of every model that is loading or loaded."""
@@ -211,6 +234,8 @@ class ModelHost:
         else:
             self._loaded(entry, loaded, self._clock.monotonic() - started)
             await self._make_room(0, required=False)
+        if entry.release_due:
+            self.release(entry.version.uid)
 
     async def _make_room(self, needed_bytes: int, *, required: bool = True) -> None:
         chosen = self._residency.evict_for(needed_bytes, self._clock.monotonic(), self._busy())
@@ -236,6 +261,7 @@ class ModelHost:
             state=ModelState.MODEL_STATE_LOADED,
             memory_bytes=loaded.memory_bytes,
             execution_slots=loaded.replica.slots,
+            backend=loaded.backend,
         )
         event.load_time.FromNanoseconds(int(load_s * 1e9))
         self._metrics.loads_succeeded.inc()
@@ -272,7 +298,7 @@ class ModelHost:
         )
         self._change(entry, ModelEvent(state=ModelState.MODEL_STATE_FAILED, status=status.SerializeToString()))
 
-    async def _unload(self, uids: Iterable[str], *, grace_s: float | None = None) -> bool:
+    async def _unload(self, uids: Iterable[str], *, grace_s: float | None = None, released: bool = False) -> bool:
         """Takes models out of service at once, then frees them; returns whether all are free."""
         leaving: list[LoadedReplica] = []
         for uid in uids:
@@ -281,10 +307,10 @@ class ModelHost:
             if entry is None or entry.loaded is None:
                 continue
             leaving.append(entry.loaded)
-            self._change(entry, ModelEvent(state=ModelState.MODEL_STATE_UNLOADED))
+            self._change(entry, ModelEvent(state=ModelState.MODEL_STATE_UNLOADED, released=released))
             version = entry.version
             self._metrics.unloaded(tenant_id=entry.tenant_id, model=version.model, version=version.version)
-            if not self._closing:
+            if not self._closing and not released:
                 self._metrics.memory_evictions.inc()
             self._log.info("model unloaded", tenant_id=entry.tenant_id, model=entry.version.model)
         self._show_memory()
@@ -314,3 +340,7 @@ class ModelHost:
         task = self._tasks.spawn(work, name=name)
         self._working.add(task)
         task.add_done_callback(self._working.discard)
+
+
+def _released(version_uid: str) -> ModelEvent:
+    return ModelEvent(version_uid=version_uid, state=ModelState.MODEL_STATE_UNLOADED, released=True)

@@ -101,6 +101,7 @@ from headrace_common.catalogue.operations import SERVICE_UNKNOWN as SERVICE_UNKN
 from headrace_common.catalogue.operations import SESSION_UNKNOWN as SESSION_UNKNOWN
 from headrace_common.catalogue.operations import STATE_DIRECTORY_IN_USE as STATE_DIRECTORY_IN_USE
 from headrace_common.catalogue.operations import UPSTREAM_UNAVAILABLE as UPSTREAM_UNAVAILABLE
+from headrace_common.catalogue.requests import CALL_ID_IN_USE as CALL_ID_IN_USE
 from headrace_common.catalogue.requests import CONFIG_FILE_INVALID as CONFIG_FILE_INVALID
 from headrace_common.catalogue.requests import FIELD_INVALID as FIELD_INVALID
 from headrace_common.catalogue.requests import FIELD_REQUIRED as FIELD_REQUIRED

@@ -128,6 +128,15 @@ PARAMETER_INVALID = CatalogueEntry(
     summary="A parameter of the request has a value or type that it can't have.",
     remedy="Correct the named parameter.",
 )
+CALL_ID_IN_USE = CatalogueEntry(
+    code="VALIDATION_011",
+    reason="CALL_ID_IN_USE",
+    grpc="INVALID_ARGUMENT",
+    http=400,
+    context=("field", "id"),
+    summary="A call on a stream has the identifier of another one that is still in flight there.",
+    remedy="Use each identifier once, for example by counting up. The stream has ended; open another one.",
+)
 INTERNAL_ERROR = CatalogueEntry(
     code="INTERNAL_001",
     reason="INTERNAL_ERROR",

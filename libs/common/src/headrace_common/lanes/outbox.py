@@ -108,7 +108,7 @@ class Outbox(Generic[Header]):
 
     def withdraw(self, call_id: int) -> Withdrawn[Header] | None:
         """Drops what is left of a message; None when it is not here, because it left whole or was never pushed."""
-        parcel = self._offered.pop(call_id, None) or self._sending.pop(call_id, None)
+        parcel = self._drop_offered(call_id)
         if parcel is not None:
             return Withdrawn(parcel.header, unseen=False)
         for index, queued in enumerate(self._queued):
@@ -117,6 +117,13 @@ class Outbox(Generic[Header]):
                 self._queued_bytes -= 0 if queued.offered else len(queued.payload)
                 return Withdrawn(queued.header, unseen=True)
         return None
+
+    def answered(self, call_id: int) -> None:
+        """The receiver has ended the call: what is left of a message that it was offered need not go."""
+        self._drop_offered(call_id)
+
+    def _drop_offered(self, call_id: int) -> Parcel[Header] | None:
+        return self._offered.pop(call_id, None) or self._sending.pop(call_id, None)
 
     def _fits(self, parcel: Parcel[Header]) -> bool:
         return self.credit.fits(0 if parcel.offered else len(parcel.payload))

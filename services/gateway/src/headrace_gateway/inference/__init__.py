@@ -1,8 +1,9 @@
 """The path of an inference call through the gateway: endpoint → handler → dispatcher → runner session."""
 
+from headrace_gateway.inference.call import Caller
 from headrace_gateway.inference.dispatcher import Dispatcher
-from headrace_gateway.inference.endpoint import ModelInferEndpoint
+from headrace_gateway.inference.endpoint import UnaryEndpoint
 from headrace_gateway.inference.handler import InferenceHandler
 from headrace_gateway.inference.payload_gate import PayloadGate
 
-__all__ = ["Dispatcher", "InferenceHandler", "ModelInferEndpoint", "PayloadGate"]
+__all__ = ["Caller", "Dispatcher", "InferenceHandler", "PayloadGate", "UnaryEndpoint"]

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+import asyncio
+from functools import partial
 from random import Random
 
 from prometheus_client import CollectorRegistry, Counter
@@ -10,68 +11,20 @@ from prometheus_client import CollectorRegistry, Counter
 from headrace_common import catalogue
 from headrace_common.clock import Clock
 from headrace_common.errors import HeadraceError, RunnerUnavailable
-from headrace_gateway.catalog import CatalogVersion
+from headrace_gateway.inference.call import InferenceCall, Outcome
 from headrace_gateway.inference.outlook import why_not_wait
-from headrace_gateway.inference.routing import choose, with_room
+from headrace_gateway.inference.routing import choose
 from headrace_gateway.mesh.directory import RunnerDirectory
 from headrace_gateway.mesh.runner_session import RunnerSession
-from headrace_gateway.mesh.session_calls import Answer, CallHeader
+from headrace_gateway.mesh.session_calls import CallHeader
 from headrace_gateway.mesh.wants import Wants
 
-ATTEMPTS_MAX = 3
-LOSSES_MAX = 1
 RUNNER_WAIT_S = 3.0
 _LOOK_AGAIN_S = 0.5
-PRIORITY_DEFAULT = 5
-
-# Failures of one runner that say nothing about another.
-_ELSEWHERE = frozenset(
-    entry.reason
-    for entry in (
-        catalogue.RUNNER_LOST,
-        catalogue.RUNNER_DRAINING,
-        catalogue.RUNNER_OVERLOADED,
-        catalogue.MODEL_LOADING,
-        catalogue.DEVICE_OUT_OF_MEMORY,
-    )
-)
-
-
-@dataclass(slots=True)
-class _Course:
-    """What has happened to one call so far."""
-
-    attempt: int = 0
-    losses: int = 0
-    last_error: HeadraceError | None = None
-    refused_by: set[str] = field(default_factory=set[str])
-
-    def goes_on_after(self, error: HeadraceError) -> bool:
-        """Whether the call may be sent again. One that two runners died of is not given a third."""
-        self.attempt += 1
-        self.losses += error.reason == catalogue.RUNNER_LOST.reason
-        self.last_error = error
-        return error.reason in _ELSEWHERE and self.attempt < ATTEMPTS_MAX and self.losses <= LOSSES_MAX
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Dispatch:
-    """One call on its way through the dispatcher.
-
-    Attributes:
-        deadline: `Clock.monotonic()` value at which the answer is worth nothing any more.
-        payload: The client's ModelInferRequest, as it came.
-    """
-
-    version: CatalogVersion
-    request_id: str
-    traceparent: str
-    deadline: float
-    payload: bytes
 
 
 class Dispatcher:
-    """Picks a replica, sends, waits, retries. Cancelling `infer` cancels the call on the runner.
+    """Picks a replica, sends, retries. A call that a replica takes at once costs no task. One event loop.
 
     Args:
         waiting_max: Calls that may wait for a model to be loaded; more are refused.
@@ -100,79 +53,102 @@ class Dispatcher:
             registry=registry,
         )
 
-    async def infer(self, dispatch: Dispatch) -> Answer:
-        """The runner's answer.
+    def start(self, call: InferenceCall) -> None:
+        """Sends the call, or lets it wait for a replica; tells `call.finished` how it ended, unless it is cancelled.
 
         Raises:
-            HeadraceError: What the runner answered, or RUNNER_LOST, RUNNER_OVERLOADED, RUNNER_NOT_AVAILABLE,
-                MODEL_LOAD_FAILED when no runner could.
+            RunnerUnavailable: RUNNER_OVERLOADED (RESOURCE_EXHAUSTED): too many wait already.
         """
-        course = _Course()
-        while True:
-            session = await self._replica(dispatch, course)
-            try:
-                return await self._attempt(session, dispatch, course.attempt)
-            except HeadraceError as error:
-                if not course.goes_on_after(error):
-                    raise
-                if error.reason == catalogue.MODEL_LOADING.reason:
-                    self._directory.forget_model(session, dispatch.version.uid)
-                elif error.reason != catalogue.RUNNER_LOST.reason:
-                    course.refused_by.add(session.token)
-                self._retries.labels(error.reason).inc()
-
-    async def _attempt(self, session: RunnerSession, dispatch: Dispatch, attempt: int) -> Answer:
-        sent_at = self._clock.monotonic()
-        header = CallHeader(
-            attempt=attempt,
-            tenant_id=dispatch.version.tenant_id,
-            version_uid=dispatch.version.uid,
-            timeout_ms=max(0, int((dispatch.deadline - sent_at) * 1000)),
-            priority=PRIORITY_DEFAULT,
-            request_id=dispatch.request_id,
-            traceparent=dispatch.traceparent,
-        )
-        opened = session.calls.send(header, dispatch.payload)
-        try:
-            answer = await opened.answer
-        finally:
-            session.calls.leave(opened)
-        session.observe(self._clock.monotonic() - sent_at)
-        return answer
-
-    def _choice(self, dispatch: Dispatch, course: _Course) -> RunnerSession | None:
-        replicas = self._directory.replicas(dispatch.version.uid)
-        candidates = with_room(replicas, len(dispatch.payload), course.refused_by)
-        return choose(candidates, dispatch.version.uid, self._random)
-
-    async def _replica(self, dispatch: Dispatch, course: _Course) -> RunnerSession:
-        """A runner that takes the call now; waits for a load, or for a runner to come back, where that may help."""
-        version = dispatch.version
-        self._wants.touch(version)
-        chosen = self._choice(dispatch, course)
-        if chosen is not None:
-            return chosen
+        self._wants.touch(call.version)
+        replica = self._choice(call)
+        if replica is not None:
+            self._send(call, replica)
+            return
         if self._waiting >= self._waiting_max:
             raise RunnerUnavailable(
                 f"{self._waiting_max} calls wait for a model to be loaded already", entry=catalogue.RUNNER_OVERLOADED
             )
         self._waiting += 1
-        patient_until = self._clock.monotonic() + RUNNER_WAIT_S
+        call.waiting = asyncio.get_running_loop().create_task(self._send_when_possible(call))
+        call.waiting.add_done_callback(self._waited)
+
+    def cancel(self, call: InferenceCall) -> None:
+        """Nobody waits for the call any more: takes it back, or cancels it on the runner."""
+        if call.waiting is not None:
+            call.waiting.cancel()
+        if call.session is not None and call.opened is not None:
+            call.session.calls.leave(call.opened)
+
+    def _choice(self, call: InferenceCall) -> RunnerSession | None:
+        replicas = self._directory.replicas(call.version.uid)
+        return choose(replicas, call.version.uid, len(call.payload), call.refused_by, self._random)
+
+    def _send(self, call: InferenceCall, session: RunnerSession) -> None:
+        version = call.version
+        call.session = session
+        call.sent_at = self._clock.monotonic()
+        header = CallHeader(
+            version.tenant_id,
+            version.uid,
+            max(0, int((call.deadline - call.sent_at) * 1000)),
+            call.attempt,
+            call.priority,
+            call.request_id,
+            call.traceparent,
+        )
+        call.opened = session.calls.send(header, call.payload, partial(self._answered, call, session))
+
+    def _answered(self, call: InferenceCall, session: RunnerSession, outcome: Outcome) -> None:
+        if isinstance(outcome, HeadraceError):
+            self._failed(call, session, outcome)
+        else:
+            session.observe(self._clock.monotonic() - call.sent_at)
+            call.finished(call, outcome)
+
+    def _failed(self, call: InferenceCall, session: RunnerSession, error: HeadraceError) -> None:
+        # Open still where the failure is the gateway's verdict on a silent runner.
+        if call.opened is not None:
+            session.calls.leave(call.opened)
+        if call.goes_on_after(error):
+            if error.reason == catalogue.MODEL_LOADING.reason:
+                self._directory.forget_model(session, call.version.uid)
+            elif error.reason != catalogue.RUNNER_LOST.reason:
+                call.refused_by.add(session.token)
+            self._retries.labels(error.reason).inc()
+            try:
+                self.start(call)
+            except HeadraceError as refusal:
+                call.finished(call, refusal)
+        else:
+            call.finished(call, error)
+
+    async def _send_when_possible(self, call: InferenceCall) -> None:
         try:
-            while True:
-                self._wants.ask(version)
-                failure = why_not_wait(
-                    version,
-                    self._directory,
-                    refused_by=course.refused_by,
-                    last_error=course.last_error,
-                    patient=self._clock.monotonic() < patient_until,
-                )
-                if failure is not None:
-                    raise failure
-                await self._directory.wait_for_change(_LOOK_AGAIN_S)
-                chosen = self._choice(dispatch, course)
-                if chosen is not None:
-                    return chosen
-        finally:
-            self._waiting -= 1
+            session = await self._replica(call)
+        except HeadraceError as error:
+            call.finished(call, error)
+        else:
+            self._send(call, session)
+
+    def _waited(self, _task: asyncio.Task[None]) -> None:
+        # Not at the end of the task's coroutine: that never begins when it is cancelled at once.
+        self._waiting -= 1
+
+    async def _replica(self, call: InferenceCall) -> RunnerSession:
+        """Waits for a load, or for a runner to come back, where that may help."""
+        patient_until = self._clock.monotonic() + RUNNER_WAIT_S
+        while True:
+            self._wants.ask(call.version)
+            failure = why_not_wait(
+                call.version,
+                self._directory,
+                refused_by=call.refused_by,
+                last_error=call.last_error,
+                patient=self._clock.monotonic() < patient_until,
+            )
+            if failure is not None:
+                raise failure
+            await self._directory.wait_for_change(_LOOK_AGAIN_S)
+            chosen = self._choice(call)
+            if chosen is not None:
+                return chosen

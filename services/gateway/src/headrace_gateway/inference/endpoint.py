@@ -1,10 +1,11 @@
-"""ModelInfer as grpc sees it: metadata in, status and access log out, nothing else per call."""
+"""A unary inference RPC as grpc sees it: metadata in, status and access log out, nothing else per call."""
 
 from __future__ import annotations
 
 import asyncio
 import time
 import uuid
+from collections.abc import Awaitable, Callable
 from typing import Any, cast
 
 import grpc
@@ -14,39 +15,36 @@ from headrace_common import catalogue
 from headrace_common.call import metadata_map, request_id_of
 from headrace_common.errors import DeadlineError
 from headrace_common.principal import Principal
-from headrace_common.request_id import REQUEST_ID_KEY, TRACEPARENT_KEY, trace_id_of
+from headrace_common.request_id import REQUEST_ID_KEY, TRACEPARENT_KEY
 from headrace_common.rpc_runtime import RpcRuntime
 from headrace_common.rpc_status import abort, from_exception
-from headrace_gateway.inference.handler import Caller, InferenceHandler
-from headrace_gateway.inference.payload_gate import PayloadGate
-
-PATH = "/inference.GRPCInferenceService/ModelInfer"
+from headrace_gateway.inference.call import Caller, accept_traceparent
 
 Context = grpc.aio.ServicerContext[Any, Any]
 
 
-class ModelInferEndpoint:
-    """Answers ModelInfer calls that were admitted on their metadata. The body reaches the handler as it came.
+class UnaryEndpoint:
+    """Answers calls that were admitted on their metadata. The body reaches `answer` as it came.
 
     Args:
-        inference: What answers a call.
-        payloads: Bounds the bytes of the requests that are held.
+        path: Full name of the method, such as `/package.Service/Method`.
+        answer: Serialised request and its caller to serialised response.
         runtime: Limits, metrics and log of the process.
     """
 
-    def __init__(self, *, inference: InferenceHandler, payloads: PayloadGate, runtime: RpcRuntime) -> None:
+    def __init__(self, *, path: str, answer: Callable[[bytes, Caller], Awaitable[bytes]], runtime: RpcRuntime) -> None:
         self.gate = runtime.calls
-        self._payloads = payloads
-        self._inference = inference
+        self._path = path
+        self._answer = answer
         self._runtime = runtime
-        self._ok = runtime.handled.labels(PATH, "OK", "")
-        self._duration = runtime.duration.labels(PATH)
-        self._in_flight = runtime.in_flight.labels(PATH)
+        self._ok = runtime.handled.labels(path, "OK", "")
+        self._duration = runtime.duration.labels(path)
+        self._in_flight = runtime.in_flight.labels(path)
 
     def handler(self, principal: Principal | None) -> grpc.RpcMethodHandler[Any, Any]:
         """A handler for one admitted call, bytes in and bytes out."""
         if principal is None:
-            raise ValueError("ModelInfer needs a principal")
+            raise ValueError(f"{self._path} needs a principal")
 
         async def respond(request: bytes, context: Context) -> bytes:
             return await self._respond(request, context, principal)
@@ -57,7 +55,6 @@ class ModelInferEndpoint:
         started_s = time.monotonic()
         metadata = metadata_map(context.invocation_metadata())
         request_id = request_id_of(metadata)
-        traceparent = metadata.get(TRACEPARENT_KEY, "")
         context.set_trailing_metadata(((REQUEST_ID_KEY, request_id),))
         code, reason = "CANCELLED", catalogue.CALL_CANCELLED.reason
         self._in_flight.inc()
@@ -65,15 +62,19 @@ class ModelInferEndpoint:
             caller = Caller(
                 tenant_id=principal.tenant_id,
                 request_id=request_id,
-                traceparent=traceparent if isinstance(traceparent, str) and trace_id_of(traceparent) else "",
+                traceparent=accept_traceparent(metadata.get(TRACEPARENT_KEY)),
                 timeout_s=self._timeout_s(context),
             )
-            answer = await self._admitted(request, caller)
+            self.gate.enter()
+            try:
+                answer = await self._answer(request, caller)
+            finally:
+                self.gate.leave()
             code, reason = "OK", ""
             self._ok.inc()
             return answer
         except asyncio.CancelledError:
-            self._runtime.handled.labels(PATH, code, reason).inc()
+            self._runtime.handled.labels(self._path, code, reason).inc()
             raise
         except Exception as error:
             correlation_id = uuid.uuid4().hex
@@ -81,7 +82,7 @@ class ModelInferEndpoint:
             if failure is not error:
                 self._runtime.log.exception("unexpected failure", correlation_id=correlation_id)
             code, reason = failure.entry.grpc, failure.reason
-            self._runtime.handled.labels(PATH, code, reason).inc()
+            self._runtime.handled.labels(self._path, code, reason).inc()
             await abort(context, failure, trailing=((REQUEST_ID_KEY, request_id),))
         finally:
             self._in_flight.dec()
@@ -90,7 +91,7 @@ class ModelInferEndpoint:
             if self._runtime.access_log:
                 self._runtime.log.info(
                     "call",
-                    method=PATH,
+                    method=self._path,
                     grpc_code=code,
                     reason=reason or None,
                     duration_ms=round(duration_s * 1000, 3),
@@ -99,17 +100,6 @@ class ModelInferEndpoint:
                     request_id=request_id,
                     bytes=len(request),
                 )
-
-    async def _admitted(self, request: bytes, caller: Caller) -> bytes:
-        self.gate.enter()
-        try:
-            self._payloads.enter(len(request))
-            try:
-                return await self._inference.model_infer(request, caller)
-            finally:
-                self._payloads.leave(len(request))
-        finally:
-            self.gate.leave()
 
     def _timeout_s(self, context: Context) -> float:
         remaining_s = cast("float | None", context.time_remaining())

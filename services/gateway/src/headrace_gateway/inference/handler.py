@@ -1,37 +1,32 @@
-"""`ModelInfer`: from the client's bytes to the runner's bytes."""
+"""From a client's bytes to a runner's bytes: admits a call, follows it to its one outcome, counts it."""
 
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass
+from collections.abc import Callable
 
 from headrace_common import catalogue
 from headrace_common.clock import Clock
+from headrace_common.deadline_wheel import DeadlineWheel
 from headrace_common.errors import HeadraceError, InferenceTimeout, ValidationError
 from headrace_gateway.catalog import Catalog
-from headrace_gateway.inference.dispatcher import Dispatch, Dispatcher
+from headrace_gateway.inference.call import Caller, InferenceCall, Outcome
+from headrace_gateway.inference.dispatcher import Dispatcher
+from headrace_gateway.inference.payload_gate import PayloadGate
 from headrace_gateway.inference.request_fields import read_request_fields
+from headrace_gateway.mesh.session_calls import Answer
 from headrace_gateway.metrics import GatewayMetrics
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Caller:
-    """Who calls, and until when the answer is wanted.
-
-    Attributes:
-        timeout_s: Time left of the client's deadline, or the gateway's cap where the client set none.
-    """
-
-    tenant_id: str
-    request_id: str
-    traceparent: str
-    timeout_s: float
+_TICK_S = 0.025
+TIMEOUT_MAX_S = 86_400.0
+"""No call waits longer than a day, whatever its client says."""
 
 
 class InferenceHandler:
-    """Answers ModelInfer without parsing a tensor.
+    """Answers inferences without parsing a tensor. One event loop.
 
     Args:
+        payloads: Bounds the bytes of the requests that are held.
         message_bytes_max: Largest request; larger ones were received but are refused.
     """
 
@@ -40,58 +35,131 @@ class InferenceHandler:
         *,
         catalog: Catalog,
         dispatcher: Dispatcher,
+        payloads: PayloadGate,
         metrics: GatewayMetrics,
         clock: Clock,
         message_bytes_max: int,
     ) -> None:
         self._catalog = catalog
         self._dispatcher = dispatcher
+        self._payloads = payloads
         self._metrics = metrics
         self._clock = clock
         self._message_bytes_max = message_bytes_max
+        self._deadlines: DeadlineWheel[InferenceCall] = DeadlineWheel(tick_s=_TICK_S)
+
+    def begin(self, request: bytes, caller: Caller, ended: Callable[[Outcome], None]) -> InferenceCall:
+        """Starts a call; `ended` is told its outcome once, later, unless it is cancelled.
+
+        Raises:
+            HeadraceError: MESSAGE_TOO_LARGE, SERVER_OVERLOADED, RUNNER_OVERLOADED (RESOURCE_EXHAUSTED),
+                REQUEST_MALFORMED, FIELD_REQUIRED (INVALID_ARGUMENT), the catalogue's (NOT_FOUND …). Nothing was begun.
+        """
+        now = self._clock.monotonic()
+        size = len(request)
+        if size > self._message_bytes_max:
+            raise too_large(size, self._message_bytes_max)
+        name, number, priority, timeout_us = read_request_fields(request)
+        version = self._catalog.resolve(caller.tenant_id, name, number)
+        timeout_s = min(caller.timeout_s, TIMEOUT_MAX_S)
+        if timeout_us:
+            timeout_s = min(timeout_s, timeout_us / 1e6)
+        call = InferenceCall(
+            version=version,
+            request_id=caller.request_id,
+            traceparent=caller.traceparent,
+            priority=priority if caller.priority is None else caller.priority,
+            arrived_at=now,
+            deadline=now + timeout_s,
+            payload=request,
+            meters=self._metrics.version(version),
+            finished=self._finished,
+            ended=ended,
+        )
+        self._payloads.enter(size)
+        try:
+            self._dispatcher.start(call)
+        except HeadraceError as error:
+            self._payloads.leave(size)
+            call.meters.failed(error.reason, self._clock.monotonic() - now)
+            raise
+        call.meters.in_flight += 1
+        self._deadlines.add(call, call.deadline)
+        return call
+
+    def cancel(self, call: InferenceCall) -> None:
+        """The client has gone; does nothing when the call has ended."""
+        if call.ended is not None:
+            self._dispatcher.cancel(call)
+            self._close(call)
+            call.meters.failed(catalogue.CALL_CANCELLED.reason, self._clock.monotonic() - call.arrived_at)
 
     async def model_infer(self, request: bytes, caller: Caller) -> bytes:
         """Serialised ModelInferRequest in, serialised ModelInferResponse out.
 
         Raises:
-            HeadraceError: MESSAGE_TOO_LARGE (RESOURCE_EXHAUSTED), REQUEST_MALFORMED (INVALID_ARGUMENT), the
-                catalogue's (NOT_FOUND …), INFERENCE_TIMEOUT (DEADLINE_EXCEEDED), the dispatcher's and the runner's.
+            HeadraceError: What `begin` raises, INFERENCE_TIMEOUT (DEADLINE_EXCEEDED), the dispatcher's, the runner's.
         """
-        started_at = self._clock.monotonic()
-        if len(request) > self._message_bytes_max:
-            raise ValidationError(
-                f"the message has {len(request)} bytes, the server accepts {self._message_bytes_max}",
-                entry=catalogue.MESSAGE_TOO_LARGE,
-                context={"limit": self._message_bytes_max, "actual": len(request)},
-            )
-        fields = read_request_fields(request)
-        version = self._catalog.resolve(caller.tenant_id, fields.model_name, fields.model_version)
-        meters = self._metrics.version(version)
-        dispatch = Dispatch(
-            version=version,
-            request_id=caller.request_id,
-            traceparent=caller.traceparent,
-            deadline=started_at + caller.timeout_s,
-            payload=request,
-        )
-        meters.in_flight.inc()
-        try:
-            async with asyncio.timeout(caller.timeout_s):
-                answer = await self._dispatcher.infer(dispatch)
-        except TimeoutError:
-            meters.failed(catalogue.INFERENCE_TIMEOUT.reason).inc()
-            raise InferenceTimeout(
-                f"model '{version.model}' did not answer within {caller.timeout_s:.3g} s",
-                context={"model": version.model, "timeout_s": f"{caller.timeout_s:.3g}"},
-            ) from None
-        except HeadraceError as error:
-            meters.failed(error.reason).inc()
-            raise
-        except asyncio.CancelledError:
-            meters.failed(catalogue.CALL_CANCELLED.reason).inc()
-            raise
-        finally:
-            meters.in_flight.dec()
-        meters.ok.inc()
-        meters.latency_s.observe(self._clock.monotonic() - started_at)
+        _, answer = await self.infer(request, caller)
         return answer.payload
+
+    async def infer(self, request: bytes, caller: Caller) -> tuple[InferenceCall, Answer]:
+        """Like `model_infer`, with everything that is known of the answer. Cancelling it cancels the call."""
+        future: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
+
+        def ended(outcome: Outcome) -> None:
+            if isinstance(outcome, HeadraceError):
+                future.set_exception(outcome)
+            else:
+                future.set_result(outcome)
+
+        call = self.begin(request, caller, ended)
+        try:
+            return call, await future
+        except asyncio.CancelledError:
+            self.cancel(call)
+            raise
+
+    async def watch_deadlines(self) -> None:
+        """Ends calls whose time is over, until cancelled; runners do so themselves, unless they are stuck."""
+        while True:
+            await asyncio.sleep(_TICK_S)
+            for call in self._deadlines.expired(self._clock.monotonic()):
+                self._expire(call)
+
+    def _expire(self, call: InferenceCall) -> None:
+        timeout_s = call.deadline - call.arrived_at
+        self._dispatcher.cancel(call)
+        self._finished(
+            call,
+            InferenceTimeout(
+                f"model '{call.version.model}' did not answer within {timeout_s:.3g} s",
+                context={"model": call.version.model, "timeout_s": f"{timeout_s:.3g}"},
+            ),
+        )
+
+    def _finished(self, call: InferenceCall, outcome: Outcome) -> None:
+        ended = call.ended
+        if ended is None:
+            return
+        self._close(call)
+        now = self._clock.monotonic()
+        if isinstance(outcome, HeadraceError):
+            call.meters.failed(outcome.reason, now - call.arrived_at)
+        else:
+            call.meters.answered(outcome, call.arrived_at, now)
+        ended(outcome)
+
+    def _close(self, call: InferenceCall) -> None:
+        call.ended = None
+        call.meters.in_flight -= 1
+        self._deadlines.discard(call, call.deadline)
+        self._payloads.leave(len(call.payload))
+
+
+def too_large(size: int, limit: int) -> ValidationError:
+    return ValidationError(
+        f"the message has {size} bytes, the server accepts {limit}",
+        entry=catalogue.MESSAGE_TOO_LARGE,
+        context={"limit": limit, "actual": size},
+    )

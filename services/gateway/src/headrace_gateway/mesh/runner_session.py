@@ -25,6 +25,9 @@ class RunnerSession:
     Args:
         hello: The runner's introduction, already checked.
         changed: Called when the runner's state or models have changed.
+
+    Attributes:
+        released: Versions that the runner let go because a gateway asked; whoever has acted on one takes it out.
     """
 
     def __init__(
@@ -45,6 +48,7 @@ class RunnerSession:
         self.heartbeat = mesh_pb2.Heartbeat()
         self.heartbeat_at = clock.monotonic()
         self.models: dict[str, mesh_pb2.ModelEvent] = {event.version_uid: event for event in hello.models}
+        self.released: set[str] = set()
         self.latency_s = 0.0
         self.commands: asyncio.Queue[mesh_pb2.GatewayCommand] = asyncio.Queue()
         self.lanes: set[str] = set()
@@ -71,6 +75,11 @@ class RunnerSession:
         """Executions of the version at the same time, at least 1."""
         event = self.models.get(version_uid)
         return max(1, event.execution_slots if event is not None else 1)
+
+    def backend_of(self, version_uid: str) -> str:
+        """Name of the backend that runs the version here; empty when it is not loaded."""
+        event = self.models.get(version_uid)
+        return event.backend if event is not None else ""
 
     def attach(self, lane: str) -> bool:
         """A data lane came; False when it is no lane or is there already."""
@@ -141,6 +150,8 @@ class RunnerSession:
     def _on_model(self, event: mesh_pb2.ModelEvent) -> None:
         if event.state == gateway_pb2.MODEL_STATE_UNLOADED:
             self.models.pop(event.version_uid, None)
+            if event.released:
+                self.released.add(event.version_uid)
         else:
             self.models[event.version_uid] = event
         self._changed(self)

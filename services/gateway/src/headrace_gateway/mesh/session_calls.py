@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -14,11 +13,21 @@ from headrace_gateway.mesh.reused_message import ReusedMessage
 
 
 class Answer(NamedTuple):
-    """A runner's answer: a serialised ModelInferResponse and where the time went, in microseconds."""
+    """A runner's answer: a serialised ModelInferResponse, and where the time went, in microseconds.
+
+    Attributes:
+        compute_us: The execution; in `input_us` and `output_us` of it tensors were read and written.
+        batch_rows: Rows of the execution, over all calls that it answered.
+        leads_batch: Whether this answer stands for the execution; exactly one of its answers does.
+    """
 
     payload: bytes
     queue_us: int
     compute_us: int
+    input_us: int
+    output_us: int
+    batch_rows: int
+    leads_batch: bool
 
 
 class CallHeader(NamedTuple):
@@ -33,15 +42,25 @@ class CallHeader(NamedTuple):
     traceparent: str = ""
 
 
+Ended = Callable[[Answer | HeadraceError], None]
+"""Told once, on the event loop, how a call ended."""
+
+
 class OpenCall:
-    """A call on its way. `answer` resolves once, with the answer or the failure."""
+    """A call on its way. `ended` is called once, with the answer or the failure, unless the caller leaves first."""
 
-    __slots__ = ("answer", "attempt", "id")
+    __slots__ = ("attempt", "ended", "id")
 
-    def __init__(self, call_id: int, attempt: int, answer: asyncio.Future[Answer]) -> None:
+    def __init__(self, call_id: int, attempt: int, ended: Ended) -> None:
         self.id = call_id
         self.attempt = attempt
-        self.answer = answer
+        self.ended: Ended | None = ended
+
+    def end(self, outcome: Answer | HeadraceError) -> None:
+        """Tells the caller, if it has neither been told nor left."""
+        ended, self.ended = self.ended, None
+        if ended is not None:
+            ended(outcome)
 
 
 class SessionCalls:
@@ -83,10 +102,10 @@ class SessionCalls:
         """Whether the runner has granted credit for one more call of that size."""
         return self._outbox.has_room(payload_bytes)
 
-    def send(self, header: CallHeader, payload: bytes) -> OpenCall:
-        """Opens a call. The caller has asked `has_room`."""
+    def send(self, header: CallHeader, payload: bytes, ended: Ended) -> OpenCall:
+        """Opens a call. The caller has asked `has_room`. `ended` is never called before this returns."""
         self._last_id += 1
-        opened = OpenCall(self._last_id, header.attempt, asyncio.get_running_loop().create_future())
+        opened = OpenCall(self._last_id, header.attempt, ended)
         self._open[opened.id] = opened
         self._outbox.push(opened.id, header, payload)
         self._wake()
@@ -97,7 +116,7 @@ class SessionCalls:
 
         A call that has not left yet is taken back, another one is cancelled on the runner.
         """
-        call.answer.cancel()
+        call.ended = None
         if call.id not in self._open:
             return
         withdrawn = self._outbox.withdraw(call.id)
@@ -110,15 +129,15 @@ class SessionCalls:
 
     def fail_all(self, error: HeadraceError) -> None:
         """Fails every waiting caller; the calls stay open until their terminal answers, or `close`."""
-        for call in self._open.values():
-            if not call.answer.done():
-                call.answer.set_exception(error)
+        for call in list(self._open.values()):
+            call.end(error)
 
     def close(self, error: HeadraceError) -> None:
         """The session is lost: fails every waiting caller and forgets the calls."""
-        self.fail_all(error)
-        self._open.clear()
+        failed, self._open = list(self._open.values()), {}
         self._inbox.close()
+        for call in failed:
+            call.end(error)
         self._ended()
 
     def on_result_frame(self, frame: mesh_pb2.ResultFrame) -> None:
@@ -191,13 +210,22 @@ class SessionCalls:
     def _finish(self, result: mesh_pb2.Result, payload: bytes) -> None:
         call = self._open.pop(result.id)
         self._inbox.done(result.id)
-        self._outbox.withdraw(result.id)
-        if not call.answer.done():
-            if result.status:
-                call.answer.set_exception(from_status_bytes(result.status))
-            else:
-                call.answer.set_result(Answer(payload, result.queue_us, result.compute_us))
+        self._outbox.answered(result.id)
+        if call.ended is not None:
+            call.end(from_status_bytes(result.status) if result.status else _answer(result, payload))
         self._ended()
+
+
+def _answer(result: mesh_pb2.Result, payload: bytes) -> Answer:
+    return Answer(
+        payload,
+        result.queue_us,
+        result.compute_us,
+        result.input_us,
+        result.output_us,
+        result.batch_rows,
+        result.leads_batch,
+    )
 
 
 def _write(call: mesh_pb2.Call, call_id: int, header: CallHeader, payload_bytes: int) -> None:

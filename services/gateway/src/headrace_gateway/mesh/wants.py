@@ -44,6 +44,7 @@ class Wants:
         self._sign_ticket = sign_ticket
         self._clock = clock
         self._demand: dict[str, _Demand] = {}
+        self._releasing: dict[str, set[str]] = {}
         directory.add_listener(lambda _runner_id: self.refresh())
 
     def touch(self, version: CatalogVersion) -> None:
@@ -69,8 +70,26 @@ class Wants:
                 want.version.uid = version_uid
                 session.commands.put_nowait(mesh_pb2.GatewayCommand(want=want))
 
+    def release(self, version_uid: str) -> None:
+        """Somebody wants the version out of memory: every runner that has it is told to let it go."""
+        self._demand.pop(version_uid, None)
+        for session in self._directory:
+            if version_uid in session.models:
+                self._releasing.setdefault(version_uid, set()).add(session.token)
+                release = mesh_pb2.Release(version_uid=version_uid)
+                session.commands.put_nowait(mesh_pb2.GatewayCommand(release=release))
+
+    def releasing(self, version_uid: str) -> bool:
+        """Whether a runner that was told to let the version go, and is still there, has yet to say that it did."""
+        waiting = self._releasing.get(version_uid, set())
+        waiting &= {session.token for session in self._directory}
+        if not waiting:
+            self._releasing.pop(version_uid, None)
+        return bool(waiting)
+
     def refresh(self) -> None:
         """Repeats wants before they lapse, moves them to other runners where needed, drops those without demand."""
+        self._note_released()
         now = self._clock.monotonic()
         for uid, demand in list(self._demand.items()):
             if now - demand.used_at > DEMAND_S:
@@ -83,6 +102,14 @@ class Wants:
         while True:
             await asyncio.sleep(_TICK_S)
             self.refresh()
+
+    def _note_released(self) -> None:
+        """Whichever gateway asked, none wants the version any more until it is used again."""
+        for session in self._directory:
+            while session.released:
+                uid = session.released.pop()
+                self._demand.pop(uid, None)
+                self._releasing.get(uid, set()).discard(session.token)
 
     def _tell(self, demand: _Demand) -> None:
         now = self._clock.monotonic()

@@ -51,7 +51,7 @@ class BackendSet:
             ModelError: MODEL_FORMAT_UNSUPPORTED (INVALID_ARGUMENT): the format has no default backend here.
             RunnerError: BACKEND_MISSING (FAILED_PRECONDITION): the backend is not installed or not usable.
         """
-        name = manifest.backend or _DEFAULT_BACKENDS.get(manifest.format, "")
+        name = backend_name(manifest)
         if not name:
             raise ModelError(
                 f"no backend serves artefacts of format {ArtifactFormat.Name(manifest.format)}",
@@ -67,6 +67,11 @@ class BackendSet:
                 context={"backend": name},
             )
         return backend
+
+
+def backend_name(manifest: Manifest) -> str:
+    """Name of the backend that a manifest means; empty when it names none and its format has no default."""
+    return manifest.backend or _DEFAULT_BACKENDS.get(manifest.format, "")
 
 
 def discover(disabled: Iterable[str]) -> dict[str, Backend]:

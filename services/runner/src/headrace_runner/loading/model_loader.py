@@ -15,7 +15,7 @@ from headrace_common.errors import DeadlineError, DeviceError, HeadraceError, Mo
 from headrace_runner.artifacts.disk_cache import ArtifactLease, DiskCache
 from headrace_runner.artifacts.source import ArtifactSource
 from headrace_runner.backends.contract import LoadedModel
-from headrace_runner.backends.discovery import BackendSet
+from headrace_runner.backends.discovery import BackendSet, backend_name
 from headrace_runner.device import resident_bytes, return_freed_memory
 from headrace_runner.execution.replica import Replica
 from headrace_runner.execution.slots import ExecutionSlots
@@ -53,11 +53,13 @@ class LoadedReplica:
 
     Attributes:
         replica: Answers calls.
+        backend: Name of what runs it.
         memory_bytes: Memory that the model takes, as measured.
         lease: Keeps the artefact on disk while the model is loaded.
     """
 
     replica: Replica
+    backend: str
     memory_bytes: int
     lease: ArtifactLease
 
@@ -145,10 +147,11 @@ class ModelLoader:
                 waiting_max=self._limits.waiting_max,
                 waiting_bytes_max=self._limits.waiting_bytes_max,
             ),
+            batched=version.manifest.batched,
             clock=self._clock,
             metrics=self._metrics.replica(tenant_id=tenant_id, model=version.model, version=version.version),
         )
-        return LoadedReplica(replica, memory_bytes, lease)
+        return LoadedReplica(replica, backend_name(version.manifest), memory_bytes, lease)
 
     async def unload(self, loaded: LoadedReplica, *, grace_s: float | None = None) -> bool:
         """Frees a replica once its last execution has ended; `Replica.close` says what the rest means."""

@@ -7,7 +7,7 @@ from typing import Protocol
 
 from headrace.registry.v1 import models_pb2
 from headrace.runner.internal.v1 import mesh_pb2
-from headrace_runner.calls import Answer, IncomingCall
+from headrace_runner.calls import Cancel, Ended, IncomingCall
 
 
 class Host(Protocol):
@@ -22,12 +22,16 @@ class Host(Protocol):
     @property
     def execution_slots(self) -> int: ...
 
-    async def infer(self, call: IncomingCall) -> Answer:
-        """Executes one call; cancelling the task cancels the call."""
+    def begin(self, call: IncomingCall, ended: Ended) -> Cancel:
+        """Takes one call; `ended` is told once how it ended, never before this returns. Raises what refuses it."""
         ...
 
     def want(self, *, tenant_id: str, version: models_pb2.Version, ticket: str, ttl_s: float) -> None:
         """Takes note that a gateway would like the version in memory; returns at once."""
+        ...
+
+    def release(self, version_uid: str) -> None:
+        """Takes note that the version shall leave memory, whoever wants it; returns at once."""
         ...
 
     def model_events(self) -> Sequence[mesh_pb2.ModelEvent]:

@@ -109,7 +109,7 @@ class Session:
 
     async def _serve(self, welcome: mesh_pb2.Welcome, control: Stream, small: Stream, bulk: Stream) -> None:
         calls = SessionCalls(
-            infer=self._host.infer,
+            begin=self._host.begin,
             limits=replace(
                 self._limits,
                 message_bytes_max=welcome.message_bytes_max,
@@ -136,7 +136,7 @@ class Session:
                 write_frames(next_bulk_frame, bulk.write, self._bulk_due),
             )
         finally:
-            await calls.close()
+            calls.close()
 
     def _wake(self) -> None:
         self._small_due.set()
@@ -163,6 +163,8 @@ class Session:
                     want = command.want
                     ttl_s = want.ttl.seconds + want.ttl.nanos / 1e9
                     self._host.want(tenant_id=want.tenant_id, version=want.version, ticket=want.ticket, ttl_s=ttl_s)
+                case "release":
+                    self._host.release(command.release.version_uid)
                 case "drain":
                     self._on_drain()
                 case _:

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable
 from functools import partial
-from typing import Any
 
 import structlog
 
@@ -16,9 +14,9 @@ from headrace_common.errors import DeadlineError, HeadraceError, ValidationError
 from headrace_common.lanes import ByteBudget, Chunk, Inbox, LaneLimits, LaneViolation, Outbox
 from headrace_common.request_id import new_request_id
 from headrace_common.rpc_status import to_status
-from headrace_runner.calls import Answer, IncomingCall
+from headrace_runner.calls import Cancel, Ended, IncomingCall, Outcome
 
-Infer = Callable[[IncomingCall], Coroutine[Any, Any, Answer]]
+Begin = Callable[[IncomingCall, Ended], Cancel]
 
 
 class SessionCalls:
@@ -28,16 +26,16 @@ class SessionCalls:
     the outbox. Ids rise from frame to frame, so an id at or below the highest one seen before is never a new call.
 
     Args:
-        infer: Executes one call; its task is cancelled when the gateway cancels the call.
+        begin: Takes one call; what it returns is called when the gateway cancels the call.
         limits: Sizes of the lanes.
         budget: Room for large calls, shared by all sessions of the runner.
         wake: Called whenever there may be a frame to send.
     """
 
     def __init__(
-        self, *, infer: Infer, limits: LaneLimits, budget: ByteBudget, clock: Clock, wake: Callable[[], None]
+        self, *, begin: Begin, limits: LaneLimits, budget: ByteBudget, clock: Clock, wake: Callable[[], None]
     ) -> None:
-        self._infer = infer
+        self._begin = begin
         self._limits = limits
         self._budget_bytes = budget.total_bytes
         self._clock = clock
@@ -46,9 +44,8 @@ class SessionCalls:
         self._outbox: Outbox[mesh_pb2.Result] = Outbox(limits=limits)
         self._attempts: dict[int, int] = {}
         self._deadlines: dict[int, float] = {}
-        self._running: dict[int, asyncio.Task[Answer]] = {}
+        self._running: dict[int, Cancel] = {}
         self._last_id = 0
-        self._closed = False
         self._log = structlog.stdlib.get_logger("mesh")
 
     @property
@@ -119,13 +116,11 @@ class SessionCalls:
         """The next part of a result for the bulk lane, or None."""
         return self._outbox.next_chunk()
 
-    async def close(self) -> None:
+    def close(self) -> None:
         """Cancels what runs and gives the budget back; the gateway has lost the session's calls anyway."""
-        self._closed = True
-        running = list(self._running.values())
-        for task in running:
-            task.cancel()
-        await asyncio.gather(*running, return_exceptions=True)
+        running, self._running = self._running, {}
+        for cancel in running.values():
+            cancel()
         self._inbox.close()
         self._attempts.clear()
         self._deadlines.clear()
@@ -139,41 +134,46 @@ class SessionCalls:
         self._deadlines[call.id] = self._clock.monotonic() + call.timeout_ms / 1000
 
     def _start(self, call: mesh_pb2.Call, payload: bytes) -> None:
+        call_id = call.id
         incoming = IncomingCall(
-            tenant_id=call.tenant_id,
-            version_uid=call.version_uid,
-            request_id=call.request_id,
-            traceparent=call.traceparent,
-            priority=call.priority,
-            attempt=call.attempt,
-            deadline=self._deadlines[call.id],
-            payload=payload,
+            call.tenant_id,
+            call.version_uid,
+            call.request_id,
+            call.traceparent,
+            call.priority,
+            call.attempt,
+            self._deadlines[call_id],
+            payload,
         )
-        task = asyncio.get_running_loop().create_task(self._infer(incoming))
-        self._running[call.id] = task
-        task.add_done_callback(partial(self._ended, call.id))
-
-    def _ended(self, call_id: int, task: asyncio.Task[Answer]) -> None:
-        del self._running[call_id]
-        if self._closed:
-            return
-        if task.cancelled():
-            self._fail(call_id, _cancelled())
-        elif (error := task.exception()) is not None:
+        try:
+            self._running[call_id] = self._begin(incoming, partial(self._ended, call_id))
+        except Exception as error:  # noqa: BLE001 - whatever it is, only this call fails
             self._fail(call_id, error)
-        elif len(task.result().payload) > self._limits.message_bytes_max:
-            self._fail(call_id, _too_large("answer", len(task.result().payload), self._limits.message_bytes_max))
+
+    def _ended(self, call_id: int, outcome: Outcome) -> None:
+        if self._running.pop(call_id, None) is None:
+            return
+        if isinstance(outcome, HeadraceError):
+            self._fail(call_id, outcome)
+        elif len(outcome.payload) > self._limits.message_bytes_max:
+            self._fail(call_id, _too_large("answer", len(outcome.payload), self._limits.message_bytes_max))
         else:
-            answer = task.result()
             header = mesh_pb2.Result(
-                queue_us=answer.queue_us, compute_us=answer.compute_us, payload_bytes=len(answer.payload)
+                queue_us=outcome.queue_us,
+                compute_us=outcome.compute_us,
+                input_us=outcome.input_us,
+                output_us=outcome.output_us,
+                batch_rows=outcome.rows,
+                leads_batch=True,
+                payload_bytes=len(outcome.payload),
             )
-            self._finish(call_id, header, answer.payload)
+            self._finish(call_id, header, outcome.payload)
 
     def _cancel(self, call_id: int) -> None:
-        running = self._running.get(call_id)
-        if running is not None:
-            running.cancel()
+        cancel = self._running.pop(call_id, None)
+        if cancel is not None:
+            cancel()
+            self._fail(call_id, _cancelled())
         elif call_id in self._attempts:
             self._fail(call_id, _cancelled())
         elif (withdrawn := self._outbox.withdraw(call_id)) is not None:

@@ -100,5 +100,5 @@ def _invalid(name: str, field: str, complaint: str) -> ValidationError:
         f"parameter '{shown}' {complaint}",
         entry=catalogue.PARAMETER_INVALID,
         context={"parameter": shown},
-        field=f"{field}[{shown}]",
+        field=f"{field}.{shown}",
     )

@@ -10,6 +10,7 @@ from google.protobuf import descriptor as _descriptor
 from google.protobuf import duration_pb2 as _duration_pb2
 from google.protobuf import message as _message
 from google.protobuf.internal import containers as _containers
+from headrace.gateway.v1 import inference_pb2 as _inference_pb2
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -59,15 +60,17 @@ class RawInferResponse(_message.Message):
     EXECUTION_FIELD_NUMBER: _builtins.int
     response: _builtins.bytes
     """A serialised inference.ModelInferResponse."""
-    execution: _builtins.bytes
-    """A serialised Execution."""
+    @_builtins.property
+    def execution(self) -> _inference_pb2.Execution:
+        """As in InferResponse."""
+
     def __init__(
         self,
         *,
         response: _builtins.bytes = ...,
-        execution: _builtins.bytes = ...,
+        execution: _inference_pb2.Execution | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["execution", b"execution"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
     _ClearFieldArgType: _TypeAlias = _typing.Literal["execution", b"execution", "response", b"response"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
@@ -240,22 +243,24 @@ class RawStreamResponse(_message.Message):
     ANSWERS_FIELD_NUMBER: _builtins.int
     LIMITS_FIELD_NUMBER: _builtins.int
     DRAINING_FIELD_NUMBER: _builtins.int
-    limits: _builtins.bytes
-    """A serialised StreamLimits."""
     draining: _builtins.bool
     """As in StreamResponse."""
     @_builtins.property
     def answers(self) -> _containers.RepeatedCompositeFieldContainer[Global___RawStreamAnswer]:
         """As in StreamResponse."""
 
+    @_builtins.property
+    def limits(self) -> _inference_pb2.StreamLimits:
+        """As in StreamResponse."""
+
     def __init__(
         self,
         *,
         answers: _abc.Iterable[Global___RawStreamAnswer] | None = ...,
-        limits: _builtins.bytes = ...,
+        limits: _inference_pb2.StreamLimits | None = ...,
         draining: _builtins.bool = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["limits", b"limits"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
     _ClearFieldArgType: _TypeAlias = _typing.Literal["answers", b"answers", "draining", b"draining", "limits", b"limits"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...

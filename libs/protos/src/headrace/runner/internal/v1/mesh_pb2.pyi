@@ -106,6 +106,7 @@ class GatewayCommand(_message.Message):
     WELCOME_FIELD_NUMBER: _builtins.int
     WANT_FIELD_NUMBER: _builtins.int
     DRAIN_FIELD_NUMBER: _builtins.int
+    RELEASE_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def welcome(self) -> Global___Welcome:
         """Answer to the hello, exactly once."""
@@ -118,18 +119,23 @@ class GatewayCommand(_message.Message):
     def drain(self) -> Global___Drain:
         """The runner shall drain and leave."""
 
+    @_builtins.property
+    def release(self) -> Global___Release:
+        """The runner shall let a model version go."""
+
     def __init__(
         self,
         *,
         welcome: Global___Welcome | None = ...,
         want: Global___Want | None = ...,
         drain: Global___Drain | None = ...,
+        release: Global___Release | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["command", b"command", "drain", b"drain", "want", b"want", "welcome", b"welcome"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["command", b"command", "drain", b"drain", "release", b"release", "want", b"want", "welcome", b"welcome"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["command", b"command", "drain", b"drain", "want", b"want", "welcome", b"welcome"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["command", b"command", "drain", b"drain", "release", b"release", "want", b"want", "welcome", b"welcome"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_command: _TypeAlias = _typing.Literal["welcome", "want", "drain"]  # noqa: Y015
+    _WhichOneofReturnType_command: _TypeAlias = _typing.Literal["welcome", "want", "drain", "release"]  # noqa: Y015
     _WhichOneofArgType_command: _TypeAlias = _typing.Literal["command", b"command"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_command) -> _WhichOneofReturnType_command | None: ...
 
@@ -315,6 +321,8 @@ class ModelEvent(_message.Message):
     LOAD_TIME_FIELD_NUMBER: _builtins.int
     STATUS_FIELD_NUMBER: _builtins.int
     EXECUTION_SLOTS_FIELD_NUMBER: _builtins.int
+    BACKEND_FIELD_NUMBER: _builtins.int
+    RELEASED_FIELD_NUMBER: _builtins.int
     version_uid: _builtins.str
     """Identifier of the version (UUID)."""
     state: _mesh_pb2.ModelState.ValueType
@@ -325,6 +333,10 @@ class ModelEvent(_message.Message):
     """A serialised google.rpc.Status; set when it FAILED."""
     execution_slots: _builtins.int
     """Executions of this version at the same time; set when it is LOADED, at least 1."""
+    backend: _builtins.str
+    """Name of the backend that runs it; set when it is LOADED."""
+    released: _builtins.bool
+    """Whether a gateway asked to let the version go; set when it is UNLOADED. Gateways that wanted it stop doing so."""
     @_builtins.property
     def load_time(self) -> _duration_pb2.Duration:
         """Time that fetching and loading took; set when it is LOADED."""
@@ -338,10 +350,12 @@ class ModelEvent(_message.Message):
         load_time: _duration_pb2.Duration | None = ...,
         status: _builtins.bytes = ...,
         execution_slots: _builtins.int = ...,
+        backend: _builtins.str = ...,
+        released: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["load_time", b"load_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["execution_slots", b"execution_slots", "load_time", b"load_time", "memory_bytes", b"memory_bytes", "state", b"state", "status", b"status", "version_uid", b"version_uid"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["backend", b"backend", "execution_slots", b"execution_slots", "load_time", b"load_time", "memory_bytes", b"memory_bytes", "released", b"released", "state", b"state", "status", b"status", "version_uid", b"version_uid"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -462,6 +476,31 @@ class Drain(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Drain: _TypeAlias = Drain  # noqa: Y015
+
+@_typing.final
+class Release(_message.Message):
+    """Release takes a model version out of memory because somebody asked for that. The runner forgets every gateway's wants
+    for it, finishes the calls that it has and answers with a model event whose `released` is set, also when it had
+    nothing to let go. A want that comes later has the version loaded again.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    VERSION_UID_FIELD_NUMBER: _builtins.int
+    version_uid: _builtins.str
+    """Identifier of the version (UUID)."""
+    def __init__(
+        self,
+        *,
+        version_uid: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["version_uid", b"version_uid"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Release: _TypeAlias = Release  # noqa: Y015
 
 @_typing.final
 class CallFrame(_message.Message):

@@ -1,0 +1,252 @@
+"""The calls of one packed stream: what came in, what is in flight, which answers have to go."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+
+from google.protobuf.message import DecodeError
+
+from headrace.gateway.internal.v1 import raw_inference_pb2 as raw
+from headrace.gateway.v1.inference_pb2 import StreamLimits as StreamLimitsMessage
+from headrace_common import catalogue, wire
+from headrace_common.errors import DeadlineError, HeadraceError, RouteUnavailable, RunnerError, ValidationError
+from headrace_common.request_id import accept_request_id
+from headrace_common.rpc_runtime import AdmissionGate
+from headrace_common.rpc_status import to_status
+from headrace_gateway.inference.call import Caller, InferenceCall, Outcome, accept_traceparent
+from headrace_gateway.inference.execution import write_response
+from headrace_gateway.inference.handler import InferenceHandler, too_large
+from headrace_gateway.inference.inference_service import checked_priority, too_many
+from headrace_gateway.mesh.reused_message import ReusedMessage
+
+_ANSWERS_BYTES = 1 << 20
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StreamLimits:
+    """What one stream takes; see `headrace.gateway.v1.StreamLimits`.
+
+    Attributes:
+        unread_bytes_max: Bytes of answers that are kept for a client that doesn't read.
+    """
+
+    message_bytes_max: int
+    default_timeout_s: float
+    calls_max: int = 1_024
+    bytes_max: int = 64 << 20
+    calls_per_message_max: int = 1_024
+    unread_bytes_max: int = 64 << 20
+
+
+class PackedStream:
+    """Turns a stream's messages into calls and their outcomes into messages; does no I/O itself. One event loop.
+
+    Args:
+        gate: Bounds the calls of all streams.
+        tenant_id: Whose models the calls may use.
+        request_id: The stream's own; calls without one get it with their identifier added.
+        wake: Called whenever `next_message` may have something.
+    """
+
+    def __init__(
+        self,
+        *,
+        inference: InferenceHandler,
+        gate: AdmissionGate,
+        limits: StreamLimits,
+        tenant_id: str,
+        request_id: str,
+        wake: Callable[[], None],
+    ) -> None:
+        self._inference = inference
+        self._gate = gate
+        self._limits = limits
+        self._tenant_id = tenant_id
+        self._request_id = request_id
+        self._wake = wake
+        # Until its answer is in a message a call is in flight, and None stands for one that has ended already.
+        self._open: dict[int, InferenceCall | None] = {}
+        self._answers: deque[tuple[int, InferenceCall | None, Outcome]] = deque()
+        self._held_bytes = 0
+        self._unread_bytes = 0
+        self._limits_told = False
+        self._draining_due = False
+        self._refusing = False
+        self._incoming = ReusedMessage(raw.RawStreamRequest)
+        self._outgoing = ReusedMessage(raw.RawStreamResponse)
+        self.calls = 0
+        self.failures = 0
+
+    @property
+    def idle(self) -> bool:
+        """Whether every call's answer has been taken for sending."""
+        return not self._open
+
+    @property
+    def full(self) -> bool:
+        """Whether nothing more should be read for now."""
+        return len(self._open) >= self._limits.calls_max or self._held_bytes >= self._limits.bytes_max
+
+    def on_message(self, received: bytes) -> None:
+        """Begins and cancels what a client's message says. A call that can't begin is answered like one that fails.
+
+        Raises:
+            ValidationError: The message breaks the contract and the stream must end: MESSAGE_TOO_LARGE
+                (RESOURCE_EXHAUSTED), REQUEST_MALFORMED, FIELD_TOO_LONG, CALL_ID_IN_USE (INVALID_ARGUMENT).
+        """
+        if len(received) > self._limits.message_bytes_max:
+            raise too_large(len(received), self._limits.message_bytes_max)
+        message = self._incoming.take(len(received))
+        try:
+            message.MergeFromString(received)
+        except DecodeError:
+            raise wire.malformed() from None
+        if len(message.calls) > self._limits.calls_per_message_max:
+            raise too_many("calls", len(message.calls), self._limits.calls_per_message_max)
+        for index, call in enumerate(message.calls):
+            if call.id in self._open:
+                raise ValidationError(
+                    f"calls[{index}].id is {call.id}, which another call in flight on this stream has",
+                    entry=catalogue.CALL_ID_IN_USE,
+                    field=f"calls[{index}].id",
+                    context={"field": f"calls[{index}].id", "id": call.id},
+                )
+            self._begin(call, index)
+        for call_id in message.cancels:
+            self._cancel(call_id)
+        if self._answers:
+            self._wake()
+
+    def next_message(self) -> bytes | None:
+        """The next message for the client, or None when there is nothing to say."""
+        if not self._answers and self._limits_told and not self._draining_due:
+            return None
+        message = self._outgoing.take(self._unread_bytes)
+        if not self._limits_told:
+            self._limits_told = True
+            self._write_limits(message.limits)
+        message.draining, self._draining_due = self._draining_due, False
+        room = _ANSWERS_BYTES
+        while self._answers and room > 0:
+            call_id, call, outcome = self._answers.popleft()
+            del self._open[call_id]
+            answer = message.answers.add()
+            answer.id = call_id
+            if isinstance(outcome, HeadraceError):
+                answer.error = to_status(outcome, self._request_id).SerializeToString()
+                room -= len(answer.error)
+            else:
+                assert call is not None, "only a call that began has an answer"
+                write_response(answer.infer, call, outcome)
+                self._unread_bytes -= len(outcome.payload)
+                room -= len(outcome.payload)
+        return message.SerializeToString()
+
+    def drain(self) -> None:
+        """The server is stopping: tells the client to open another stream."""
+        self._draining_due = True
+        self._wake()
+
+    def refuse_calls(self) -> None:
+        """The client has had time to notice `drain`: calls that still come are answered with SERVER_DRAINING."""
+        self._refusing = True
+        self._wake()
+
+    def close(self) -> None:
+        """The stream has ended: cancels what is in flight."""
+        for call in self._open.values():
+            if call is not None and call.ended is not None:
+                self._inference.cancel(call)
+                self._gate.leave()
+        self._open.clear()
+        self._answers.clear()
+
+    def _begin(self, call: raw.RawStreamCall, index: int) -> None:
+        self.calls += 1
+        call_id = call.id
+        self._open[call_id] = None
+        try:
+            if self._refusing:
+                raise RouteUnavailable("the server is shutting down", entry=catalogue.SERVER_DRAINING)
+            request, caller = self._read(call, index)
+            self._gate.enter()
+            try:
+                begun = self._inference.begin(request, caller, partial(self._ended, call_id))
+            except BaseException:
+                self._gate.leave()
+                raise
+        except HeadraceError as error:
+            self._answer(call_id, None, error)
+        else:
+            self._open[call_id] = begun
+            self._held_bytes += len(request)
+
+    def _read(self, call: raw.RawStreamCall, index: int) -> tuple[bytes, Caller]:
+        if not call.HasField("infer"):
+            raise ValidationError(
+                f"calls[{index}] says nothing to do; set infer",
+                entry=catalogue.FIELD_REQUIRED,
+                field=f"calls[{index}].infer",
+                context={"field": f"calls[{index}].infer"},
+            )
+        infer = call.infer
+        priority = None
+        if infer.HasField("priority"):
+            priority = checked_priority(infer.priority, f"calls[{index}].infer.priority")
+        timeout_s = self._limits.default_timeout_s
+        if call.HasField("timeout"):
+            timeout_s = call.timeout.seconds + call.timeout.nanos / 1e9
+            if timeout_s <= 0:
+                raise DeadlineError(
+                    "the call's deadline was over before any work began", entry=catalogue.DEADLINE_ALREADY_OVER
+                )
+        request_id = call.request_id
+        caller = Caller(
+            self._tenant_id,
+            accept_request_id(request_id) if request_id else f"{self._request_id}/{call.id}",
+            accept_traceparent(call.traceparent) if call.traceparent else "",
+            timeout_s,
+            priority,
+        )
+        return infer.request, caller
+
+    def _cancel(self, call_id: int) -> None:
+        call = self._open.get(call_id)
+        if call is not None and call.ended is not None:
+            self._inference.cancel(call)
+            self._ended(call_id, DeadlineError("the call was cancelled", entry=catalogue.CALL_CANCELLED))
+
+    def _ended(self, call_id: int, outcome: Outcome) -> None:
+        call = self._open[call_id]
+        assert call is not None, "a call ends once"
+        self._gate.leave()
+        self._held_bytes -= len(call.payload)
+        if not isinstance(outcome, HeadraceError):
+            self._unread_bytes += len(outcome.payload)
+            if self._unread_bytes > self._limits.unread_bytes_max and self._answers:
+                self._unread_bytes -= len(outcome.payload)
+                outcome = self._too_slow()
+        self._answer(call_id, call, outcome)
+        self._wake()
+
+    def _answer(self, call_id: int, call: InferenceCall | None, outcome: Outcome) -> None:
+        self.failures += isinstance(outcome, HeadraceError)
+        self._answers.append((call_id, call, outcome))
+
+    def _too_slow(self) -> HeadraceError:
+        return RunnerError(
+            f"the stream's answers wait to be read and take {self._limits.unread_bytes_max} bytes already",
+            entry=catalogue.READER_TOO_SLOW,
+            context={"limit": self._limits.unread_bytes_max},
+        )
+
+    def _write_limits(self, into: StreamLimitsMessage) -> None:
+        limits = self._limits
+        into.calls_max = limits.calls_max
+        into.bytes_max = limits.bytes_max
+        into.calls_per_message_max = limits.calls_per_message_max
+        into.message_bytes_max = limits.message_bytes_max
+        into.default_timeout.FromNanoseconds(int(limits.default_timeout_s * 1e9))

@@ -1,0 +1,231 @@
+"""A stream of inferences as grpc sees it: reads, writes, and ends the stream."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+import uuid
+from collections.abc import Callable
+from typing import Any, NamedTuple, Protocol
+
+import grpc
+import grpc.aio
+
+from headrace_common import catalogue
+from headrace_common.call import MetadataMap, metadata_map, request_id_of
+from headrace_common.errors import RouteUnavailable
+from headrace_common.lanes import run_until_one_fails
+from headrace_common.principal import Principal
+from headrace_common.request_id import REQUEST_ID_KEY
+from headrace_common.rpc_runtime import RpcRuntime
+from headrace_common.rpc_status import abort, from_exception
+from headrace_gateway.stream_access import StreamAccess
+
+DRAIN_NOTICE_S = 0.4
+
+Context = grpc.aio.ServicerContext[Any, Any]
+
+
+class StreamOver(Exception):
+    """The client has had all its answers."""
+
+
+class StreamCalls(Protocol):
+    """The calls of one stream, without its I/O. `calls` counts those that came, `failures` those that failed."""
+
+    calls: int
+    failures: int
+
+    @property
+    def idle(self) -> bool:
+        """Whether every call's answer has been taken for sending."""
+        ...
+
+    @property
+    def full(self) -> bool:
+        """Whether nothing more should be read for now."""
+        ...
+
+    def on_message(self, received: bytes) -> None:
+        """Takes a message of the client; what it raises ends the stream."""
+        ...
+
+    def next_message(self) -> bytes | None:
+        """The next message for the client, or None when there is nothing to say; what it raises ends the stream."""
+        ...
+
+    def drain(self) -> None:
+        """The server is stopping: tells the client, where the protocol has a word for it."""
+        ...
+
+    def refuse_calls(self) -> None:
+        """The client has had time to notice `drain`: calls that still come are answered with SERVER_DRAINING."""
+        ...
+
+    def close(self) -> None:
+        """The stream has ended: cancels what is in flight."""
+        ...
+
+
+class Opening(NamedTuple):
+    """What the calls of a stream are made from.
+
+    Attributes:
+        request_id: The stream's own.
+        wake: To be called whenever `next_message` may have something.
+    """
+
+    tenant_id: str
+    request_id: str
+    metadata: MetadataMap
+    wake: Callable[[], None]
+
+
+class StreamEndpoint:
+    """Answers streams that were admitted on their metadata.
+
+    Args:
+        path: Full name of the method, such as `/package.Service/Method`.
+        open_calls: Makes the calls of one stream.
+        access: Checks the credential again while the stream lives.
+        runtime: Limits, metrics and log of the process.
+    """
+
+    def __init__(
+        self, *, path: str, open_calls: Callable[[Opening], StreamCalls], access: StreamAccess, runtime: RpcRuntime
+    ) -> None:
+        self.gate = runtime.streams
+        self._path = path
+        self._open_calls = open_calls
+        self._access = access
+        self._runtime = runtime
+        self._duration = runtime.duration.labels(path)
+        self._in_flight = runtime.in_flight.labels(path)
+        self._open: set[_Stream] = set()
+        self._draining = False
+
+    def handler(self, principal: Principal | None) -> grpc.RpcMethodHandler[Any, Any]:
+        """A handler for one admitted stream, bytes in and bytes out."""
+        if principal is None:
+            raise ValueError(f"{self._path} needs a principal")
+
+        async def respond(_requests: Any, context: Context) -> None:
+            await self._respond(context, principal)
+
+        return grpc.stream_stream_rpc_method_handler(respond)  # pyright: ignore
+
+    def end_streams(self) -> None:
+        """The server is stopping: streams are told so, answer what is in flight and end."""
+        self._draining = True
+        for stream in self._open:
+            stream.drain()
+
+    async def _respond(self, context: Context, principal: Principal) -> None:
+        started_s = time.monotonic()
+        metadata: Any = context.invocation_metadata()
+        metadata = metadata_map(context.invocation_metadata())
+        request_id = request_id_of(metadata)
+        context.set_trailing_metadata(((REQUEST_ID_KEY, request_id),))
+        code, reason = "CANCELLED", catalogue.CALL_CANCELLED.reason
+        self._in_flight.inc()
+        due = asyncio.Event()
+        calls = self._open_calls(Opening(principal.tenant_id, request_id, metadata, due.set))
+        stream = _Stream(context, calls, due)
+        try:
+            if self._draining:
+                raise _shutting_down()
+            self.gate.enter()
+            self._open.add(stream)
+            try:
+                watching = self._access.watch(metadata, principal)
+                await run_until_one_fails(stream.read(), stream.write(), watching)
+            finally:
+                self._open.discard(stream)
+                self.gate.leave()
+        except StreamOver:
+            code, reason = "OK", ""
+        except Exception as error:
+            correlation_id = uuid.uuid4().hex
+            failure = from_exception(error, correlation_id)
+            if failure is not error:
+                self._runtime.log.exception("unexpected failure", correlation_id=correlation_id)
+            code, reason = failure.entry.grpc, failure.reason
+            calls.close()
+            await abort(context, failure, trailing=((REQUEST_ID_KEY, request_id),))
+        finally:
+            calls.close()
+            self._in_flight.dec()
+            duration_s = time.monotonic() - started_s
+            self._duration.observe(duration_s)
+            self._runtime.handled.labels(self._path, code, reason).inc()
+            if self._runtime.access_log:
+                self._runtime.log.info(
+                    "stream",
+                    method=self._path,
+                    grpc_code=code,
+                    reason=reason or None,
+                    duration_ms=round(duration_s * 1000, 3),
+                    tenant_id=principal.tenant_id,
+                    key_id=principal.key_id,
+                    request_id=request_id,
+                    calls=calls.calls,
+                    failures=calls.failures,
+                )
+
+
+class _Stream:
+    """One stream's reading and writing side."""
+
+    def __init__(self, context: Context, calls: StreamCalls, due: asyncio.Event) -> None:
+        self._context = context
+        self._calls = calls
+        self._due = due
+        self._room = asyncio.Event()
+        self._half_closed = False
+        self._refusing = False
+
+    def drain(self) -> None:
+        """Tells the client, and a moment later takes no new calls."""
+        self._calls.drain()
+        asyncio.get_running_loop().call_later(DRAIN_NOTICE_S, self._refuse)
+
+    def _refuse(self) -> None:
+        self._refusing = True
+        self._calls.refuse_calls()
+
+    async def read(self) -> None:
+        """Takes messages while there is room; returns when the client has closed its side."""
+        while True:
+            while self._calls.full:
+                self._room.clear()
+                await self._room.wait()
+            received = await self._context.read()
+            if not isinstance(received, bytes):
+                break
+            self._calls.on_message(received)
+        self._half_closed = True
+        self._due.set()
+
+    async def write(self) -> None:
+        """Writes what is due; what gathers while the transport is busy leaves in one message.
+
+        Raises:
+            StreamOver: The client has closed its side and has all its answers.
+            RouteUnavailable: SERVER_DRAINING (UNAVAILABLE): likewise, but the client would go on.
+        """
+        while True:
+            message = self._calls.next_message()
+            if message is not None:
+                self._room.set()
+                await self._context.write(message)
+                continue
+            if self._calls.idle and self._half_closed:
+                raise StreamOver
+            if self._calls.idle and self._refusing:
+                raise _shutting_down()
+            self._due.clear()
+            await self._due.wait()
+
+
+def _shutting_down() -> RouteUnavailable:
+    return RouteUnavailable("the server is shutting down", entry=catalogue.SERVER_DRAINING)

@@ -1,0 +1,200 @@
+"""The calls of one `ModelStreamInfer` stream: one request a message in, one answer a message out."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from functools import partial
+
+from headrace_common import catalogue, wire
+from headrace_common.errors import HeadraceError, RouteUnavailable, ValidationError
+from headrace_common.rpc_runtime import AdmissionGate
+from headrace_common.rpc_status import to_status
+from headrace_gateway.inference.call import Caller, InferenceCall, Outcome
+from headrace_gateway.inference.handler import InferenceHandler
+from headrace_gateway.inference.packed_stream import StreamLimits
+from inference import open_inference_pb2 as oip
+
+ERROR_AS_STATUS_KEY = "triton_grpc_error"
+"""Metadata by which a client asks, with the value `true`, that the first failure ends the stream with its status."""
+
+_INFER_RESPONSE = 2
+_ECHO_BYTES_MAX = 4_096
+_FINAL = oip.ModelInferResponse(
+    parameters={"triton_final_response": oip.InferParameter(bool_param=True)}
+).SerializeToString()
+"""Added to every answer, as Triton does: models here answer a request once, so each answer is the last one. That is
+also all that `triton_enable_empty_final_response` asks for: only a model that had ended without a last answer would
+need an empty one."""
+
+
+class TritonStream:
+    """Turns requests into calls and their outcomes into answers, as they finish; does no I/O itself. One event loop.
+
+    Args:
+        gate: Bounds the calls of all streams.
+        tenant_id: Whose models the requests may use.
+        request_id: The stream's own; calls get it with their number added.
+        ends_on_error: Whether the first failure ends the stream instead of being an answer.
+        wake: Called whenever `next_message` may have something.
+    """
+
+    def __init__(
+        self,
+        *,
+        inference: InferenceHandler,
+        gate: AdmissionGate,
+        limits: StreamLimits,
+        tenant_id: str,
+        request_id: str,
+        traceparent: str,
+        ends_on_error: bool,
+        wake: Callable[[], None],
+    ) -> None:
+        self._inference = inference
+        self._gate = gate
+        self._limits = limits
+        self._tenant_id = tenant_id
+        self._request_id = request_id
+        self._traceparent = traceparent
+        self._ends_on_error = ends_on_error
+        self._wake = wake
+        # Until its answer is in a message a call is in flight, and None stands for one that has ended already.
+        self._open: dict[int, InferenceCall | None] = {}
+        self._answers: deque[tuple[int, bytes | HeadraceError]] = deque()
+        self._held_bytes = 0
+        self._unread_bytes = 0
+        self._refusing = False
+        self.calls = 0
+        self.failures = 0
+
+    @property
+    def idle(self) -> bool:
+        """Whether every call's answer has been taken for sending."""
+        return not self._open
+
+    @property
+    def full(self) -> bool:
+        """Whether nothing more should be read for now."""
+        return len(self._open) >= self._limits.calls_max or self._held_bytes >= self._limits.bytes_max
+
+    def on_message(self, received: bytes) -> None:
+        """Begins a call. One that can't begin is answered like one that fails."""
+        self.calls += 1
+        number = self.calls
+        self._open[number] = None
+        caller = Caller(
+            self._tenant_id, f"{self._request_id}/{number}", self._traceparent, self._limits.default_timeout_s
+        )
+        try:
+            if self._refusing:
+                raise RouteUnavailable("the server is shutting down", entry=catalogue.SERVER_DRAINING)
+            self._gate.enter()
+            try:
+                self._open[number] = self._inference.begin(received, caller, partial(self._ended, number))
+            except BaseException:
+                self._gate.leave()
+                raise
+        except HeadraceError as error:
+            self._fail(number, received, error)
+            self._wake()
+        else:
+            self._held_bytes += len(received)
+
+    def next_message(self) -> bytes | None:
+        """The next message for the client, or None when there is nothing to say.
+
+        Raises:
+            HeadraceError: A request failed, and the client wants the stream to end with that.
+        """
+        if not self._answers:
+            return None
+        number, answer = self._answers.popleft()
+        if isinstance(answer, HeadraceError):
+            raise answer
+        del self._open[number]
+        self._unread_bytes -= len(answer)
+        return answer
+
+    def drain(self) -> None:
+        """The server is stopping. This protocol has no word for it; `refuse_calls` follows."""
+
+    def refuse_calls(self) -> None:
+        """Requests that still come are answered with SERVER_DRAINING."""
+        self._refusing = True
+        self._wake()
+
+    def close(self) -> None:
+        """The stream has ended: cancels what is in flight."""
+        for call in self._open.values():
+            if call is not None and call.ended is not None:
+                self._inference.cancel(call)
+                self._gate.leave()
+        self._open.clear()
+        self._answers.clear()
+
+    def _ended(self, number: int, outcome: Outcome) -> None:
+        call = self._open[number]
+        assert call is not None, "a call ends once"
+        self._gate.leave()
+        self._held_bytes -= len(call.payload)
+        if isinstance(outcome, HeadraceError):
+            self._fail(number, call.payload, outcome)
+        elif self._answers and self._unread_bytes + len(outcome.payload) > self._limits.unread_bytes_max:
+            self._fail(number, call.payload, self._too_slow())
+        else:
+            self._answer(number, _answered(outcome.payload))
+        self._wake()
+
+    def _fail(self, number: int, request: bytes, failure: HeadraceError) -> None:
+        self.failures += 1
+        if self._ends_on_error:
+            self._answers.append((number, failure))
+        else:
+            self._answer(number, _failed(request, failure, self._request_id))
+
+    def _answer(self, number: int, message: bytes) -> None:
+        self._unread_bytes += len(message)
+        self._answers.append((number, message))
+
+    def _too_slow(self) -> HeadraceError:
+        return RouteUnavailable(
+            f"the stream's answers wait to be read and take {self._limits.unread_bytes_max} bytes already",
+            entry=catalogue.READER_TOO_SLOW,
+            context={"limit": self._limits.unread_bytes_max},
+        )
+
+
+def _answered(response: bytes) -> bytes:
+    """A ModelStreamInferResponse around a serialised ModelInferResponse, which is not parsed."""
+    return b"".join((wire.len_field_header(_INFER_RESPONSE, len(response) + len(_FINAL)), response, _FINAL))
+
+
+def _failed(request: bytes, failure: HeadraceError, correlation_id: str) -> bytes:
+    """A ModelStreamInferResponse that tells of a failure, and of which request."""
+    texts = _echo(request)
+    response = oip.ModelInferResponse(
+        model_name=texts.get(1, ""),
+        model_version=texts.get(2, ""),
+        id=texts.get(3, ""),
+        parameters={
+            "triton_final_response": oip.InferParameter(bool_param=True),
+            "headrace_reason": oip.InferParameter(string_param=failure.reason),
+        },
+    )
+    message = to_status(failure, correlation_id).message
+    return oip.ModelStreamInferResponse(error_message=message, infer_response=response).SerializeToString()
+
+
+def _echo(request: bytes) -> dict[int, str]:
+    """Model, version and identifier of a request, as far as they can be read and are worth sending back."""
+    texts: dict[int, str] = {}
+    try:
+        for number, _, value in wire.fields(request, fields_max=wire.REQUEST_FIELDS_MAX):
+            if number <= 3:
+                texts[number] = (
+                    "" if isinstance(value, memoryview) and len(value) > _ECHO_BYTES_MAX else wire.text(value)
+                )
+    except ValidationError:
+        pass
+    return texts

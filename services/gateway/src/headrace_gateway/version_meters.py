@@ -1,0 +1,82 @@
+"""What is counted of one model version's calls: plain numbers, because metric objects cost microseconds per call."""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from dataclasses import dataclass, field
+
+from headrace_common.metrics import LATENCY_BUCKETS_S
+from headrace_gateway.mesh.session_calls import Answer
+
+LATENCY_BOUNDS = LATENCY_BUCKETS_S
+
+
+@dataclass(slots=True)
+class BatchMeters:
+    """Executions of one batch size, times in microseconds."""
+
+    executions: int = 0
+    input_us: int = 0
+    infer_us: int = 0
+    output_us: int = 0
+
+
+def _no_buckets() -> list[int]:
+    return [0] * (len(LATENCY_BOUNDS) + 1)
+
+
+@dataclass(slots=True)
+class VersionMeters:
+    """Counts since the version was first called at this gateway. Written on the event loop only.
+
+    Attributes:
+        labels: Tenant, model, version.
+        in_flight: Calls that the gateway has accepted and not yet answered.
+        ok_s: Seconds from arrival to answer, summed over answered calls; `buckets` counts those calls by it.
+        failures: Calls that failed and their seconds, by reason of the error catalogue.
+        queue_us: Microseconds in the runner's queue, summed over answered calls; likewise `input_us` (reading tensors),
+            `infer_us` (the backend) and `output_us` (writing tensors).
+        rows: Rows that were inferred; `batches` counts the executions by how many rows they had.
+        answered_at: Reading of the monotonic clock at the last answer.
+    """
+
+    labels: tuple[str, str, str]
+    in_flight: int = 0
+    ok_count: int = 0
+    ok_s: float = 0.0
+    buckets: list[int] = field(default_factory=_no_buckets)
+    failures: dict[str, tuple[int, float]] = field(default_factory=dict[str, tuple[int, float]])
+    queue_us: int = 0
+    input_us: int = 0
+    infer_us: int = 0
+    output_us: int = 0
+    rows: int = 0
+    batches: dict[int, BatchMeters] = field(default_factory=dict[int, BatchMeters])
+    answered_at: float | None = None
+
+    def answered(self, answer: Answer, arrived_at: float, now: float) -> None:
+        """Counts an answered call."""
+        took_s = now - arrived_at
+        self.ok_count += 1
+        self.ok_s += took_s
+        self.buckets[bisect_left(LATENCY_BOUNDS, took_s)] += 1
+        self.answered_at = now
+        infer_us = answer.compute_us - answer.input_us - answer.output_us
+        self.queue_us += answer.queue_us
+        self.input_us += answer.input_us
+        self.infer_us += infer_us
+        self.output_us += answer.output_us
+        if answer.leads_batch:
+            self.rows += answer.batch_rows
+            batch = self.batches.get(answer.batch_rows)
+            if batch is None:
+                batch = self.batches[answer.batch_rows] = BatchMeters()
+            batch.executions += 1
+            batch.input_us += answer.input_us
+            batch.infer_us += infer_us
+            batch.output_us += answer.output_us
+
+    def failed(self, reason: str, took_s: float) -> None:
+        """Counts a call that ended with this reason of the error catalogue."""
+        count, seconds = self.failures.get(reason, (0, 0.0))
+        self.failures[reason] = (count + 1, seconds + took_s)

@@ -1,0 +1,76 @@
+"""Both ends of the mesh as coroutines, for tests: calls of a gateway awaited, hosts of a runner written with await."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+from headrace_common.clock import SystemClock
+from headrace_common.errors import HeadraceError
+from headrace_gateway.catalog import CatalogVersion
+from headrace_gateway.inference.call import InferenceCall, Outcome
+from headrace_gateway.inference.dispatcher import Dispatcher
+from headrace_gateway.mesh.session_calls import Answer as GatewayAnswer
+from headrace_gateway.version_meters import VersionMeters
+from headrace_runner.calls import Answer, Cancel, Ended, IncomingCall
+
+
+async def dispatched(
+    dispatcher: Dispatcher, version: CatalogVersion, payload: bytes, *, timeout_s: float = 10.0
+) -> GatewayAnswer:
+    """Sends a call and waits for its outcome; cancelling cancels the call."""
+    told: asyncio.Future[GatewayAnswer] = asyncio.get_running_loop().create_future()
+
+    def finished(_call: InferenceCall, outcome: Outcome) -> None:
+        if isinstance(outcome, HeadraceError):
+            told.set_exception(outcome)
+        else:
+            told.set_result(outcome)
+
+    now = SystemClock().monotonic()
+    call = InferenceCall(
+        version=version,
+        request_id="r",
+        traceparent="",
+        priority=5,
+        arrived_at=now,
+        deadline=now + timeout_s,
+        payload=payload,
+        meters=VersionMeters((version.tenant_id, version.model, version.version_text)),
+        finished=finished,
+        ended=None,
+    )
+    dispatcher.start(call)
+    try:
+        async with asyncio.timeout(timeout_s):
+            return await told
+    except BaseException:
+        dispatcher.cancel(call)
+        raise
+
+
+def begin_with(infer: Callable[[IncomingCall], Coroutine[Any, Any, Answer]]) -> Callable[[IncomingCall, Ended], Cancel]:
+    """A host's `begin` that runs a coroutine for each call."""
+
+    def begin(call: IncomingCall, ended: Ended) -> Cancel:
+        task = asyncio.get_running_loop().create_task(infer(call))
+
+        def done(_: object) -> None:
+            if task.cancelled():
+                return
+            error = task.exception()
+            if error is not None:
+                assert isinstance(error, HeadraceError), error
+                ended(error)
+            else:
+                ended(task.result())
+
+        task.add_done_callback(done)
+
+        def cancel() -> None:
+            task.cancel()
+
+        return cancel
+
+    return begin
