@@ -64,7 +64,8 @@ class HeadraceError(Exception):
         return self.failure.retryable
 
     def __str__(self) -> str:
-        return f"{self.message} [{self.code} {self.reason}]"
+        kind = self.code if self.code == self.reason else f"{self.code} {self.reason}"
+        return f"{self.message} [{kind}]"
 
 
 class RetryableError(HeadraceError):

@@ -14,13 +14,13 @@ import grpc.aio
 from google.protobuf.message import DecodeError, EncodeError, Message
 
 from headrace_client import failures
-from headrace_client.timeouts import checked_timeout_s
 from headrace_client.errors import CallCancelled, ConfigError, HeadraceError, InternalError, ValidationError
 from headrace_client.inference import checked_request_id
 from headrace_client.options import ClientOptions, Tls
 from headrace_client.retries import Attempts, RetryBudget, RetryPolicy
 from headrace_client.rpcs import Rpc
 from headrace_client.status import from_rpc_error
+from headrace_client.timeouts import checked_timeout_s
 
 T = TypeVar("T")
 Q = TypeVar("Q", bound=Message)
@@ -115,6 +115,17 @@ class Transport:
                 raise
 
         return await self._tried(attempt, timeout_s, repeatable=rpc.repeatable)
+
+    async def pages(self, rpc: Rpc[Q, R], request: Q) -> AsyncGenerator[R, None]:
+        """The answers to a listing, page after page; both messages have the usual token fields."""
+        asked: Any = type(request)()
+        asked.CopyFrom(request)
+        while True:
+            page: Any = await self.unary(rpc, asked)
+            yield page
+            if not page.next_page_token:
+                return
+            asked.page_token = page.next_page_token
 
     async def responses(self, rpc: Rpc[Q, R], request: Q, *, timeout_s: float | None) -> AsyncGenerator[R, None]:
         """One request, a stream of responses. Not retried; leaving the loop cancels the call.

@@ -1,0 +1,143 @@
+"""The asyncio client."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from types import TracebackType
+from typing import Self
+
+from numpy.typing import ArrayLike
+
+from headrace_client import rpcs
+from headrace_client.async_administration import AsyncKeys, AsyncTenants
+from headrace_client.async_mesh import AsyncRunners, AsyncServer
+from headrace_client.async_models import AsyncModels
+from headrace_client.contracts.inference import model_config_pb2, model_statistics_pb2, open_inference_pb2
+from headrace_client.inference import (
+    InferRequest,
+    InferResult,
+    ParameterValue,
+    decode_response,
+    encode_request,
+    version_text,
+)
+from headrace_client.options import Tls, client_options
+from headrace_client.retries import RetryPolicy
+from headrace_client.tensors import Tensor
+from headrace_client.transport import Transport
+
+TIMEOUT_S = 30.0
+MESSAGE_BYTES_MAX = 64 << 20
+
+
+class AsyncClient:
+    """A client of one mesh, to be kept: all calls share its connection.
+
+        async with AsyncClient("mesh.example.com:443", api_key="@key.txt", tls=True) as client:
+            result = await client.infer("resnet", {"image": image})
+            scores = result["scores"]
+
+    Belongs to the event loop of its first call. Cancelling a task cancels its call. Every failure is a
+    `headrace_client.errors.HeadraceError`; those that a repeat may cure are retried first.
+
+    Args:
+        endpoint: `host:port`; what is not given comes from the environment or a profile, see `client_options`.
+        api_key: The key to call with, or `@FILE`.
+        profile: Name of a profile of the profile file.
+        tls: True for an encrypted connection, or its particulars.
+        timeout_s: Time for a call that states none, in seconds, retries included.
+        retry: How often and how soon calls are tried again.
+        message_bytes_max: Largest answer accepted.
+
+    Attributes:
+        endpoint: Where the mesh is.
+        models: The tenant's models and their versions.
+        tenants: Tenants, for operators.
+        keys: API keys, for admins.
+        runners: The runners behind the mesh.
+        server: The mesh itself.
+
+    Raises:
+        ConfigError: an option, the profile file or a file it names can't be used.
+    """
+
+    def __init__(
+        self,
+        endpoint: str | None = None,
+        *,
+        api_key: str | None = None,
+        profile: str | None = None,
+        tls: Tls | bool | None = None,
+        timeout_s: float = TIMEOUT_S,
+        retry: RetryPolicy | None = None,
+        message_bytes_max: int = MESSAGE_BYTES_MAX,
+    ) -> None:
+        options = client_options(endpoint, api_key=api_key, profile=profile, tls=tls)
+        self.endpoint = options.endpoint
+        self._transport = Transport(
+            options=options,
+            timeout_s=timeout_s,
+            retry=retry if retry is not None else RetryPolicy(),
+            message_bytes_max=message_bytes_max,
+        )
+        self.models = AsyncModels(self._transport)
+        self.tenants = AsyncTenants(self._transport)
+        self.keys = AsyncKeys(self._transport)
+        self.runners = AsyncRunners(self._transport)
+        self.server = AsyncServer(self._transport)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """End the calls that are under way, with `CallCancelled`, and the connection. May be repeated."""
+        await self._transport.close()
+
+    async def infer(
+        self,
+        model: str,
+        inputs: Mapping[str, ArrayLike | Tensor],
+        *,
+        version: str | int = "",
+        outputs: Sequence[str] = (),
+        parameters: Mapping[str, ParameterValue] | None = None,
+        priority: int | None = None,
+        timeout_s: float | None = None,
+        request_id: str | None = None,
+    ) -> InferResult:
+        """Run one inference; the arguments are the fields of `InferRequest`.
+
+        Raises:
+            TensorError: an input can't be sent or doesn't fit the model.
+            HeadraceError: anything else.
+        """
+        request = InferRequest(
+            model,
+            inputs,
+            version=version,
+            outputs=outputs,
+            parameters=parameters,
+            priority=priority,
+            timeout_s=timeout_s,
+            request_id=request_id,
+        )
+        message = encode_request(request)
+        answer = await self._transport.unary(rpcs.INFER, message, timeout_s=timeout_s, request_id=request_id)
+        return decode_response(answer)
+
+    async def config(self, model: str, version: str | int = "") -> model_config_pb2.ModelConfig:
+        """How a model version is served, in Triton's form."""
+        request = open_inference_pb2.ModelConfigRequest(name=model, version=version_text(version))
+        return (await self._transport.unary(rpcs.MODEL_CONFIG, request)).config
+
+    async def statistics(
+        self, model: str = "", version: str | int = ""
+    ) -> Sequence[model_statistics_pb2.ModelStatistics]:
+        """Counters of a model's versions, or of all models, as the gateway that answers has counted them."""
+        request = model_statistics_pb2.ModelStatisticsRequest(name=model, version=version_text(version))
+        return (await self._transport.unary(rpcs.MODEL_STATISTICS, request)).model_stats

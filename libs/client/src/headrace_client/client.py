@@ -1,0 +1,113 @@
+"""The blocking client: the asyncio client in a thread of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from types import TracebackType
+from typing import Self
+
+from numpy.typing import ArrayLike
+
+from headrace_client.administration import Keys, Tenants
+from headrace_client.async_client import MESSAGE_BYTES_MAX, TIMEOUT_S, AsyncClient
+from headrace_client.contracts.inference import model_config_pb2, model_statistics_pb2
+from headrace_client.inference import InferResult, ParameterValue
+from headrace_client.loop_thread import LoopThread
+from headrace_client.mesh import Runners, Server
+from headrace_client.models import Models
+from headrace_client.options import Tls
+from headrace_client.retries import RetryPolicy
+from headrace_client.tensors import Tensor
+
+
+class Client:
+    """A client of one mesh, to be kept and shared: any thread may call it, all calls share its connection.
+
+        with Client("mesh.example.com:443", api_key="@key.txt", tls=True) as client:
+            result = client.infer("resnet", {"image": image})
+            scores = result["scores"]
+
+    Arguments, attributes and errors are those of `AsyncClient`, method for method; these block until the answer is
+    there. Not to be called from an event loop's thread, which would stand still.
+    """
+
+    def __init__(
+        self,
+        endpoint: str | None = None,
+        *,
+        api_key: str | None = None,
+        profile: str | None = None,
+        tls: Tls | bool | None = None,
+        timeout_s: float = TIMEOUT_S,
+        retry: RetryPolicy | None = None,
+        message_bytes_max: int = MESSAGE_BYTES_MAX,
+    ) -> None:
+        self._client = AsyncClient(
+            endpoint,
+            api_key=api_key,
+            profile=profile,
+            tls=tls,
+            timeout_s=timeout_s,
+            retry=retry,
+            message_bytes_max=message_bytes_max,
+        )
+        self.endpoint = self._client.endpoint
+        self._loop = LoopThread()
+        self.models = Models(self._client.models, self._loop)
+        self.tenants = Tenants(self._client.tenants, self._loop)
+        self.keys = Keys(self._client.keys, self._loop)
+        self.runners = Runners(self._client.runners, self._loop)
+        self.server = Server(self._client.server, self._loop)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End the calls that are under way, with `CallCancelled`, and the connection. May be repeated."""
+        if self._loop.is_running:
+            self._loop.run(self._client.close())
+            self._loop.stop()
+
+    def infer(
+        self,
+        model: str,
+        inputs: Mapping[str, ArrayLike | Tensor],
+        *,
+        version: str | int = "",
+        outputs: Sequence[str] = (),
+        parameters: Mapping[str, ParameterValue] | None = None,
+        priority: int | None = None,
+        timeout_s: float | None = None,
+        request_id: str | None = None,
+    ) -> InferResult:
+        """Run one inference; the arguments are the fields of `InferRequest`.
+
+        Raises:
+            TensorError: an input can't be sent or doesn't fit the model.
+            HeadraceError: anything else.
+        """
+        return self._loop.run(
+            self._client.infer(
+                model,
+                inputs,
+                version=version,
+                outputs=outputs,
+                parameters=parameters,
+                priority=priority,
+                timeout_s=timeout_s,
+                request_id=request_id,
+            )
+        )
+
+    def config(self, model: str, version: str | int = "") -> model_config_pb2.ModelConfig:
+        """How a model version is served, in Triton's form."""
+        return self._loop.run(self._client.config(model, version))
+
+    def statistics(self, model: str = "", version: str | int = "") -> Sequence[model_statistics_pb2.ModelStatistics]:
+        """Counters of a model's versions, or of all models, as the gateway that answers has counted them."""
+        return self._loop.run(self._client.statistics(model, version))
