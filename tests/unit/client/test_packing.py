@@ -18,25 +18,21 @@ from headrace_client.packing import Call, PackingLimits, WaitingCalls, WireStrea
 NAMES = st.text("ab", max_size=40)
 
 
-def body(name: str) -> bytes:
+def call_named(name: str, *, deadline: float = 30.0) -> Call[str]:
     request = InferRequest()
     request.request.model_name = name
-    return StreamCall(infer=request).SerializeToString()
+    extra = StreamCall(request_id=f"id of {name}").SerializeToString()
+    return Call(infer=request.SerializeToString(), extra=extra, deadline=deadline, owner=name)
 
 
-def call_named(name: str, *, deadline: float = 30.0) -> Call[str]:
-    return Call(body=body(name), deadline=deadline, owner=name)
-
-
-def limits(**changes: int | float) -> PackingLimits:
+def limits(**changes: int) -> PackingLimits:
     values = {
         "calls_max": 1024,
         "bytes_max": 64 << 20,
         "calls_per_message_max": 1024,
         "message_bytes_max": 8 << 20,
-        "timeout_max_s": 60.0,
     }
-    return PackingLimits(**{**values, **changes})  # type: ignore[arg-type]
+    return PackingLimits(**{**values, **changes})
 
 
 def queue(*calls: Call[str], calls_max: int = 1000, bytes_max: int = 1 << 30) -> WaitingCalls[str]:
@@ -63,11 +59,11 @@ def test_what_waits_leaves_in_one_message_in_the_order_it_came() -> None:
     assert stream.pack(0.0) is None
 
 
-def test_a_call_carries_the_time_it_has_left_rounded_up_and_at_most_what_the_server_takes() -> None:
-    calls = [call_named("a", deadline=10.0), call_named("b", deadline=1e9), call_named("c", deadline=1.0)]
+def test_a_call_carries_the_time_it_has_left_rounded_up_to_milliseconds_and_never_none() -> None:
+    calls = [call_named("a", deadline=10.0), call_named("b", deadline=100.0), call_named("c", deadline=1.0)]
     message = sent(WireStream(waiting=queue(*calls), limits=limits()), now=7.5001)
     assert message is not None
-    assert [call.timeout.ToMilliseconds() for call in message.calls] == [2500, 60_000, 1]
+    assert [call.timeout.ToMilliseconds() for call in message.calls] == [2500, 92_500, 1]
 
 
 def test_no_more_calls_are_in_a_message_or_in_flight_than_the_server_takes() -> None:
@@ -191,7 +187,7 @@ class PackedStream(RuleBasedStateMachine):
     def submit(self, name: str) -> object:
         self.submitted += 1
         call = call_named(f"{self.submitted} {name}")
-        if not self.waiting.has_room(len(call.body)):
+        if not self.waiting.has_room(call.size):
             return multiple()
         self.waiting.push(call)
         self.open.add(call)
@@ -218,6 +214,7 @@ class PackedStream(RuleBasedStateMachine):
         assert len(request.calls) <= self.limits.calls_per_message_max
         for call in request.calls:
             name = call.infer.request.model_name
+            assert call.request_id == f"id of {name}"
             assert call.id not in self.ids_seen, "id used again"
             assert name not in self.withdrawn_unsent, "sent after its cancel"
             self.ids_seen.add(call.id)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import AsyncGenerator, Coroutine, Generator
+from collections.abc import AsyncGenerator, Callable, Coroutine, Generator
 from concurrent.futures import Future
 from typing import Any, TypeVar
 
@@ -38,6 +38,17 @@ class LoopThread:
             return asyncio.run_coroutine_threadsafe(work, self._loop)
         except RuntimeError:
             work.close()
+            raise CallCancelled("the client is closed") from None
+
+    def call(self, function: Callable[..., object], *arguments: object) -> None:
+        """Call it soon, after what was to be called before.
+
+        Raises:
+            CallCancelled: the thread has been stopped.
+        """
+        try:
+            self._loop.call_soon_threadsafe(function, *arguments)
+        except RuntimeError:
             raise CallCancelled("the client is closed") from None
 
     def run(self, work: Coroutine[Any, Any, T]) -> T:

@@ -21,8 +21,9 @@ _CALLS_TAG = b"\x0a"  # StreamRequest.calls
 _CANCELS_TAG = b"\x12"  # StreamRequest.cancels, packed
 _ID_TAG = b"\x08"  # StreamCall.id
 _TIMEOUT_TAG = b"\x22"  # StreamCall.timeout
-# Tag and length of a call in a message, its id and its timeout, at their longest.
-_CALL_OVERHEAD_BYTES_MAX = 1 + 5 + 11 + 16
+_INFER_TAG = b"\x12"  # StreamCall.infer
+# Tag and length of a call in a message and of its inference, its id and its timeout, at their longest.
+_CALL_OVERHEAD_BYTES_MAX = 6 + 6 + 11 + 16
 _CANCEL_BYTES_MAX = 10
 
 
@@ -30,7 +31,9 @@ class Call(Generic[Owner]):
     """A call and where it is. Compared by identity.
 
     Attributes:
-        body: A serialised `StreamCall` without id and timeout; the bytes of every try.
+        infer: A serialised `InferRequest`; the same bytes in every try.
+        extra: Further fields of its `StreamCall`, serialised.
+        size: Bytes that it may take in a message at most.
         deadline: When its time is over, on the clock that `pack` is given.
         owner: Whoever waits for the outcome.
         tries: How often it was sent.
@@ -38,10 +41,12 @@ class Call(Generic[Owner]):
         id: Of the current try, while it is on a stream.
     """
 
-    __slots__ = ("body", "deadline", "id", "owner", "place", "tries")
+    __slots__ = ("deadline", "extra", "id", "infer", "owner", "place", "size", "tries")
 
-    def __init__(self, *, body: bytes, deadline: float, owner: Owner) -> None:
-        self.body = body
+    def __init__(self, *, infer: bytes, deadline: float, owner: Owner, extra: bytes = b"") -> None:
+        self.infer = infer
+        self.extra = extra
+        self.size = len(infer) + len(extra) + _CALL_OVERHEAD_BYTES_MAX
         self.deadline = deadline
         self.owner = owner
         self.tries = 0
@@ -62,7 +67,6 @@ class PackingLimits:
     bytes_max: int
     calls_per_message_max: int
     message_bytes_max: int
-    timeout_max_s: float
 
 
 class WaitingCalls(Generic[Owner]):
@@ -86,16 +90,16 @@ class WaitingCalls(Generic[Owner]):
         """Calls that may be sent now."""
         return len(self._ready)
 
-    def has_room(self, body_bytes: int) -> bool:
+    def has_room(self, size: int) -> bool:
         """Whether a new call of that size may be pushed; a single one may be of any size."""
         calls = len(self)
-        return not calls or (calls < self._calls_max and self._bytes + body_bytes <= self._bytes_max)
+        return not calls or (calls < self._calls_max and self._bytes + size <= self._bytes_max)
 
     def push(self, call: Call[Owner]) -> None:
         """Takes a new call, last in the queue."""
         call.place = self
         self._ready[call] = None
-        self._bytes += len(call.body)
+        self._bytes += call.size
 
     def push_first(self, calls: Iterable[Call[Owner]]) -> None:
         """Takes calls that are to be tried again at once, before all others and in their order."""
@@ -107,7 +111,7 @@ class WaitingCalls(Generic[Owner]):
         """Takes a call that is to be tried again later: from `resume` on."""
         call.place = self
         self._deferred.add(call)
-        self._bytes += len(call.body)
+        self._bytes += call.size
 
     def resume(self, call: Call[Owner]) -> None:
         """Lets a deferred call be sent; does nothing for one that is over."""
@@ -125,7 +129,7 @@ class WaitingCalls(Generic[Owner]):
             self._deferred.remove(call)
         else:
             del self._ready[call]
-        self._bytes -= len(call.body)
+        self._bytes -= call.size
         call.place = None
 
     def take_all(self) -> list[Call[Owner]]:
@@ -152,7 +156,7 @@ class WireStream(Generic[Owner]):
         self._waiting = waiting
         self._limits = limits
         self._last_id = 0
-        self._in_flight: dict[int, tuple[Call[Owner], int]] = {}
+        self._in_flight: dict[int, Call[Owner]] = {}
         self._bytes = 0
         self._cancels: list[int] = []
         self._too_large: list[Call[Owner]] = []
@@ -180,7 +184,7 @@ class WireStream(Generic[Owner]):
         limits, waiting, in_flight = self._limits, self._waiting, self._in_flight
         left = min(limits.calls_per_message_max, limits.calls_max - len(in_flight))
         while left > 0 and (call := waiting.first()) is not None:
-            size = len(call.body) + _CALL_OVERHEAD_BYTES_MAX
+            size = call.size
             if size > room:
                 if size <= limits.message_bytes_max:
                     return
@@ -193,12 +197,13 @@ class WireStream(Generic[Owner]):
             self._last_id = call_id = self._last_id + 1
             call.place, call.id = self, call_id
             call.tries += 1
-            in_flight[call_id] = (call, size)
+            in_flight[call_id] = call
             self._bytes += size
             room -= size
             left -= 1
-            head = _head(call_id, min(call.deadline - now, limits.timeout_max_s))
-            parts += (_CALLS_TAG, _varint(len(head) + len(call.body)), head, call.body)
+            infer, extra = call.infer, call.extra
+            head = _head(call_id, call.deadline - now, len(infer))
+            parts += (_CALLS_TAG, _varint(len(head) + len(infer) + len(extra)), head, infer, extra)
 
     def take_too_large(self) -> list[Call[Owner]]:
         """Takes the calls that `pack` found to fit into no message; they are over."""
@@ -209,7 +214,7 @@ class WireStream(Generic[Owner]):
         """Asks the server to cancel a call that is here; its answer, which frees its room, will be dropped."""
         self._cancels.append(call.id)
         call.place = None
-        call.body = b""
+        call.infer = call.extra = b""
 
     def received(self, response: StreamResponse) -> list[tuple[Call[Owner], StreamAnswer]]:
         """Takes a message of the server.
@@ -222,11 +227,10 @@ class WireStream(Generic[Owner]):
             self.draining = True
         answered: list[tuple[Call[Owner], StreamAnswer]] = []
         for answer in response.answers:
-            found = self._in_flight.pop(answer.id, None)
-            if found is None:
+            call = self._in_flight.pop(answer.id, None)
+            if call is None:
                 continue
-            call, size = found
-            self._bytes -= size
+            self._bytes -= call.size
             if call.place is self:
                 call.place = None
                 answered.append((call, answer))
@@ -234,7 +238,7 @@ class WireStream(Generic[Owner]):
 
     def ended(self) -> list[Call[Owner]]:
         """Takes the calls that the stream's end left without an answer, in the order they were sent."""
-        unanswered = [call for call, _ in self._in_flight.values() if call.place is self]
+        unanswered = [call for call in self._in_flight.values() if call.place is self]
         for call in unanswered:
             call.place = None
         self._in_flight.clear()
@@ -243,8 +247,9 @@ class WireStream(Generic[Owner]):
         return unanswered
 
 
-def _head(call_id: int, timeout_s: float) -> bytes:
-    return _ID_TAG + _varint(call_id) + _timeout_field(max(1, math.ceil(timeout_s * 1000)))
+def _head(call_id: int, timeout_s: float, infer_bytes: int) -> bytes:
+    timeout = _timeout_field(max(1, math.ceil(timeout_s * 1000)))
+    return b"".join((_ID_TAG, _varint(call_id), timeout, _INFER_TAG, _varint(infer_bytes)))
 
 
 # Calls that wait together have about the same time left.
