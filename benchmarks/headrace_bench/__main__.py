@@ -12,13 +12,15 @@ from pathlib import Path
 from rich.console import Console
 
 from headrace_bench.bench import Bench, Setup, run, settings_of
-from headrace_bench.cells import FULL, QUICK, selected
+from headrace_bench.cells import FULL, QUICK, Cell, selected
+from headrace_bench.load import LoadFailedError
 from headrace_bench.machine import description
-from headrace_bench.measurement import LoadFailedError
+from headrace_bench.profiling import ProfileFailedError, page, profiles
 from headrace_bench.report import as_json, markdown, tables
 
 _FOLDER = Path(__file__).parents[1]
 _EXIT_FAILED = 1
+_PROFILE_S = 8.0
 
 
 def main() -> int:
@@ -28,7 +30,7 @@ def main() -> int:
     console = Console(width=None if sys.stdout.isatty() else 160)
     errors = Console(stderr=True)
     try:
-        cells = selected(options.only)
+        cells = selected([options.profile] if options.profile else options.only)
     except ValueError as error:
         errors.print(f"{error}", style="red", markup=False)
         return _EXIT_FAILED
@@ -44,8 +46,12 @@ def main() -> int:
             tempfile.TemporaryDirectory(prefix="headrace-bench-") as folder,
             Bench(cells=cells, setup=setup, folder=Path(folder)) as bench,
         ):
+            if options.profile:
+                for cell in cells:
+                    console.print(_write_profile(bench, cell, Path(folder)), markup=False, highlight=False)
+                return 0
             samples = run(bench, cells, effort, lambda line: console.print(line, markup=False, highlight=False))
-    except LoadFailedError as error:
+    except (LoadFailedError, ProfileFailedError) as error:
         errors.print(f"{error}", style="red", markup=False)
         return _EXIT_FAILED
     for table in tables(samples):
@@ -58,8 +64,19 @@ def main() -> int:
     return 0
 
 
+def _write_profile(bench: Bench, cell: Cell, folder: Path) -> str:
+    text = page(cell, profiles(bench, cell, for_s=_PROFILE_S, folder=folder))
+    written = _FOLDER / "profiles" / f"{str(cell).replace(':', '-')}.txt"
+    written.parent.mkdir(exist_ok=True)
+    written.write_text(text)
+    return f"{text}\nwritten to {written}"
+
+
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="headrace_bench", description="Measures a mesh on this machine.")
+    parser.add_argument(
+        "--profile", metavar="CELL", help="profile the processes of one cell instead, into benchmarks/profiles"
+    )
     parser.add_argument("--quick", action="store_true", help="short measurements, three rounds: about two minutes")
     parser.add_argument(
         "--only",
@@ -77,8 +94,16 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--runners", type=int, default=2, help="CPU runners of the mesh (default 2)")
     parser.add_argument("--connections", type=int, default=1, help="connections of a unary client (default 1)")
     parser.add_argument("--streams", type=int, default=2, help="streams of a packed client (default 2)")
-    parser.add_argument("--output", type=Path, metavar="FILE", help="writes FILE.json and FILE.md")
-    return parser.parse_args()
+    parser.add_argument(
+        "--output",
+        type=Path,
+        metavar="FILE",
+        help="writes FILE.json and FILE.md; a full run of all cells writes benchmarks/figures otherwise",
+    )
+    options = parser.parse_args()
+    if not (options.quick or options.only or options.output):
+        options.output = _FOLDER / "figures"
+    return options
 
 
 if __name__ == "__main__":

@@ -11,7 +11,8 @@ from typing import Any
 from headrace_bench import generators
 from headrace_bench.cells import ECHO, IN_PROCESS, PACKED, UNARY, Cell, Effort, rounds
 from headrace_bench.generators import Generator
-from headrace_bench.measurement import LoadFailedError, Sample, measure, warmed_up
+from headrace_bench.load import LoadFailedError
+from headrace_bench.measurement import Sample, measure, warmed_up
 from headrace_bench.models import MODELS
 from headrace_bench.service import Service, check_answer, echo_server, mesh
 

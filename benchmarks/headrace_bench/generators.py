@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Protocol
 
 from headrace_bench.h2load import H2load
-from headrace_bench.load import Load
+from headrace_bench.load import Load, LoadFailedError
 from headrace_bench.service import Service, child_environment
 
 _END_S = 10.0
@@ -44,7 +44,7 @@ class ChildGenerator:
         """Make the calls and wait for the last answer.
 
         Raises:
-            RuntimeError: the generator ended; it has said why.
+            LoadFailedError: the generator ended; it has said why.
         """
         process = self._process
         assert process.stdin is not None and process.stdout is not None
@@ -52,7 +52,7 @@ class ChildGenerator:
         process.stdin.flush()
         line = process.stdout.readline()
         if not line:
-            raise RuntimeError(f"the load generator ended with {process.wait(_END_S)}")
+            raise LoadFailedError(f"the load generator ended with {process.wait(_END_S)}")
         return Load(**json.loads(line))
 
     def close(self) -> None:

@@ -10,7 +10,7 @@ import tempfile
 from collections import Counter
 from pathlib import Path
 
-from headrace_bench.load import Load
+from headrace_bench.load import Load, LoadFailedError
 from headrace_bench.service import Service
 from headrace_bench.unary_client import CALL_TIMEOUT_S, INFER
 
@@ -85,13 +85,13 @@ class H2load:
         """Make the calls and wait for the last answer.
 
         Raises:
-            RuntimeError: h2load failed.
+            LoadFailedError: h2load failed.
         """
         self._log.unlink(missing_ok=True)
         cpu_s = _children_cpu_s()
         ended = subprocess.run([*self._command, f"--requests={count}"], capture_output=True, text=True, check=False)
         if ended.returncode != 0:
-            raise RuntimeError(f"h2load ended with {ended.returncode}: {ended.stderr}{ended.stdout}")
+            raise LoadFailedError(f"h2load ended with {ended.returncode}: {ended.stderr}{ended.stdout}")
         return summary(
             log=self._log.read_text(),
             report=ended.stdout,

@@ -20,6 +20,10 @@ def quantile(ordered: Sequence[float], share: float) -> float:
     return ordered[max(0, math.ceil(share * len(ordered)) - 1)]
 
 
+class LoadFailedError(Exception):
+    """Calls failed, or the generator did: what was measured is worth nothing."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Load:
     """What became of a number of calls.

@@ -8,14 +8,10 @@ from dataclasses import dataclass
 from headrace_bench import usage
 from headrace_bench.cells import Effort
 from headrace_bench.generators import Generator
-from headrace_bench.load import Load
+from headrace_bench.load import Load, LoadFailedError
 
 _PROBE_S = 0.1
 _GROWTH_MAX = 16
-
-
-class LoadFailedError(Exception):
-    """Calls failed: what was measured is worth nothing."""
 
 
 @dataclass(frozen=True, kw_only=True)

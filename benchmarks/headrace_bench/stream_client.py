@@ -63,12 +63,10 @@ class PackedStream:
         self._wake = asyncio.Event()
         self._quota = Quota(0)
         self._pack_max = 1
-        self.messages_sent = 0
-        self.messages_read = 0
 
     async def open(self) -> asyncio.Task[None]:
         """Wait for the server's limits; gives the task that reads and writes from then on."""
-        first = StreamResponse.FromString(await self._call.read())
+        first = await self._message()
         if not first.HasField("limits"):
             raise SystemExit("the stream's first message has no limits")
         self._pack_max = self._fitting(first.limits)
@@ -98,16 +96,20 @@ class PackedStream:
                 now_s = time.perf_counter()
                 for place in places:
                     self._sent_s[place] = now_s
-                self.messages_sent += 1
                 await self._call.write(b"".join([self._bodies[place] for place in places]))
 
     async def _read(self) -> None:
         while True:
+            self._take(await self._message())
+
+    async def _message(self) -> StreamResponse:
+        try:
             raw = await self._call.read()
-            if raw is grpc.aio.EOF:
-                raise SystemExit(f"the stream ended: {await self._call.code()} {await self._call.details()}")
-            self.messages_read += 1
-            self._take(StreamResponse.FromString(raw))
+        except grpc.aio.AioRpcError as error:
+            raise SystemExit(f"the stream ended: {error.code().name}, {error.details()}") from None
+        if raw is grpc.aio.EOF:
+            raise SystemExit("the server ended the stream")
+        return StreamResponse.FromString(raw)
 
     def _take(self, response: StreamResponse) -> None:
         quota, now_s = self._quota, time.perf_counter()

@@ -15,7 +15,7 @@ import pytest
 
 from headrace.gateway.v1.inference_pb2 import StreamAnswer, StreamLimits, StreamRequest, StreamResponse
 from headrace_bench import generators
-from headrace_bench.load import Load
+from headrace_bench.load import Load, LoadFailedError
 from headrace_bench.models import MODELS
 from headrace_bench.service import Service, echo_server
 from headrace_bench.unary_client import INFER
@@ -160,7 +160,7 @@ async def test_packed_load_above_the_limits_is_refused(
     streams: tuple[Streams, Service], request_file: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     _, service = streams
-    with pytest.raises(RuntimeError, match="ended with 1"):
+    with pytest.raises(LoadFailedError, match="ended with 1"):
         await loads_of(packed(service, request_file, concurrency=200, streams=1), 10)
     assert "more than a stream takes" in capfd.readouterr().err
 

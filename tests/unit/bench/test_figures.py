@@ -7,8 +7,8 @@ from collections import Counter
 import pytest
 
 from headrace_bench.cells import ECHO, FULL, PACKED, UNARY, Cell, grid, rounds, selected
-from headrace_bench.load import Load, quantile
-from headrace_bench.measurement import LoadFailedError, Sample, measure, warmed_up
+from headrace_bench.load import Load, LoadFailedError, quantile
+from headrace_bench.measurement import Sample, measure, warmed_up
 from headrace_bench.report import as_json, markdown, medians, ratios
 
 
