@@ -44,6 +44,14 @@ def identity(datatype: str = "FP32", shape: Shape = ("batch", 4)) -> bytes:
     return _file([node], [tensor("x", datatype, shape)], [tensor("z", datatype, shape)])
 
 
+def identities(datatypes: Sequence[str]) -> bytes:
+    """For each datatype an input such as `x_FP32` and an output `z_FP32` that equals it, all of shape (batch, 3)."""
+    nodes = [helper.make_node("Identity", [f"x_{name}"], [f"z_{name}"]) for name in datatypes]
+    inputs = [tensor(f"x_{name}", name, ("batch", 3)) for name in datatypes]
+    outputs = [tensor(f"z_{name}", name, ("batch", 3)) for name in datatypes]
+    return _file(nodes, inputs, outputs)
+
+
 def add(shape: Shape = ("batch", 4)) -> bytes:
     """`z = x + y` in FP32."""
     node = helper.make_node("Add", ["x", "y"], ["z"])

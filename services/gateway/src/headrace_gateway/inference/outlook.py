@@ -64,7 +64,7 @@ def _no_runner(version: CatalogVersion) -> HeadraceError:
 
 def _not_loadable(version: CatalogVersion, cause: HeadraceError) -> HeadraceError:
     return ModelError(
-        f"version {version.version_text} of model '{version.model}' could not be loaded on any runner",
+        f"version {version.version_text} of model '{version.model}' could not be loaded on any runner: {cause.message}",
         entry=catalogue.MODEL_LOAD_FAILED,
         context={"model": version.model, "version": version.version_text, "cause": cause.reason},
     )

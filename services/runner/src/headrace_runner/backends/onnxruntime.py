@@ -77,7 +77,8 @@ class OnnxRuntimeModel:
     """One session of ONNX Runtime; sessions may be run from several threads at once.
 
     Raises:
-        ModelError: MODEL_LOAD_FAILED (FAILED_PRECONDITION): an input or output is no tensor of the protocol.
+        ModelError: MODEL_LOAD_FAILED (FAILED_PRECONDITION): an input or output is no tensor of the protocol, or text
+            goes in beside BF16 tensors.
     """
 
     def __init__(self, *, session: Any) -> None:
@@ -91,6 +92,12 @@ class OnnxRuntimeModel:
         self.outputs: Sequence[TensorSpec] = [_spec(arg, "output") for arg in session.get_outputs()]
         self._strings = frozenset(spec.name for spec in self.inputs if spec.datatype == "BYTES")
         self._bf16 = frozenset(spec.name for spec in (*self.inputs, *self.outputs) if spec.datatype == "BF16")
+        if self._bf16 and self._strings:
+            # Only an OrtValue can hold BF16, and only a NumPy array text; one run takes either all or none of them.
+            raise ModelError(
+                "the model has BYTES inputs and BF16 tensors, which this backend can't have together",
+                entry=catalogue.MODEL_LOAD_FAILED,
+            )
 
     @property
     def memory_bytes(self) -> int:
