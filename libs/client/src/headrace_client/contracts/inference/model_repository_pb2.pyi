@@ -63,9 +63,9 @@ class RepositoryIndexRequest(_message.Message):
     REPOSITORY_NAME_FIELD_NUMBER: _builtins.int
     READY_FIELD_NUMBER: _builtins.int
     repository_name: _builtins.str
-    """Name of a repository. Empty means all. Headrace has one repository per tenant, so it is usually empty."""
+    """Name of a repository. Must be empty: a tenant has one repository."""
     ready: _builtins.bool
-    """True lists only models that can serve now. Default false: all models."""
+    """True lists only versions that are READY. Default false: all versions."""
     def __init__(
         self,
         *,
@@ -170,12 +170,14 @@ class RepositoryModelLoadRequest(_message.Message):
     MODEL_NAME_FIELD_NUMBER: _builtins.int
     PARAMETERS_FIELD_NUMBER: _builtins.int
     repository_name: _builtins.str
-    """Name of the repository. Empty means the tenant's own."""
+    """Name of the repository. Must be empty: a tenant has one repository."""
     model_name: _builtins.str
     """Name of the model. Required; see the message's comment on KServe's numbering."""
     @_builtins.property
     def parameters(self) -> _containers.MessageMap[_builtins.str, Global___ModelRepositoryParameter]:
-        """Parameters of the load, for example `config` (a configuration in JSON). Empty means the registered manifest."""
+        """Parameters of the load. Must be empty: `config` and `file:…`, which replace in Triton what its repository holds,
+        are refused, because a registered version never changes.
+        """
 
     def __init__(
         self,
@@ -195,7 +197,8 @@ Global___RepositoryModelLoadRequest: _TypeAlias = RepositoryModelLoadRequest  # 
 @_typing.final
 class RepositoryModelLoadResponse(_message.Message):
     """RepositoryModelLoadResponse confirms that the model can serve. A failure is a gRPC status instead. KServe's message
-    of this name has the fields `model_name` (1) and `isLoaded` (2); its clients read both as absent here.
+    of this name has the fields `model_name` (1) and `isLoaded` (2): an answer holds them for its clients, and this
+    contract's clients skip them.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -244,7 +247,7 @@ class RepositoryModelUnloadRequest(_message.Message):
     MODEL_NAME_FIELD_NUMBER: _builtins.int
     PARAMETERS_FIELD_NUMBER: _builtins.int
     repository_name: _builtins.str
-    """Name of the repository. Empty means the tenant's own."""
+    """Name of the repository. Must be empty: a tenant has one repository."""
     model_name: _builtins.str
     """Name of the model. Required; see the message's comment on KServe's numbering."""
     @_builtins.property
@@ -268,8 +271,9 @@ Global___RepositoryModelUnloadRequest: _TypeAlias = RepositoryModelUnloadRequest
 
 @_typing.final
 class RepositoryModelUnloadResponse(_message.Message):
-    """RepositoryModelUnloadResponse confirms that no new request will reach the model. KServe's message of this name has
-    the fields `model_name` (1) and `isUnloaded` (2); its clients read both as absent here.
+    """RepositoryModelUnloadResponse confirms that no runner has the model in memory for new requests; one that comes later
+    has it loaded again. KServe's message of this name has the fields `model_name` (1) and `isUnloaded` (2): an answer
+    holds them for its clients, and this contract's clients skip them.
     """
 
     DESCRIPTOR: _descriptor.Descriptor

@@ -53,7 +53,7 @@ class ModelStatisticsResponse(_message.Message):
     MODEL_STATS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def model_stats(self) -> _containers.RepeatedCompositeFieldContainer[Global___ModelStatistics]:
-        """One entry per model version, ordered by name and version. Empty when nothing is loaded."""
+        """One entry per servable version, ordered by name and version; its counters are those of the answering process."""
 
     def __init__(
         self,

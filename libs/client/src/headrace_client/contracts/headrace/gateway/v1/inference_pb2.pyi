@@ -262,7 +262,7 @@ class StreamCall(_message.Message):
 
     @_builtins.property
     def timeout(self) -> _duration_pb2.Duration:
-        """Time for the answer from the receipt of the call. Absent means the server's default; not above its limit."""
+        """Time for the answer from the receipt of the call. Absent means the server's default."""
 
     def __init__(
         self,
@@ -363,7 +363,7 @@ class StreamLimits(_message.Message):
     BYTES_MAX_FIELD_NUMBER: _builtins.int
     CALLS_PER_MESSAGE_MAX_FIELD_NUMBER: _builtins.int
     MESSAGE_BYTES_MAX_FIELD_NUMBER: _builtins.int
-    TIMEOUT_MAX_FIELD_NUMBER: _builtins.int
+    DEFAULT_TIMEOUT_FIELD_NUMBER: _builtins.int
     calls_max: _builtins.int
     """Calls in flight on this stream, those whose answers are not sent yet included."""
     bytes_max: _builtins.int
@@ -373,8 +373,8 @@ class StreamLimits(_message.Message):
     message_bytes_max: _builtins.int
     """Bytes of one message."""
     @_builtins.property
-    def timeout_max(self) -> _duration_pb2.Duration:
-        """Longest time that a call may ask for, and the default."""
+    def default_timeout(self) -> _duration_pb2.Duration:
+        """Time that a call without `timeout` gets."""
 
     def __init__(
         self,
@@ -383,11 +383,11 @@ class StreamLimits(_message.Message):
         bytes_max: _builtins.int = ...,
         calls_per_message_max: _builtins.int = ...,
         message_bytes_max: _builtins.int = ...,
-        timeout_max: _duration_pb2.Duration | None = ...,
+        default_timeout: _duration_pb2.Duration | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["timeout_max", b"timeout_max"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["default_timeout", b"default_timeout"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["bytes_max", b"bytes_max", "calls_max", b"calls_max", "calls_per_message_max", b"calls_per_message_max", "message_bytes_max", b"message_bytes_max", "timeout_max", b"timeout_max"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bytes_max", b"bytes_max", "calls_max", b"calls_max", "calls_per_message_max", b"calls_per_message_max", "default_timeout", b"default_timeout", "message_bytes_max", b"message_bytes_max"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
