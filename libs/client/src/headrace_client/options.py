@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import os
 import tomllib
 from collections.abc import Mapping
@@ -16,7 +17,6 @@ DEFAULT_ENDPOINT = "127.0.0.1:8081"
 LOCAL_API_KEY = "community"
 """The well-known key of a mesh that listens on this machine only; never sent anywhere else."""
 
-_LOOPBACK = ("127.", "localhost", "[::1]", "unix:")
 _FIELDS = {"endpoint", "api_key", "tls"}
 _TLS_FIELDS = {"ca_file", "cert_file", "key_file", "server_name"}
 
@@ -65,7 +65,8 @@ def client_options(
 
     1. the profile `profile` of the profile file;
     2. HEADRACE_ENDPOINT and HEADRACE_API_KEY;
-    3. the profile that HEADRACE_PROFILE names, else the profile `default` if the file has one;
+    3. unless the endpoint is known by now, the profile that HEADRACE_PROFILE names, else the profile `default` if the
+       file has one: its key belongs to its endpoint;
     4. `127.0.0.1:8081`, with the key `community` for endpoints on this machine.
 
     The profile file is HEADRACE_CONFIG, else `headrace/config.toml` under XDG_CONFIG_HOME or `~/.config`:
@@ -87,15 +88,15 @@ def client_options(
     """
     environ = os.environ if environ is None else environ
     named = _profile(environ, profile) if profile is not None else {}
-    default = {} if profile is not None else _profile(environ, environ.get("HEADRACE_PROFILE") or None)
-    target = endpoint or _text(named, "endpoint") or environ.get("HEADRACE_ENDPOINT") or _text(default, "endpoint")
-    target = target or DEFAULT_ENDPOINT
+    target = endpoint or _text(named, "endpoint") or environ.get("HEADRACE_ENDPOINT")
+    implied = {} if target or profile is not None else _profile(environ, environ.get("HEADRACE_PROFILE") or None)
+    target = target or _text(implied, "endpoint") or DEFAULT_ENDPOINT
     if tls is None:
-        tls = True if target.startswith("https://") else _tls({**default, **named}.get("tls"))
+        tls = _tls({**implied, **named}.get("tls")) or target.startswith("https://")
     target = target.removeprefix("https://").removeprefix("http://").rstrip("/")
     if api_key is None:
-        api_key = _text(named, "api_key") or environ.get("HEADRACE_API_KEY") or _text(default, "api_key")
-    if api_key is None and target.startswith(_LOOPBACK):
+        api_key = _text(named, "api_key") or environ.get("HEADRACE_API_KEY") or _text(implied, "api_key")
+    if api_key is None and _is_local(target):
         api_key = LOCAL_API_KEY
     return ClientOptions(
         endpoint=target,
@@ -112,6 +113,16 @@ def config_file(environ: Mapping[str, str]) -> Path:
     return (Path(base) if base else Path.home() / ".config") / "headrace" / "config.toml"
 
 
+def _is_local(target: str) -> bool:
+    if target.startswith("unix:"):
+        return True
+    host = target.rpartition(":")[0].strip("[]")
+    try:
+        return host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
 def _profile(environ: Mapping[str, str], name: str | None) -> dict[str, Any]:
     path = config_file(environ)
     try:
@@ -124,7 +135,10 @@ def _profile(environ: Mapping[str, str], name: str | None) -> dict[str, Any]:
         raise _file_error(path, "can't be read") from None
     except tomllib.TOMLDecodeError as error:
         raise _file_error(path, f"is not TOML: {error}") from None
-    profiles = cast("dict[str, object]", document.get("profiles", {}))
+    profiles = document.get("profiles", {})
+    if not isinstance(profiles, dict):
+        raise _file_error(path, "has no profiles: 'profiles' must be a table of tables")
+    profiles = cast("dict[str, object]", profiles)
     if name is not None and name not in profiles:
         known = ", ".join(sorted(profiles)) or "none"
         raise _file_error(path, f"has no profile '{name}'; its profiles: {known}")

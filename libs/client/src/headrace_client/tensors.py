@@ -103,11 +103,14 @@ def _as_array(name: str, values: ArrayLike) -> NDArray[Any]:
         raise _refused(name, "a masked array can't be sent; fill it first", failures.TENSOR_ELEMENT_INVALID)
     try:
         array: NDArray[Any] = np.asarray(values)
-        if is_text(array.dtype) and not isinstance(values, np.ndarray):
-            # numpy's own texts end at their last character that is not NUL; objects stay as they are.
-            array = np.asarray(values, dtype=object)
+    except UnicodeDecodeError:
+        # Of texts and bytes in one list numpy makes texts, by ASCII.
+        return np.asarray(values, dtype=object)
     except ValueError:
         raise _refused(name, "the rows have different lengths", failures.TENSOR_SHAPE_MISMATCH) from None
+    if is_text(array.dtype) and not isinstance(values, np.ndarray):
+        # numpy's own texts end at their last character that is not NUL; objects stay as they are.
+        return np.asarray(values, dtype=object)
     return array
 
 
