@@ -3,12 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
-import signal
-import subprocess
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -24,29 +18,9 @@ from inference import open_inference_pb2 as oip
 from inference import open_inference_pb2_grpc
 from support import onnx_models
 from support.gateway import COMMUNITY, Backends, FrontDoor, Pairs, fresh_name, open_door, upload
-from support.processes import Unprivileged, command_as, stop
+from support.mesh_processes import running_runner
 
 ROWS = np.arange(32, dtype=np.float32).reshape(2, 16)
-
-
-@contextmanager
-def running_runner(backends: Backends, door: FrontDoor, folder: Path) -> Iterator[subprocess.Popen[bytes]]:
-    kept = {name: value for name, value in os.environ.items() if not name.startswith("HEADRACE_")}
-    environment = {
-        **kept,
-        "HEADRACE_RUNNER_NAME": "runner-0",
-        "HEADRACE_RUNNER_GATEWAYS": door.gateway.mesh_address,
-        "HEADRACE_RUNNER_REGISTRY_ADDRESS": backends.registry.address,
-        "HEADRACE_RUNNER_CACHE_DIR": str(folder / "cache"),
-        "HEADRACE_STATE_DIR": str(folder / "state"),
-    }
-    argv = command_as(Unprivileged(0, 0), [sys.executable, "-m", "headrace_runner"])
-    with (folder / "runner.log").open("ab") as log:
-        process = subprocess.Popen(argv, env=environment, stdout=log, stderr=log)
-    try:
-        yield process
-    finally:
-        stop(process, signal.SIGTERM)
 
 
 def request_for(model: str, **fields: Any) -> oip.ModelInferRequest:

@@ -122,7 +122,6 @@ class StreamEndpoint:
 
     async def _respond(self, context: Context, principal: Principal) -> None:
         started_s = time.monotonic()
-        metadata: Any = context.invocation_metadata()
         metadata = metadata_map(context.invocation_metadata())
         request_id = request_id_of(metadata)
         context.set_trailing_metadata(((REQUEST_ID_KEY, request_id),))
@@ -137,7 +136,7 @@ class StreamEndpoint:
             self.gate.enter()
             self._open.add(stream)
             try:
-                watching = self._access.watch(metadata, principal)
+                watching = self._access.watch(tuple(metadata.items()), principal)
                 await run_until_one_fails(stream.read(), stream.write(), watching)
             finally:
                 self._open.discard(stream)

@@ -1,0 +1,37 @@
+"""Runners as processes behind a gateway of the test's own."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from support.gateway import Backends, FrontDoor
+from support.processes import Unprivileged, command_as, stop
+
+
+@contextmanager
+def running_runner(
+    backends: Backends, door: FrontDoor, folder: Path, name: str = "runner-0"
+) -> Iterator[subprocess.Popen[bytes]]:
+    """A runner that dials the gateway behind `door`; stopped at the end."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("HEADRACE_")}
+    environment = {
+        **kept,
+        "HEADRACE_RUNNER_NAME": name,
+        "HEADRACE_RUNNER_GATEWAYS": door.gateway.mesh_address,
+        "HEADRACE_RUNNER_REGISTRY_ADDRESS": backends.registry.address,
+        "HEADRACE_RUNNER_CACHE_DIR": str(folder / "cache"),
+        "HEADRACE_STATE_DIR": str(folder / "state"),
+    }
+    argv = command_as(Unprivileged(0, 0), [sys.executable, "-m", "headrace_runner"])
+    with (folder / f"{name}.log").open("ab") as log:
+        process = subprocess.Popen(argv, env=environment, stdout=log, stderr=log)
+    try:
+        yield process
+    finally:
+        stop(process, signal.SIGTERM)
