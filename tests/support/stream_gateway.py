@@ -160,6 +160,11 @@ class StreamGateway:
         self.refused = 0
         self.metadata: dict[str, str | bytes] = {}
         self.limits = limits
+        self.server = grpc.aio.server(options=[("grpc.so_reuseport", 0), ("grpc.max_receive_message_length", -1)])
+
+    async def kill(self) -> None:
+        """Ends all connections at once."""
+        await self.server.stop(0)
 
     @property
     def every_call(self) -> list[StreamCall]:
@@ -205,7 +210,7 @@ def limits_of(
 async def serving(limits: StreamLimits | None = None, *, address: str = "127.0.0.1:0") -> AsyncGenerator[StreamGateway]:
     """A stream gateway, stopped at once afterwards."""
     gateway = StreamGateway(limits or limits_of())
-    server = grpc.aio.server(options=[("grpc.so_reuseport", 0), ("grpc.max_receive_message_length", -1)])
+    server = gateway.server
     handler: Any = grpc.stream_stream_rpc_method_handler(gateway.serve)  # pyright: ignore[reportUnknownVariableType]
     service, method = STREAM.removeprefix("/").split("/")
     server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(service, {method: handler}),))
@@ -215,4 +220,4 @@ async def serving(limits: StreamLimits | None = None, *, address: str = "127.0.0
     try:
         yield gateway
     finally:
-        await server.stop(0)
+        await gateway.kill()

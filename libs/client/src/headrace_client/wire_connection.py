@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Callable
 from typing import Any, Generic, TypeVar
 
 import grpc
+import grpc.aio
 from google.protobuf.message import DecodeError
 
 from headrace_client.contracts.headrace.gateway.v1.inference_pb2 import StreamAnswer, StreamLimits, StreamResponse
@@ -50,6 +51,7 @@ class WireConnection(Generic[Owner]):
         self._sent = sent
         self._due = asyncio.Event()
         self._finishing = False
+        self._is_reason_lost = False
 
     def wake(self) -> None:
         """To be called when a call waits or was withdrawn."""
@@ -65,7 +67,7 @@ class WireConnection(Generic[Owner]):
         """Carries messages until the RPC ends.
 
         Returns:
-            Why it ended; None for the status OK.
+            Why it ended; None for the status OK, or when nobody knows.
         """
         writer = asyncio.create_task(self._write(), name="headrace-stream-writer")
         try:
@@ -73,7 +75,7 @@ class WireConnection(Generic[Owner]):
                 self._take(StreamResponse.FromString(message))
             return None
         except grpc.RpcError as error:
-            return self._transport.restored(error)
+            return None if self._is_reason_lost else self._transport.restored(error)
         except DecodeError:
             return InternalError("the mesh sent a stream message that can't be read")
         except asyncio.CancelledError:
@@ -110,8 +112,12 @@ class WireConnection(Generic[Owner]):
                     return
                 self._due.clear()
                 await self._due.wait()
-        except (grpc.RpcError, asyncio.InvalidStateError):
+        except asyncio.InvalidStateError:
             return  # The RPC is over; its reader tells why.
+        except (grpc.RpcError, grpc.aio.InternalError):
+            # The RPC ended while the message was on its way, for which grpc.aio puts a status of its own, INTERNAL, in
+            # the place of the server's.
+            self._is_reason_lost = True
         except Exception:
             self._rpc.cancel()
             raise
