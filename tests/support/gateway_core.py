@@ -1,0 +1,147 @@
+"""A gateway's inside without its listeners, and a runner's session that a test speaks for."""
+
+from __future__ import annotations
+
+from random import Random
+
+from prometheus_client import CollectorRegistry
+
+from headrace.gateway.v1 import mesh_pb2 as gateway_pb2
+from headrace.registry.internal.v1.catalog_pb2 import CatalogEntry
+from headrace.registry.v1 import manifest_pb2, models_pb2
+from headrace.runner.internal.v1 import mesh_pb2
+from headrace_common.errors import HeadraceError
+from headrace_common.lanes import ByteBudget, LaneLimits
+from headrace_common.rpc_status import to_status
+from headrace_common.testing import FakeClock
+from headrace_gateway.catalog import Catalog
+from headrace_gateway.inference import Dispatcher, InferenceHandler, PayloadGate
+from headrace_gateway.mesh.directory import RunnerDirectory
+from headrace_gateway.mesh.runner_session import RunnerSession
+from headrace_gateway.mesh.wants import Wants
+from headrace_gateway.metrics import GatewayMetrics
+
+MIB = 1 << 20
+
+
+class GatewayCore:
+    """What a gateway process decides with."""
+
+    def __init__(self) -> None:
+        registry = CollectorRegistry()
+        self.clock = FakeClock()
+        self.catalog = Catalog()
+        self.catalog.replace([])
+        self.metrics = GatewayMetrics(registry=registry)
+        self.directory = RunnerDirectory(clock=self.clock, known=self.catalog.by_uid)
+        self.wants = Wants(directory=self.directory, sign_ticket=lambda version: version.uid, clock=self.clock)
+        self.handler = InferenceHandler(
+            catalog=self.catalog,
+            dispatcher=Dispatcher(
+                directory=self.directory,
+                wants=self.wants,
+                clock=self.clock,
+                random=Random(1),
+                waiting_max=10,
+                registry=registry,
+            ),
+            payloads=PayloadGate(bytes_max=MIB),
+            metrics=self.metrics,
+            clock=self.clock,
+            message_bytes_max=MIB,
+        )
+
+    def register(
+        self, model: str, number: int = 1, *, tenant_id: str = "acme", manifest: manifest_pb2.Manifest | None = None
+    ) -> str:
+        """Makes a version known, and returns its uid."""
+        version = models_pb2.Version(
+            uid=f"{tenant_id}/{model}/{number}",
+            model=model,
+            version=number,
+            state=models_pb2.VERSION_STATE_READY,
+            manifest=manifest or manifest_pb2.Manifest(backend="onnxruntime", batched=True),
+        )
+        self.catalog.apply([CatalogEntry(tenant_id=tenant_id, version=version)])
+        return version.uid
+
+    def join(self, name: str = "runner-0") -> Runner:
+        """A runner comes, with nothing loaded and room for calls."""
+        session = RunnerSession(
+            hello=mesh_pb2.Hello(
+                runner_name=name,
+                boot_uuid="boot",
+                device=mesh_pb2.Device(type="cpu"),
+                backends=["onnxruntime"],
+            ),
+            limits=LaneLimits(),
+            budget=ByteBudget(total_bytes=MIB),
+            clock=self.clock,
+            changed=self.directory.changed,
+        )
+        credit = mesh_pb2.Credit(messages=1_000, payload_bytes=MIB)
+        session.calls.on_result_frame(mesh_pb2.ResultFrame(credit=credit))
+        self.directory.add(session)
+        return Runner(session)
+
+
+class Runner:
+    """What a runner would say in its session."""
+
+    def __init__(self, session: RunnerSession) -> None:
+        self.session = session
+        self.cancelled: list[int] = []
+        self._received: list[mesh_pb2.Call] = []
+
+    def tell(
+        self,
+        uid: str,
+        state: gateway_pb2.ModelState.ValueType,
+        *,
+        failure: HeadraceError | None = None,
+        released: bool = False,
+    ) -> None:
+        """Tells a version's state."""
+        status = to_status(failure).SerializeToString() if failure is not None else b""
+        event = mesh_pb2.ModelEvent(version_uid=uid, state=state, status=status, released=released, memory_bytes=1000)
+        self.session.on_event(mesh_pb2.RunnerEvent(model=event))
+
+    def loaded(self, uid: str) -> None:
+        """Has a version in memory from now on."""
+        self.tell(uid, gateway_pb2.MODEL_STATE_LOADED)
+
+    def commands(self) -> list[mesh_pb2.GatewayCommand]:
+        """What it was told on the control lane since the last look."""
+        found: list[mesh_pb2.GatewayCommand] = []
+        while not self.session.commands.empty():
+            found.append(self.session.commands.get_nowait())
+        return found
+
+    def received(self) -> list[mesh_pb2.Call]:
+        """Calls that it has and has not answered."""
+        while (sent := self.session.calls.next_small_frame()) is not None:
+            frame = mesh_pb2.CallFrame.FromString(sent)
+            self._received += frame.calls
+            self.cancelled += frame.cancels
+        return list(self._received)
+
+    def answer(
+        self, call: mesh_pb2.Call, payload: bytes = b"", *, failure: HeadraceError | None = None, rows: int = 1
+    ) -> None:
+        """Ends a call."""
+        self._received.remove(call)
+        result = mesh_pb2.Result(
+            id=call.id,
+            attempt=call.attempt,
+            terminal=True,
+            status=to_status(failure).SerializeToString() if failure is not None else b"",
+            payload=payload,
+            payload_bytes=len(payload),
+            queue_us=10,
+            compute_us=100,
+            input_us=20,
+            output_us=30,
+            batch_rows=rows,
+            leads_batch=True,
+        )
+        self.session.on_results(mesh_pb2.ResultFrame(results=[result]))
