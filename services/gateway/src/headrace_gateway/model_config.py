@@ -14,6 +14,7 @@ _INSTANCE_KINDS: Mapping[tuple[str, ...], model_placement_pb2.ModelInstanceGroup
     (): model_placement_pb2.ModelInstanceGroup.KIND_AUTO,
     ("cpu",): model_placement_pb2.ModelInstanceGroup.KIND_CPU,
     ("cuda",): model_placement_pb2.ModelInstanceGroup.KIND_GPU,
+    ("cuda", "cpu"): model_placement_pb2.ModelInstanceGroup.KIND_AUTO,
 }
 
 ROWS_MAX = (1 << 31) - 1
