@@ -243,6 +243,52 @@ async def test_a_model_in_use_is_not_unloaded(tmp_path: Path) -> None:
         assert outputs_of((await call).payload)["z"] == 300_000
 
 
+async def test_a_released_model_finishes_its_calls_takes_no_more_and_comes_back_on_a_want(tmp_path: Path) -> None:
+    async with running_host(tmp_path) as runner:
+        version = await runner.load("slow", onnx_models.counting_loop())
+        payload = request_of({"x": np.array(0, np.int64), "y": np.array(300_000, np.int64)})
+        call = asyncio.create_task(runner.answer(runner.call(version, payload)))
+        await eventually(lambda: runner.host.load().in_flight == 1)
+        runner.host.release(version.uid)
+        await eventually(lambda: runner.states(version.uid)[-1] == "UNLOADED")
+        assert runner.events[-1].released
+        error = await failure_of(runner.answer(runner.call(version, payload)))
+        assert error.entry is catalogue.MODEL_LOADING
+        assert outputs_of((await call).payload)["z"] == 300_000
+        runner.want(version)
+        await runner.settled(version.uid)
+        assert runner.states(version.uid) == ["LOADING", "LOADED", "UNLOADED", "LOADING", "LOADED"]
+        assert runner.metric("evictions_total", cache="memory") == 0
+
+
+async def test_a_model_released_while_it_loads_leaves_when_it_has_loaded_unless_it_is_wanted_again(
+    tmp_path: Path,
+) -> None:
+    async with running_host(tmp_path) as runner:
+        content = onnx_models.identity()
+        runner.artifacts.files["model.onnx"] = content
+        left, kept = (version_of(name, {"model.onnx": content}) for name in ("left", "kept"))
+        runner.want(left)
+        runner.want(kept)
+        runner.host.release(left.uid)
+        runner.host.release(kept.uid)
+        runner.want(kept)
+        await eventually(lambda: runner.states(left.uid)[-1] == "UNLOADED" and runner.states(kept.uid)[-1] == "LOADED")
+        assert runner.states(left.uid) == ["LOADING", "LOADED", "UNLOADED"]
+        assert [event.version_uid for event in runner.host.model_events()] == [kept.uid]
+
+
+async def test_a_release_is_answered_also_for_what_failed_or_is_not_here(tmp_path: Path) -> None:
+    async with running_host(tmp_path) as runner:
+        with pytest.raises(HeadraceError):
+            await runner.load("broken", b"this is not a model")
+        broken = runner.events[-1].version_uid
+        for uid in (broken, "unheard-of"):
+            runner.host.release(uid)
+            assert (runner.events[-1].version_uid, runner.states(uid)[-1]) == (uid, "UNLOADED")
+            assert runner.events[-1].released
+
+
 async def test_closing_waits_for_what_runs(tmp_path: Path) -> None:
     async with running_host(tmp_path) as runner:
         version = await runner.load("slow", onnx_models.counting_loop())
