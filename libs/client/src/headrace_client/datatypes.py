@@ -44,8 +44,9 @@ def is_bfloat16(dtype: np.dtype[Any]) -> bool:
 
 def datatype_of(dtype: np.dtype[Any]) -> str | None:
     """The datatype that arrays of this type have without being told; None where there is none."""
+    numeric = _BY_KIND.get((dtype.kind, dtype.itemsize))
+    if numeric is not None:
+        return numeric
     if is_text(dtype) or dtype.kind == "O":
         return BYTES
-    if is_bfloat16(dtype):
-        return BF16
-    return _BY_KIND.get((dtype.kind, dtype.itemsize))
+    return BF16 if is_bfloat16(dtype) else None

@@ -27,8 +27,10 @@ WAITING_BYTES_MAX = 64 << 20
 class InferFuture(asyncio.Future[InferResult]):
     """The outcome of a call to be; cancelling it cancels the call, also where it runs."""
 
-    def __init__(self, engine: StreamEngine) -> None:
-        super().__init__()
+    __slots__ = ("_call", "_engine")
+
+    def __init__(self, engine: StreamEngine, loop: asyncio.AbstractEventLoop) -> None:
+        super().__init__(loop=loop)
         self._engine = engine
         self._call: Call[CallOwner] | None = None
 
@@ -145,7 +147,7 @@ class InferStream:
         self, request: InferRequest, *, timeout_s: float | None = None, traceparent: str = ""
     ) -> asyncio.Future[InferResult]:
         """As `submit`, for a request that is there already; `timeout_s` is for one that states none."""
-        future = InferFuture(self._engine)
+        future = InferFuture(self._engine, self._loop)
         if timeout_s is None:
             timeout_s = self._timeout_s
         call = call_for(request, owner=future, now=self._loop.time(), timeout_s=timeout_s, traceparent=traceparent)

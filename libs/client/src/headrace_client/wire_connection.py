@@ -112,6 +112,9 @@ class WireConnection(Generic[Owner]):
                     return
                 self._due.clear()
                 await self._due.wait()
+                if wire.in_flight:
+                    # One more turn of the loop: what the answers that are here already set off leaves together.
+                    await asyncio.sleep(0)
         except asyncio.InvalidStateError:
             return  # The RPC is over; its reader tells why.
         except (grpc.RpcError, grpc.aio.InternalError):
