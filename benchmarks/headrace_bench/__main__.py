@@ -27,7 +27,7 @@ def main() -> int:
     """Measure, print the tables, write the files. The exit code is 1 where a request failed."""
     options = _arguments()
     # A file or pipe is no reason to fold the lines.
-    console = Console(width=None if sys.stdout.isatty() else 160)
+    console = Console(width=None if sys.stdout.isatty() else 190)
     errors = Console(stderr=True)
     try:
         cells = selected([options.profile] if options.profile else options.only)
@@ -35,6 +35,7 @@ def main() -> int:
         errors.print(f"{error}", style="red", markup=False)
         return _EXIT_FAILED
     effort = QUICK if options.quick else FULL
+    machine = description(_FOLDER.parent)
     setup = Setup(
         runners=options.runners,
         connections=options.connections,
@@ -57,7 +58,7 @@ def main() -> int:
     for table in tables(samples):
         console.print(table)
     if options.output is not None:
-        machine, settings = description(_FOLDER.parent), settings_of(effort, setup)
+        settings = settings_of(effort, setup)
         content = as_json(samples, machine, settings)
         options.output.with_suffix(".json").write_text(json.dumps(content, indent=2) + "\n")
         options.output.with_suffix(".md").write_text(markdown(samples, machine, settings))
@@ -93,7 +94,7 @@ def _arguments() -> argparse.Namespace:
     )
     parser.add_argument("--runners", type=int, default=2, help="CPU runners of the mesh (default 2)")
     parser.add_argument("--connections", type=int, default=1, help="connections of a unary client (default 1)")
-    parser.add_argument("--streams", type=int, default=2, help="streams of a packed client (default 2)")
+    parser.add_argument("--streams", type=int, default=1, help="streams of a packed client (default 1)")
     parser.add_argument(
         "--output",
         type=Path,

@@ -31,7 +31,7 @@ class Setup:
 
     runners: int = 2
     connections: int = 1
-    streams: int = 2
+    streams: int = 1
     h2load: str | None = None
 
 
@@ -128,7 +128,8 @@ def run(bench: Bench, cells: Sequence[Cell], effort: Effort, say: Say) -> dict[C
                 raise LoadFailedError(f"{cell}: {error}") from error
             samples.setdefault(cell, []).append(sample)
             used = ", ".join(f"{name} {spent:.1f} µs" for name, spent in sample.cpu_us.items())
-            say(f"round {number}/{effort.rounds}  {cell!s:<22} {sample.per_s:>9,.0f}/s  {used}")
+            packed = f", {sample.calls_per_message:.1f} answers a message" if cell.target == PACKED else ""
+            say(f"round {number}/{effort.rounds}  {cell!s:<22} {sample.per_s:>9,.0f}/s  {used}{packed}")
     return samples
 
 

@@ -34,6 +34,7 @@ class Load:
         wall_s: From the first call to the last answer.
         cpu_s: Processor time of the generator in that time.
         p50_ms: Median latency of the answered calls; `p99_ms` likewise.
+        calls_per_message: Answers in one message, where several may be packed.
     """
 
     done: int
@@ -42,6 +43,7 @@ class Load:
     cpu_s: float
     p50_ms: float
     p99_ms: float
+    calls_per_message: float = 1.0
 
     @property
     def per_s(self) -> float:
@@ -49,7 +51,9 @@ class Load:
         return self.done / self.wall_s
 
     @classmethod
-    def of(cls, *, latencies_s: Sequence[float], failed: Counter[str], wall_s: float, cpu_s: float) -> Load:
+    def of(
+        cls, *, latencies_s: Sequence[float], failed: Counter[str], wall_s: float, cpu_s: float, messages: int = 0
+    ) -> Load:
         """The summary of calls whose latencies are known one by one."""
         ordered = sorted(latencies_s) or [math.nan]
         return cls(
@@ -59,6 +63,7 @@ class Load:
             cpu_s=cpu_s,
             p50_ms=1_000 * quantile(ordered, 0.5),
             p99_ms=1_000 * quantile(ordered, 0.99),
+            calls_per_message=len(latencies_s) / messages if messages else 1.0,
         )
 
 

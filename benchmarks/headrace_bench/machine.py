@@ -15,12 +15,13 @@ _PACKAGES = ("grpcio", "protobuf", "uvloop", "onnxruntime", "numpy")
 
 
 def description(repository: Path) -> dict[str, str]:
-    """Processor, cores, memory, versions and commit, by name."""
+    """Processor, cores, memory, load, versions and commit, by name."""
     return {
         "processor": _processor(),
         "cores": str(os.cpu_count()),
         "memory": f"{psutil.virtual_memory().total / (1 << 30):.0f} GiB",
         "system": f"{platform.system()} {platform.release()} {platform.machine()}",
+        "load before the run": f"{os.getloadavg()[0]:.1f}",
         "python": platform.python_version(),
         **{package: version(package) for package in _PACKAGES},
         "commit": _commit(repository),

@@ -20,6 +20,7 @@ class Sample:
 
     Attributes:
         per_s: Answered requests a second.
+        calls_per_message: Answers in one message of the server.
         cpu_us: Processor time for each request by name of the process; those of one name are summed.
         rss_peak_mib: Largest resident size by name of the process, likewise.
     """
@@ -28,6 +29,7 @@ class Sample:
     p50_ms: float
     p99_ms: float
     requests: int
+    calls_per_message: float
     cpu_us: Mapping[str, float]
     rss_peak_mib: Mapping[str, float]
 
@@ -67,6 +69,7 @@ def measure(generator: Generator, processes: Mapping[str, tuple[int, ...]], coun
         p50_ms=load.p50_ms,
         p99_ms=load.p99_ms,
         requests=load.done,
+        calls_per_message=load.calls_per_message,
         cpu_us={name: 1e6 * spent_s / load.done for name, spent_s in {**used_s, "client": load.cpu_s}.items()},
         rss_peak_mib={name: usage.rss_peak_mib(pids) for name, pids in processes.items()},
     )

@@ -12,6 +12,7 @@ from rich.table import Table
 
 from headrace_bench.cells import ECHO, IN_PROCESS, PACKED, UNARY, Cell
 from headrace_bench.measurement import Sample
+from headrace_bench.models import MODELS
 
 Samples = Mapping[Cell, Sequence[Sample]]
 
@@ -38,6 +39,7 @@ def medians(samples: Sequence[Sample]) -> Sample:
         p50_ms=median(one.p50_ms for one in samples),
         p99_ms=median(one.p99_ms for one in samples),
         requests=sum(one.requests for one in samples),
+        calls_per_message=median(one.calls_per_message for one in samples),
         cpu_us=of_names("cpu_us", median),
         rss_peak_mib=of_names("rss_peak_mib", max),
     )
@@ -65,12 +67,18 @@ def ratios(samples: Samples) -> list[Ratio]:
             [one.cpu_us["gateway"] for one in unary],
             [one.cpu_us["gateway"] for one in packed],
         )
+        found += _paired(
+            f"all processes' CPU a unary request / all processes' CPU a packed request, {at}",
+            [sum(one.cpu_us.values()) for one in unary],
+            [sum(one.cpu_us.values()) for one in packed],
+        )
         rates = [one.per_s for one in unary]
         found += _paired(f"packed rate / unary rate, {at}", [one.per_s for one in packed], rates)
-        found += _paired(f"unary rate / in-process rate, {at}", rates, [one.per_s for one in alone])
-        found += _paired(
-            f"packed rate / in-process rate, {at}", [one.per_s for one in packed], [one.per_s for one in alone]
-        )
+        # Batches made beforehand are another task; where batches don't help, the comparison says what a mesh costs.
+        if MODELS[cell.model].batch_rows_max == 1:
+            alone_rates = [one.per_s for one in alone]
+            found += _paired(f"unary rate / in-process rate, {at}", rates, alone_rates)
+            found += _paired(f"packed rate / in-process rate, {at}", [one.per_s for one in packed], alone_rates)
     return found
 
 
@@ -121,7 +129,7 @@ def _number(value: float) -> str:
 
 
 def _ratio_row(ratio: Ratio) -> tuple[str, ...]:
-    return (ratio.name, str(ratio.rounds), f"{ratio.median:.2f}", f"{ratio.least:.2f} to {ratio.most:.2f}")
+    return (ratio.name, str(ratio.rounds), _number(ratio.median), f"{_number(ratio.least)} to {_number(ratio.most)}")
 
 
 _RATIO_COLUMNS = ("ratio", "rounds", "median", "range")
@@ -131,7 +139,7 @@ def tables(samples: Samples) -> list[Table]:
     """For the terminal."""
     cells, compared = Table(), Table(*_RATIO_COLUMNS)
     for column in _COLUMNS:
-        cells.add_column(column, justify="left" if column in {"cell", _COLUMNS[-1]} else "right")
+        cells.add_column(column, justify="left" if column in {"cell", _COLUMNS[-1]} else "right", no_wrap=True)
     for cell, rounds in samples.items():
         cells.add_row(*_row(cell, rounds))
     for ratio in ratios(samples):

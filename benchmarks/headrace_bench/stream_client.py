@@ -40,6 +40,7 @@ class Quota:
     def __init__(self, count: int) -> None:
         self.left = count
         self.unanswered = count
+        self.messages = 0
         self.latencies_s: list[float] = []
         self.failed: Counter[str] = Counter()
         self.all_answered = asyncio.Event()
@@ -122,6 +123,7 @@ class PackedStream:
             else:
                 quota.latencies_s.append(now_s - self._sent_s[place])
             self._free.append(place)
+        quota.messages += bool(response.answers)
         quota.unanswered -= len(response.answers)
         if not quota.unanswered:
             quota.all_answered.set()
@@ -140,7 +142,13 @@ async def run(streams: Sequence[PackedStream], tasks: Sequence[asyncio.Task[None
         task.result()
     if not done:
         quota.failed["no answer in time"] += quota.unanswered
-    return Load.of(latencies_s=quota.latencies_s, failed=quota.failed, wall_s=wall_s, cpu_s=own_cpu_s() - cpu_s)
+    return Load.of(
+        latencies_s=quota.latencies_s,
+        failed=quota.failed,
+        wall_s=wall_s,
+        cpu_s=own_cpu_s() - cpu_s,
+        messages=quota.messages,
+    )
 
 
 async def main() -> None:

@@ -141,6 +141,7 @@ async def test_packed_load_makes_every_call_and_packs(streams: tuple[Streams, Se
     loads = await loads_of(packed(service, request_file), 100, 1_000)
     assert [(load.done, load.failed) for load in loads] == [(100, {}), (1_000, {})]
     assert (served.calls, served.opened, served.packed_most) == (1_100, 2, 8)
+    assert loads[1].calls_per_message > 1
 
 
 async def test_packed_load_of_one_uses_one_stream(streams: tuple[Streams, Service], request_file: Path) -> None:

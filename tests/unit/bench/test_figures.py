@@ -15,7 +15,9 @@ from headrace_bench.report import as_json, markdown, medians, ratios
 def sample(per_s: float = 1.0, **cpu_us: float) -> Sample:
     named = {name.replace("_", " "): used for name, used in cpu_us.items()}
     rss = {name: used / 10 for name, used in named.items()}
-    return Sample(per_s=per_s, p50_ms=1.0, p99_ms=2.0, requests=10, cpu_us=named, rss_peak_mib=rss)
+    return Sample(
+        per_s=per_s, p50_ms=1.0, p99_ms=2.0, requests=10, calls_per_message=1.0, cpu_us=named, rss_peak_mib=rss
+    )
 
 
 def cell(target: str, concurrency: int = 64) -> Cell:
@@ -63,6 +65,7 @@ def test_ratios_pair_the_rounds_and_give_their_median() -> None:
     )
     by_name = {ratio.name: (ratio.median, ratio.least, ratio.most) for ratio in found}
     assert by_name["gateway CPU a unary request / echo server CPU a request, tiny:64"] == (2.0, 1.5, 3.0)
+    assert by_name["all processes' CPU a unary request / all processes' CPU a packed request, tiny:64"][0] == 10.0
     assert by_name["packed rate / unary rate, tiny:64"] == (10.0, 5.0, 20.0)
 
 
