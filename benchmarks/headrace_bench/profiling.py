@@ -20,6 +20,7 @@ from headrace_bench.stacks import Costs, costs_of
 _PY_SPY = Path(sys.executable).with_name("py-spy")
 _RATE = 150
 _SHOWN = 25
+_NAMED = 3
 # It attaches and writes beside the time that it samples for.
 _MARGIN_S = 30.0
 
@@ -90,6 +91,7 @@ def page(cell: Cell, found: Iterable[Profile]) -> str:
                 f"== {profile.process}: {profile.requests_per_s:,.0f} requests/s, {share}; "
                 f"{costs.working} samples at work, {costs.waiting} waiting\n"
             ),
+            f"Largest costs: {_largest(costs)}\n",
             _section(
                 "By whose code ran; code of the C library and the interpreter counts for its caller",
                 costs,
@@ -99,6 +101,11 @@ def page(cell: Cell, found: Iterable[Profile]) -> str:
             _section("By our functions, with all that they called", costs, costs.called),
         ]
     return "\n".join(parts)
+
+
+def _largest(costs: Costs) -> str:
+    total = max(1, costs.working)
+    return ", ".join(f"{owner} {100 * samples / total:.0f} %" for owner, samples in costs.owners.most_common(_NAMED))
 
 
 def _section(title: str, costs: Costs, counted: Counter[str]) -> str:

@@ -30,6 +30,9 @@ _WAITING = frozenset(
         "take_gil",
     }
 )
+_SYSTEM_CALLS = frozenset(
+    {"sendmsg", "send", "recvmsg", "recv", "write", "writev", "read", "readv", "epoll_ctl", "syscall", "getpid"}
+)
 # C files of uvloop and of the libuv inside it, as their debug symbols name them.
 _UVLOOP = frozenset({"loop.c", "core.c", "loop-watcher.c", "stream.c", "linux.c", "queue.h", "uv-common.c"})
 _LIBRARIES = {"_message": "protobuf", "_asyncio": "asyncio", "onnxruntime_pybind11_state": "onnxruntime"}
@@ -78,7 +81,7 @@ class Costs:
     """Samples of threads that worked, added up.
 
     Attributes:
-        owners: By the nearest owner above the frame that ran.
+        owners: By the nearest owner above the frame that ran; time in the kernel apart.
         functions: By the function that ran.
         called: By our functions, everything that they called included.
     """
@@ -98,7 +101,7 @@ class Costs:
         self.working += samples
         self.functions[str(stack[-1])] += samples
         owner = next((frame.owner for frame in reversed(stack) if frame.owner is not None), "the interpreter")
-        self.owners[owner] += samples
+        self.owners[f"system calls of {owner}" if stack[-1].function in _SYSTEM_CALLS else owner] += samples
         for name in {str(frame) for frame in stack if frame.place.startswith(_OURS)}:
             self.called[name] += samples
 

@@ -16,6 +16,7 @@ def test_sample_counts_for_the_nearest_owner_above_it() -> None:
     costs = of(
         f"{CALL};info (structlog/_native.py:3);write (libc.so.6)",
         f"{CALL};0x7f01 (grpc/_cython/cygrpc.cpython-311-x86_64-linux-gnu.so);sendmsg (libc.so.6)",
+        f"{CALL};0x7f01 (grpc/_cython/cygrpc.cpython-311-x86_64-linux-gnu.so);malloc (libc.so.6)",
         f"{CALL};uuid4 (uuid.py:723);getrandom (libc.so.6)",
         f"{MAIN};uv__read (stream.c:10);recv (libc.so.6)",
         f"{MAIN};task_step_impl (_asynciomodule.c:2704)",
@@ -23,10 +24,11 @@ def test_sample_counts_for_the_nearest_owner_above_it() -> None:
         "0x7f01 (libpython3.11.so.1.0)",
     )
     assert costs.owners == {
-        "structlog": 1,
+        "system calls of structlog": 1,
+        "system calls of grpc": 1,
         "grpc": 1,
         "headrace_gateway/inference/endpoint.py": 1,
-        "uvloop": 1,
+        "system calls of uvloop": 1,
         "asyncio": 1,
         "protobuf": 1,
         "the interpreter": 1,
