@@ -81,7 +81,7 @@ def test_models_are_unloaded_and_loaded_again(facts: dict[str, Any]) -> None:
     assert found["unloaded"] == [["UNAVAILABLE", "unloaded"]]
     assert found["loaded"] == [["READY", ""]]
     assert found["override"][0] == "StatusCode.INVALID_ARGUMENT"
-    assert "'config'" in found["override"][1]
+    assert "parameters.config" in found["override"][1]
 
 
 def test_statistics_count_each_request_and_each_row(facts: dict[str, Any]) -> None:

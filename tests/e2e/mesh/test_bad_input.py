@@ -14,9 +14,12 @@ import pytest
 
 from headrace.quota.v1 import tenants_pb2 as quota
 from headrace.registry.v1 import models_pb2 as registry
+from inference import model_repository_pb2 as repository
+from inference import model_statistics_pb2 as statistics
 from inference import open_inference_pb2 as oip
 from support.bad_administration import FIELDS, PAGES, UPLOADS
 from support.bad_calls import SUM, SUM_FILE, Case, World, infer
+from support.bad_extensions import EXTENSIONS, loading, streaming
 from support.bad_requests import CALLERS, INFERENCES, MESSAGES
 from support.mesh import Mesh
 from support.parties import Party, operator, until
@@ -26,7 +29,7 @@ pytestmark = pytest.mark.timeout(240)
 
 _UNDER_WAY = re.compile(r"^(\w+(?:in_flight|in_progress|queue_depth))(\{.*\})? (\S+)$", re.MULTILINE)
 
-CASES = INFERENCES | MESSAGES | CALLERS | UPLOADS | FIELDS | PAGES
+CASES = INFERENCES | EXTENSIONS | MESSAGES | CALLERS | UPLOADS | FIELDS | PAGES
 
 
 @pytest.fixture(scope="module")
@@ -75,6 +78,15 @@ ABOUT_A_MODEL: dict[str, Callable[[Party, str], object]] = {
     "ModelInfer of a version": lambda party, name: party.infer(infer(model_name=name, model_version="1")),
     "ModelReady": lambda party, name: party(party.inference.ModelReady, oip.ModelReadyRequest(name=name)),
     "ModelMetadata": lambda party, name: party(party.inference.ModelMetadata, oip.ModelMetadataRequest(name=name)),
+    "ModelStreamInfer": lambda party, name: streaming(party, infer(model_name=name)),
+    "ModelConfig": lambda party, name: party(party.inference.ModelConfig, oip.ModelConfigRequest(name=name)),
+    "ModelStatistics": lambda party, name: party(
+        party.inference.ModelStatistics, statistics.ModelStatisticsRequest(name=name)
+    ),
+    "RepositoryModelLoad": lambda party, name: party(party.inference.RepositoryModelLoad, loading(model_name=name)),
+    "RepositoryModelUnload": lambda party, name: party(
+        party.inference.RepositoryModelUnload, repository.RepositoryModelUnloadRequest(model_name=name)
+    ),
     "GetModel": lambda party, name: party(party.models.GetModel, registry.GetModelRequest(name=name)),
     "GetVersion": lambda party, name: party(party.models.GetVersion, registry.GetVersionRequest(model=name, version=1)),
     "ListVersions": lambda party, name: party(party.models.ListVersions, registry.ListVersionsRequest(model=name)),

@@ -173,7 +173,7 @@ def _check_parameters(parameters: Parameters, *, known: Iterable[str]) -> None:
         else:
             continue
         raise ValidationError(
-            f"parameter '{shown}' {complaint}",
+            f"parameters.{shown} {complaint}",
             entry=catalogue.PARAMETER_INVALID,
             field=f"parameters.{shown}",
             context={"parameter": shown},

@@ -119,8 +119,8 @@ MODEL_LOAD_TIMEOUT = CatalogueEntry(
     grpc="DEADLINE_EXCEEDED",
     http=504,
     context=("model", "version"),
-    summary="The model took longer to load than a runner allows.",
-    remedy="Make the model smaller or simpler; operators: raise HEADRACE_RUNNER_MODEL_LOAD_TIMEOUT_S.",
+    summary="The model took longer to load, or to be let go, than a runner or the caller allows.",
+    remedy="Give the call more time, or make the model smaller; operators: raise HEADRACE_RUNNER_MODEL_LOAD_TIMEOUT_S.",
 )
 RUNNER_LOST = CatalogueEntry(
     code="RUNNER_001",

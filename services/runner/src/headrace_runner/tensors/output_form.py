@@ -95,10 +95,7 @@ def _class_count(value: ParameterValue, field: str) -> int:
 
 
 def _invalid(name: str, field: str, complaint: str) -> ValidationError:
-    shown = name[:64]
+    path = f"{field}.{name[:64]}"
     return ValidationError(
-        f"parameter '{shown}' {complaint}",
-        entry=catalogue.PARAMETER_INVALID,
-        context={"parameter": shown},
-        field=f"{field}.{shown}",
+        f"{path} {complaint}", entry=catalogue.PARAMETER_INVALID, context={"parameter": name[:64]}, field=path
     )
