@@ -40,7 +40,8 @@ def streaming(party: Party, request: oip.ModelInferRequest) -> list[oip.ModelStr
 
 def streaming_bytes(party: Party, message: bytes) -> list[Any]:
     """Likewise, with any bytes as the request."""
-    call: Any = party.channel.stream_stream("/inference.GRPCInferenceService/ModelStreamInfer")
+    path = "/inference.GRPCInferenceService/ModelStreamInfer"
+    call: Any = party.channel.stream_stream(path, request_serializer=bytes, response_deserializer=bytes)
     metadata = (*party.metadata, ("triton_grpc_error", "true"))
     return list(call(iter([message]), metadata=metadata, timeout=20))
 
