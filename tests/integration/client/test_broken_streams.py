@@ -130,7 +130,7 @@ async def test_a_draining_stream_finishes_its_calls_while_new_ones_go_to_another
 
 def stream_is_left(stream: InferStream) -> bool:
     """Whether the stream's connection knows that it drains."""
-    return all(connection.unusable.is_set() for connection in stream._engine._connections)
+    return all(connection.unusable.is_set() for connection in stream.engine._connections)
 
 
 async def test_a_refused_stream_fails_all_that_wait_and_recovers_with_the_credential(
@@ -247,7 +247,7 @@ async def test_under_random_breaks_drains_and_cancels_every_call_has_one_outcome
         gateway.respond = respond
         async with stream_to(gateway.address, retry=generous) as stream, asyncio.timeout(60):
             await asyncio.gather(*(caller(stream, range(first, 4_000, 50)) for first in range(50)))
-            assert stream._engine._open == 0 and len(stream._engine._deadlines) == 0
+            assert stream.engine._open == 0 and len(stream.engine._deadlines) == 0
     assert outcomes.total() == 4_000
     assert outcomes["cancelled"] > 0
     assert len(gateway.streams) > 5

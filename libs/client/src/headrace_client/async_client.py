@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from types import TracebackType
-from typing import Self
+from typing import Any, Literal, Self, overload
 
 from numpy.typing import ArrayLike
 
@@ -13,6 +13,7 @@ from headrace_client.async_administration import AsyncKeys, AsyncTenants
 from headrace_client.async_mesh import AsyncRunners, AsyncServer
 from headrace_client.async_models import AsyncModels
 from headrace_client.contracts.inference import model_config_pb2, model_statistics_pb2, open_inference_pb2
+from headrace_client.errors import HeadraceError
 from headrace_client.inference import (
     InferRequest,
     InferResult,
@@ -21,8 +22,10 @@ from headrace_client.inference import (
     encode_request,
     version_text,
 )
+from headrace_client.many import CONCURRENCY, infer_many
 from headrace_client.options import Tls, client_options
 from headrace_client.retries import RetryPolicy
+from headrace_client.stream import InferStream
 from headrace_client.tensors import Tensor
 from headrace_client.transport import Transport
 
@@ -85,6 +88,7 @@ class AsyncClient:
         self.keys = AsyncKeys(self._transport)
         self.runners = AsyncRunners(self._transport)
         self.server = AsyncServer(self._transport)
+        self._streams: set[InferStream] = set()
 
     async def __aenter__(self) -> Self:
         return self
@@ -96,6 +100,8 @@ class AsyncClient:
 
     async def close(self) -> None:
         """End the calls that are under way, with `CallCancelled`, and the connection. May be repeated."""
+        for stream in self._streams:
+            await stream.abort()
         await self._transport.close()
 
     async def infer(
@@ -129,6 +135,56 @@ class AsyncClient:
         message = encode_request(request)
         answer = await self._transport.unary(rpcs.INFER, message, timeout_s=timeout_s, request_id=request_id)
         return decode_response(answer)
+
+    def stream(self) -> InferStream:
+        """A packed stream for many calls at once, to be used with `async with`."""
+        stream = InferStream(transport=self._transport)
+        self._streams = {stream, *(other for other in self._streams if not other.engine.is_closed)}
+        return stream
+
+    @overload
+    async def infer_many(
+        self,
+        requests: Iterable[InferRequest],
+        *,
+        concurrency: int = ...,
+        return_errors: Literal[False] = False,
+        timeout_s: float | None = None,
+    ) -> list[InferResult]: ...
+
+    @overload
+    async def infer_many(
+        self,
+        requests: Iterable[InferRequest],
+        *,
+        concurrency: int = ...,
+        return_errors: bool,
+        timeout_s: float | None = None,
+    ) -> list[InferResult | HeadraceError]: ...
+
+    async def infer_many(
+        self,
+        requests: Iterable[InferRequest],
+        *,
+        concurrency: int = CONCURRENCY,
+        return_errors: bool = False,
+        timeout_s: float | None = None,
+    ) -> Any:
+        """The results of many requests, in their order, over one packed stream.
+
+        Args:
+            requests: What to run; taken one after the other, as there is room.
+            concurrency: Requests under way at once, at most.
+            return_errors: Whether a request that fails gives its error as its result; otherwise the first ends all.
+            timeout_s: For requests that state none; None means that of the client.
+
+        Raises:
+            HeadraceError: a request failed, unless errors are results.
+        """
+        async with self.stream() as stream:
+            return await infer_many(
+                stream, requests, concurrency=concurrency, return_errors=return_errors, timeout_s=timeout_s
+            )
 
     async def config(self, model: str, version: str | int = "") -> model_config_pb2.ModelConfig:
         """How a model version is served, in Triton's form."""

@@ -15,8 +15,8 @@ from headrace_client.errors import CallCancelled, HeadraceError, InferenceTimeou
 from headrace_client.inference import InferRequest, InferResult, ParameterValue
 from headrace_client.loop_thread import LoopThread
 from headrace_client.packing import Call
-from headrace_client.stream import call_for
-from headrace_client.stream_engine import CallOwner, StreamEngine
+from headrace_client.stream import InferStream, call_for
+from headrace_client.stream_engine import CallOwner
 from headrace_client.tensors import Tensor
 
 OPEN_CALLS_MAX = 2048
@@ -60,15 +60,14 @@ class BlockingStream:
     `submit` blocks while there are as many. Any thread may use it.
 
     Args:
-        engine: Made on the loop's thread.
-        loop: Where the engine runs.
-        timeout_s: For requests that state none.
+        stream: Made on the loop's thread, and used by nobody else.
+        loop: Where it lives.
     """
 
-    def __init__(self, *, engine: StreamEngine, loop: LoopThread, timeout_s: float) -> None:
-        self._engine = engine
+    def __init__(self, *, stream: InferStream, loop: LoopThread) -> None:
+        self._engine = stream.engine
+        self._timeout_s = stream.timeout_s
         self._loop = loop
-        self._timeout_s = timeout_s
         self._room = threading.Condition()
         self._open_calls = 0
         self._open_bytes = 0

@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from types import TracebackType
-from typing import Self
+from typing import Any, Literal, Self, overload
 
 from numpy.typing import ArrayLike
 
 from headrace_client.administration import Keys, Tenants
 from headrace_client.async_client import MESSAGE_BYTES_MAX, TIMEOUT_S, AsyncClient
+from headrace_client.blocking_many import iterate_many
+from headrace_client.blocking_stream import BlockingStream
 from headrace_client.contracts.inference import model_config_pb2, model_statistics_pb2
-from headrace_client.inference import InferResult, ParameterValue
+from headrace_client.errors import HeadraceError
+from headrace_client.inference import InferRequest, InferResult, ParameterValue
 from headrace_client.loop_thread import LoopThread
+from headrace_client.many import CONCURRENCY
 from headrace_client.mesh import Runners, Server
 from headrace_client.models import Models
 from headrace_client.options import Tls
 from headrace_client.retries import RetryPolicy
+from headrace_client.stream import InferStream
 from headrace_client.tensors import Tensor
 
 
@@ -103,6 +108,50 @@ class Client:
                 request_id=request_id,
             )
         )
+
+    def stream(self) -> BlockingStream:
+        """A packed stream for many calls at once, to be used with `with`."""
+
+        async def opened() -> InferStream:
+            return self._client.stream()
+
+        return BlockingStream(stream=self._loop.run(opened()), loop=self._loop)
+
+    @overload
+    def infer_many(
+        self,
+        requests: Iterable[InferRequest],
+        *,
+        concurrency: int = ...,
+        return_errors: Literal[False] = False,
+        timeout_s: float | None = None,
+    ) -> list[InferResult]: ...
+
+    @overload
+    def infer_many(
+        self,
+        requests: Iterable[InferRequest],
+        *,
+        concurrency: int = ...,
+        return_errors: bool,
+        timeout_s: float | None = None,
+    ) -> list[InferResult | HeadraceError]: ...
+
+    def infer_many(
+        self,
+        requests: Iterable[InferRequest],
+        *,
+        concurrency: int = CONCURRENCY,
+        return_errors: bool = False,
+        timeout_s: float | None = None,
+    ) -> Any:
+        """As `AsyncClient.infer_many`; `requests` is read by the calling thread."""
+        with self.stream() as stream:
+            return list(
+                iterate_many(
+                    stream, requests, concurrency=concurrency, return_errors=return_errors, timeout_s=timeout_s
+                )
+            )
 
     def config(self, model: str, version: str | int = "") -> model_config_pb2.ModelConfig:
         """How a model version is served, in Triton's form."""

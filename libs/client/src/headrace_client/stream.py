@@ -60,12 +60,16 @@ class InferStream:
 
     Args:
         transport: Of the client.
+
+    Attributes:
+        engine: Carries the calls.
+        timeout_s: Time for calls that state none.
     """
 
     def __init__(self, *, transport: Transport) -> None:
-        self._timeout_s = transport.timeout_s
+        self.timeout_s = transport.timeout_s
         self._loop = asyncio.get_running_loop()
-        self._engine = StreamEngine(
+        self.engine = StreamEngine(
             transport=transport, waiting_calls_max=WAITING_CALLS_MAX, waiting_bytes_max=WAITING_BYTES_MAX
         )
 
@@ -147,21 +151,21 @@ class InferStream:
         self, request: InferRequest, *, timeout_s: float | None = None, traceparent: str = ""
     ) -> asyncio.Future[InferResult]:
         """As `submit`, for a request that is there already; `timeout_s` is for one that states none."""
-        future = InferFuture(self._engine, self._loop)
+        future = InferFuture(self.engine, self._loop)
         if timeout_s is None:
-            timeout_s = self._timeout_s
+            timeout_s = self.timeout_s
         call = call_for(request, owner=future, now=self._loop.time(), timeout_s=timeout_s, traceparent=traceparent)
-        await self._engine.admit(call)
+        await self.engine.admit(call)
         future.belongs_to(call)
         return future
 
     async def close(self) -> None:
         """Takes no new calls, waits for the outcomes of all others, then ends the stream."""
-        await self._engine.close()
+        await self.engine.close()
 
     async def abort(self) -> None:
         """Takes no new calls, ends all others with `CallCancelled`, and the stream at once."""
-        await self._engine.abort()
+        await self.engine.abort()
 
     async def __aenter__(self) -> Self:
         return self
@@ -170,9 +174,9 @@ class InferStream:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if error is None:
-            await self._engine.close()
+            await self.engine.close()
         else:
-            await self._engine.abort()
+            await self.engine.abort()
 
 
 def call_for(

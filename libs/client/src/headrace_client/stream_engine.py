@@ -70,6 +70,11 @@ class StreamEngine:
         self._idle = asyncio.Event()
         self._closed = False
 
+    @property
+    def is_closed(self) -> bool:
+        """Whether new calls are refused."""
+        return self._closed
+
     async def admit(self, call: Call[CallOwner]) -> None:
         """As `push`, once there is room.
 
