@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator
 import numpy as np
 import pytest
 
+from headrace_client.contracts.headrace.gateway.v1.inference_pb2 import StreamCall
 from headrace_client.errors import (
     CallCancelled,
     InferenceTimeout,
@@ -154,10 +155,10 @@ async def test_a_failure_that_may_pass_is_tried_again_with_the_same_id(
 
 
 async def test_second_answers_and_answers_to_nobody_do_no_harm(gateway: StreamGateway, stream: InferStream) -> None:
-    def thrice(served: ServedStream, call: object) -> None:
-        for answered in [call, call]:
-            served.answer(answered)  # type: ignore[arg-type]
-        served.answer(type(call)(id=987_654))  # type: ignore[call-arg, arg-type]
+    def thrice(served: ServedStream, call: StreamCall) -> None:
+        served.answer(StreamCall(id=987_654))
+        served.answer(call)
+        served.answer(call)
 
     gateway.respond = thrice
     for number in range(3):

@@ -160,7 +160,11 @@ class BlockingStream:
             self._handed_over.append(call)
             is_first = len(self._handed_over) == 1
         if is_first:
-            self._loop.call(self._take_over)
+            try:
+                self._loop.call(self._take_over)
+            except CallCancelled:
+                self._refuse_new()
+                raise
         return future
 
     def withdraw(self, call: Call[CallOwner]) -> None:
@@ -177,12 +181,14 @@ class BlockingStream:
     def close(self) -> None:
         """Takes no new calls, waits for the outcomes of all others, then ends the stream."""
         self._refuse_new()
-        self._loop.run(self._engine.close())
+        if self._loop.is_running:
+            self._loop.run(self._engine.close())
 
     def abort(self) -> None:
         """Takes no new calls, ends all others with `CallCancelled`, and the stream at once."""
         self._refuse_new()
-        self._loop.run(self._engine.abort())
+        if self._loop.is_running:
+            self._loop.run(self._engine.abort())
 
     def __enter__(self) -> Self:
         return self

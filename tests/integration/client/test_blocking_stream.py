@@ -1,0 +1,157 @@
+"""The packed stream for threads."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable
+from concurrent.futures import CancelledError, Future, ThreadPoolExecutor, wait
+
+import numpy as np
+import pytest
+
+from headrace_client import blocking_stream
+from headrace_client.blocking_stream import BlockingStream
+from headrace_client.client import Client
+from headrace_client.contracts.headrace.gateway.v1.inference_pb2 import StreamCall
+from headrace_client.errors import CallCancelled, InferenceTimeout, ValidationError
+from headrace_client.inference import InferResult
+from support.eventually import eventually
+from support.stream_clients import number_of, numbered
+from support.stream_gateway import ServedStream, StreamGateway, serving
+
+
+def on_a_thread(gateway: StreamGateway, use: Callable[[BlockingStream], None]) -> asyncio.Future[None]:
+    """Runs a blocking caller beside the gateway, which lives on this loop."""
+
+    def run() -> None:
+        with Client(gateway.address, timeout_s=10) as client, client.stream() as stream:
+            use(stream)
+
+    return asyncio.ensure_future(asyncio.to_thread(run))
+
+
+async def test_threads_share_a_stream_and_each_call_gets_its_own_answer() -> None:
+    def use(stream: BlockingStream) -> None:
+        def caller(first: int) -> None:
+            for number in range(first, 400, 8):
+                assert number_of(stream.infer("echo", {"x": np.array([number])})) == number
+
+        with ThreadPoolExecutor(8) as pool:
+            list(pool.map(caller, range(8)))
+
+    async with serving() as gateway:
+        await on_a_thread(gateway, use)
+        assert len(gateway.streams) == 1
+        assert len(gateway.every_call) == 400
+
+
+async def test_calls_submitted_together_share_messages() -> None:
+    def use(stream: BlockingStream) -> None:
+        futures = [stream.submit("echo", {"x": np.array([number])}) for number in range(2_000)]
+        assert [number_of(future.result(10)) for future in futures] == list(range(2_000))
+
+    async with serving() as gateway:
+        await on_a_thread(gateway, use)
+        assert len(gateway.streams[0].messages) < 1_000
+
+
+async def test_cancelling_a_future_cancels_its_call_and_wakes_who_waits_for_it() -> None:
+    sent, done = threading.Event(), threading.Event()
+
+    def use(stream: BlockingStream) -> None:
+        future = stream.submit("echo", {"x": np.array([1])})
+        assert sent.wait(10)
+        assert future.cancel() and future.cancel()
+        assert wait([future], 10).done
+        with pytest.raises(CancelledError):
+            future.result(10)
+        done.set()
+
+    async with serving() as gateway:
+        gateway.respond = lambda served, call: sent.set()
+        task = on_a_thread(gateway, use)
+        await eventually(done.is_set)
+        await eventually(lambda: gateway.streams[0].sent_cancels == [1])
+        await task
+
+
+async def test_submit_blocks_while_too_many_are_under_way(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(blocking_stream, "OPEN_CALLS_MAX", 3)
+    full = threading.Event()
+
+    def use(stream: BlockingStream) -> None:
+        futures = [stream.submit_request(numbered(number)) for number in range(3)]
+        with pytest.raises(InferenceTimeout):
+            stream.submit_request(numbered(3, timeout_s=0.05))
+        futures[0].cancel()
+        futures.append(stream.submit_request(numbered(4)))
+        full.set()
+        assert [number_of(future.result(10)) for future in futures[1:]] == [1, 2, 4]
+
+    async with serving() as gateway:
+        gateway.respond = lambda served, call: None
+        task = on_a_thread(gateway, use)
+        await eventually(lambda: full.is_set() and len(gateway.streams[0].calls) == 3)
+        for call in list(gateway.streams[0].calls.values()):
+            gateway.streams[0].answer(call)
+        await task
+
+
+async def test_requests_that_can_not_be_right_take_no_room() -> None:
+    def use(stream: BlockingStream) -> None:
+        for _ in range(10):
+            with pytest.raises(ValidationError):
+                stream.submit("echo", {"x": np.array([1])}, timeout_s=float("inf"))
+        assert stream._open_calls == 0
+
+    async with serving() as gateway:
+        await on_a_thread(gateway, use)
+
+
+async def test_an_exception_in_the_block_cancels_what_is_under_way() -> None:
+    futures: list[Future[InferResult]] = []
+
+    def use(stream: BlockingStream) -> None:
+        futures.append(stream.submit_request(numbered(1)))
+        raise ZeroDivisionError
+
+    async with serving() as gateway:
+        gateway.respond = lambda served, call: None
+        with pytest.raises(ZeroDivisionError):
+            await on_a_thread(gateway, use)
+    with pytest.raises(CallCancelled):
+        futures[0].result(0)
+
+
+async def test_closing_the_client_ends_calls_of_streams_that_are_open() -> None:
+    def run(address: str) -> None:
+        client = Client(address, timeout_s=10)
+        stream = client.stream()
+        future = stream.submit_request(numbered(1))
+        client.close()
+        with pytest.raises(CallCancelled):
+            future.result(10)
+        for number in (2, 3):
+            with pytest.raises(CallCancelled):
+                stream.submit_request(numbered(number))
+        stream.close()
+
+    async with serving() as gateway:
+        gateway.respond = lambda served, call: None
+        await asyncio.to_thread(run, gateway.address)
+
+
+async def test_a_call_over_its_time_fails_and_the_stream_goes_on() -> None:
+    def respond(served: ServedStream, call: StreamCall) -> None:
+        if len(gateway.every_call) > 1:
+            served.answer(call)
+
+    def use(stream: BlockingStream) -> None:
+        with pytest.raises(InferenceTimeout):
+            stream.infer("echo", {"x": np.array([1])}, timeout_s=0.05)
+        assert number_of(stream.infer("echo", {"x": np.array([2])})) == 2
+
+    async with serving() as gateway:
+        gateway.respond = respond
+        await on_a_thread(gateway, use)
