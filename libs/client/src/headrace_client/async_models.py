@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from headrace_client import rpcs
 from headrace_client.contracts.headrace.registry.v1 import manifest_pb2, models_pb2
 from headrace_client.contracts.inference import model_repository_pb2, open_inference_pb2
 from headrace_client.download import Download
+from headrace_client.errors import HeadraceError, ModelError
 from headrace_client.inference import version_text
 from headrace_client.manifests import read_manifest
 from headrace_client.transport import Transport
@@ -22,6 +24,7 @@ ManifestLike = manifest_pb2.Manifest | Mapping[str, Any] | Path
 
 LOAD_TIMEOUT_S = 300.0
 _PAGE_SIZE = 1000
+_HEARD_PAUSES_S = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
 
 
 class AsyncModels:
@@ -46,6 +49,8 @@ class AsyncModels:
     ) -> models_pb2.Version:
         """Upload a model file as a new version. The same bytes and manifest again change nothing.
 
+        The version can be called when this returns; gateways other than the answering one hear of it a moment later.
+
         Args:
             artifact: Path of the file, or its content.
             name: The model; it is created when it doesn't exist.
@@ -68,6 +73,7 @@ class AsyncModels:
             lambda: source.messages(header, progress),
             timeout_s=source.timeout_s if timeout_s is None else timeout_s,
         )
+        await self._heard_of(answer.version)
         return answer.version
 
     async def download(
@@ -157,3 +163,14 @@ class AsyncModels:
         """Names, datatypes and shapes of a version's tensors."""
         request = open_inference_pb2.ModelMetadataRequest(name=name, version=version_text(version))
         return await self._transport.unary(rpcs.MODEL_METADATA, request)
+
+    async def _heard_of(self, version: models_pb2.Version) -> None:
+        """Gateways hear of a version just after its registration; a call in between would not find it."""
+        for pause_s in _HEARD_PAUSES_S:
+            try:
+                await self.ready(version.model, version.version)
+                return
+            except ModelError:
+                await asyncio.sleep(pause_s)
+            except HeadraceError:
+                return  # The version is there, whatever keeps this question from being answered.

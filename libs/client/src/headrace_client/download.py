@@ -12,7 +12,7 @@ from uuid import uuid4
 
 from headrace_client import failures, rpcs
 from headrace_client.contracts.headrace.registry.v1 import models_pb2
-from headrace_client.errors import HeadraceError, ModelError, RetryableError
+from headrace_client.errors import InternalError, ModelError, RetryableError
 from headrace_client.timeouts import checked_timeout_s
 from headrace_client.transport import Transport
 from headrace_client.upload import Progress
@@ -94,11 +94,16 @@ class Download:
     def _checked_path(self) -> Path:
         file = self._file
         if file is None:
-            raise HeadraceError("the mesh answered a download without a file")
+            raise InternalError("the mesh answered a download without a file")
         if (actual := self._digest.hexdigest()) != file.sha256:
             raise _other_bytes(file.sha256, actual)
+        if not self._to.is_dir():
+            return self._to
         # Only the last part of a name that came from elsewhere.
-        return self._to / PurePosixPath(file.path).name if self._to.is_dir() else self._to
+        name = PurePosixPath(file.path).name
+        if name in {"", ".", ".."}:
+            raise InternalError("the mesh sent a file without a name")
+        return self._to / name
 
 
 def _part_in(to: Path) -> Path:

@@ -10,6 +10,7 @@ from google.protobuf.message import DecodeError
 
 from headrace_client import failures
 from headrace_client.contracts.google.rpc import error_details_pb2, status_pb2
+from headrace_client.endings import is_replaced
 from headrace_client.errors import HeadraceError, InternalError, UnreachableError, error_class
 from headrace_client.failures import Failure
 
@@ -80,7 +81,7 @@ def from_rpc_error(error: grpc.RpcError, *, endpoint: str) -> HeadraceError:
     details = trailing.get(_DETAILS_KEY)
     if isinstance(details, bytes):
         restored = from_status_bytes(details)
-    elif code is grpc.StatusCode.UNAVAILABLE:
+    elif code is grpc.StatusCode.UNAVAILABLE or is_replaced(rpc):
         restored = UnreachableError(f"no mesh answers at {endpoint}", context={"endpoint": endpoint})
     else:
         restored = _bare(code, rpc.details() or "")

@@ -14,6 +14,7 @@ import grpc.aio
 from google.protobuf.message import DecodeError, EncodeError, Message
 
 from headrace_client import failures
+from headrace_client.endings import Ending
 from headrace_client.errors import CallCancelled, ConfigError, HeadraceError, InternalError, ValidationError
 from headrace_client.inference import checked_request_id
 from headrace_client.options import ClientOptions, Tls
@@ -107,8 +108,10 @@ class Transport:
                     raise
 
             method: Any = self.channel().stream_unary(rpc.path)  # pyright: ignore[reportUnknownVariableType]
+            call = method(contents(), timeout=left_s, metadata=metadata)
+            ending = Ending(call)
             try:
-                return _parsed(await self._typed(method(contents(), timeout=left_s, metadata=metadata)), rpc.response)
+                return _parsed(await self._typed(call, ending), rpc.response)
             except (HeadraceError, asyncio.CancelledError):
                 if failed:
                     raise failed[0] from None
@@ -193,11 +196,11 @@ class Transport:
                 attempts.succeeded()
                 return answer
 
-    async def _typed(self, call: Any) -> Any:
+    async def _typed(self, call: Any, ending: Ending | None = None) -> Any:
         try:
             return await call
         except grpc.RpcError as error:
-            raise self.restored(error) from None
+            raise self.restored(error if ending is None else await ending.real(error)) from None
         except asyncio.CancelledError:
             task = asyncio.current_task()
             if self._closed and task is not None and not task.cancelling():
