@@ -322,6 +322,23 @@ async def test_operator_drains_a_runner_through_the_gateway() -> None:
         assert len(g.directory) == 0
 
 
+async def test_what_one_gateway_releases_no_gateway_wants_until_it_is_used_again() -> None:
+    async with gateway("a") as a, gateway("b") as b, runner(a.address, b.address) as r:
+        for g in (a, b):
+            await g.infer(b"warm")
+        a.wants.release(VERSION.uid)
+        assert a.wants.releasing(VERSION.uid)
+        await a.until(lambda: not a.wants.releasing(VERSION.uid))
+        await b.until(lambda: not b.directory.replicas(VERSION.uid))
+        for g in (a, b):
+            g.wants.refresh()
+            (session,) = g.directory
+            assert session.commands.empty(), "it is not wanted again"
+        assert r.host.model_events() == []
+        assert (await b.infer(b"again")).payload == b"again"
+        await a.until(lambda: len(a.directory.replicas(VERSION.uid)) == 1)
+
+
 async def test_runner_serves_two_gateways_and_one_gateway_by_two_names_once() -> None:
     async with gateway("a") as a, gateway("b") as b:
         other_name = a.address.replace("127.0.0.1", "localhost")
