@@ -25,7 +25,10 @@ async def main() -> None:
     await server.start()
     sys.stdout.write(f"127.0.0.1:{port}\n")
     sys.stdout.flush()
-    await asyncio.to_thread(sys.stdin.read)
+    ended = asyncio.Event()
+    # No thread for it: this process is measured.
+    asyncio.get_running_loop().add_reader(sys.stdin.fileno(), ended.set)
+    await ended.wait()
     await server.stop(0)
 
 

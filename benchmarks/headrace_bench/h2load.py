@@ -17,6 +17,7 @@ from headrace_bench.unary_client import CALL_TIMEOUT_S, INFER
 _DATA = re.compile(r"traffic:.*headers.*, \S+ \((?P<bytes>\d+)\) data")
 _FRAME_BYTES = 5
 _OK = 200
+_PATIENCE_S = 120.0
 
 
 def grpc_frame(message: bytes) -> bytes:
@@ -85,11 +86,15 @@ class H2load:
         """Make the calls and wait for the last answer.
 
         Raises:
-            LoadFailedError: h2load failed.
+            LoadFailedError: h2load failed, or hangs.
         """
         self._log.unlink(missing_ok=True)
         cpu_s = _children_cpu_s()
-        ended = subprocess.run([*self._command, f"--requests={count}"], capture_output=True, text=True, check=False)
+        command = [*self._command, f"--requests={count}"]
+        try:
+            ended = subprocess.run(command, capture_output=True, text=True, check=False, timeout=_PATIENCE_S)
+        except subprocess.TimeoutExpired:
+            raise LoadFailedError(f"{count} requests were not answered within {_PATIENCE_S:.0f} s") from None
         if ended.returncode != 0:
             raise LoadFailedError(f"h2load ended with {ended.returncode}: {ended.stderr}{ended.stdout}")
         return summary(
