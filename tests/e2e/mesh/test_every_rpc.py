@@ -167,9 +167,14 @@ def check_answer(world: World, answer: oip.ModelInferResponse) -> None:
 
 @case(f"{INFERENCE}/ModelInfer")
 def model_infer(world: World) -> None:
-    answer = world.owner.infer(request_of(world, "seven"))
+    sent = request_of(world, "seven")
+    answer = world.owner.infer(sent)
     assert answer.id == "seven"
     check_answer(world, answer)
+    sent.parameters["binary_data_output"].bool_param = False
+    typed = world.owner.infer(sent)
+    assert not typed.raw_output_contents
+    assert list(typed.outputs[0].contents.fp32_contents) == np.frombuffer(answer.raw_output_contents[0], "<f4").tolist()
 
 
 @case(f"{INFERENCE}/ModelStreamInfer")

@@ -98,6 +98,7 @@ async def test_a_call_whose_deadline_is_over_is_not_executed(tmp_path: Path) -> 
         (onnx_models.identity()[:40], catalogue.MODEL_LOAD_FAILED),
         (onnx_models.unknown_operator(), catalogue.MODEL_LOAD_FAILED),
         (onnx_models.with_external_data("../../outside.bin"), catalogue.MODEL_LOAD_FAILED),
+        (onnx_models.identities(["BF16", "BYTES"]), catalogue.MODEL_LOAD_FAILED),
     ],
 )
 async def test_a_file_that_cannot_be_loaded_fails_with_our_words(

@@ -509,7 +509,9 @@ class ModelInferRequest(_message.Message):
         """Name of the output as ModelMetadata gives it. Required, once in a request."""
         @_builtins.property
         def parameters(self) -> _containers.MessageMap[_builtins.str, Global___InferParameter]:
-            """Parameters of this output alone, for example `classification` (a count of best classes). Empty is usual."""
+            """Parameters of this output alone. Empty is usual. `classification` (a count) gives the best classes as BYTES
+            elements `score:index` or `score:index:label`; `binary_data` (a truth value) overrides `binary_data_output`.
+            """
 
         def __init__(
             self,
@@ -559,7 +561,10 @@ class ModelInferRequest(_message.Message):
     """Identifier chosen by the caller and repeated in the response. Empty means none; it need not be unique."""
     @_builtins.property
     def parameters(self) -> _containers.MessageMap[_builtins.str, Global___InferParameter]:
-        """Parameters of the request. Empty is usual; unknown names reach the backend or are ignored."""
+        """Parameters of the request. Empty is usual; unknown names reach the backend or are ignored. `priority` (1 is most
+        urgent, 0 the default) and `timeout` (microseconds) are whole numbers of either type; `binary_data_output` false
+        asks for typed `contents` in the response. Names that begin with `triton_` are reserved.
+        """
 
     @_builtins.property
     def inputs(self) -> _containers.RepeatedCompositeFieldContainer[Global___ModelInferRequest.InferInputTensor]:
@@ -740,8 +745,9 @@ class ModelStreamInferResponse(_message.Message):
     """Why the request failed. Empty means that it succeeded."""
     @_builtins.property
     def infer_response(self) -> Global___ModelInferResponse:
-        """The answer. For a failed request it carries at most the identifier and the model, so that the failure can be
-        matched with its request.
+        """The answer; its parameter `triton_final_response` is true, because a request has one answer. For a failed request
+        it carries at most the identifier and the model, so that the failure can be matched with its request, and the
+        parameter `headrace_reason`: the reason that the error details would name.
         """
 
     def __init__(

@@ -159,7 +159,8 @@ class GRPCInferenceServiceServicer:
 
     def ModelStreamInfer(self, request_iterator, context):
         """ModelStreamInfer runs many inferences over one stream. Responses may come in another order than requests:
-        match them by `id`. Each request succeeds or fails alone, and a failed one leaves the stream open. Not
+        match them by `id`. Each request succeeds or fails alone, and a failed one leaves the stream open, unless the
+        metadata `triton_grpc_error` is `true`: then the first failure ends the stream with its status. Not
         idempotent as a whole: after a broken stream, requests without a response may or may not have been executed.
         Cancelling the stream cancels every request that has no final response yet.
         """

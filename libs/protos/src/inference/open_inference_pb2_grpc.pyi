@@ -68,7 +68,8 @@ class GRPCInferenceServiceStub:
     """
     ModelStreamInfer: _grpc.StreamStreamMultiCallable[_open_inference_pb2.ModelInferRequest, _open_inference_pb2.ModelStreamInferResponse]
     """ModelStreamInfer runs many inferences over one stream. Responses may come in another order than requests:
-    match them by `id`. Each request succeeds or fails alone, and a failed one leaves the stream open. Not
+    match them by `id`. Each request succeeds or fails alone, and a failed one leaves the stream open, unless the
+    metadata `triton_grpc_error` is `true`: then the first failure ends the stream with its status. Not
     idempotent as a whole: after a broken stream, requests without a response may or may not have been executed.
     Cancelling the stream cancels every request that has no final response yet.
     """
@@ -132,7 +133,8 @@ class GRPCInferenceServiceAsyncStub(GRPCInferenceServiceStub):
     """
     ModelStreamInfer: _aio.StreamStreamMultiCallable[_open_inference_pb2.ModelInferRequest, _open_inference_pb2.ModelStreamInferResponse]  # type: ignore[assignment]
     """ModelStreamInfer runs many inferences over one stream. Responses may come in another order than requests:
-    match them by `id`. Each request succeeds or fails alone, and a failed one leaves the stream open. Not
+    match them by `id`. Each request succeeds or fails alone, and a failed one leaves the stream open, unless the
+    metadata `triton_grpc_error` is `true`: then the first failure ends the stream with its status. Not
     idempotent as a whole: after a broken stream, requests without a response may or may not have been executed.
     Cancelling the stream cancels every request that has no final response yet.
     """
@@ -235,7 +237,8 @@ class GRPCInferenceServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_open_inference_pb2.ModelStreamInferResponse], _abc.AsyncIterator[_open_inference_pb2.ModelStreamInferResponse]]:
         """ModelStreamInfer runs many inferences over one stream. Responses may come in another order than requests:
-        match them by `id`. Each request succeeds or fails alone, and a failed one leaves the stream open. Not
+        match them by `id`. Each request succeeds or fails alone, and a failed one leaves the stream open, unless the
+        metadata `triton_grpc_error` is `true`: then the first failure ends the stream with its status. Not
         idempotent as a whole: after a broken stream, requests without a response may or may not have been executed.
         Cancelling the stream cancels every request that has no final response yet.
         """
