@@ -72,10 +72,10 @@ async def test_answers_come_as_they_finish_and_each_is_marked_as_the_last() -> N
     assert [(answer.error_message, answer.infer_response.id) for answer in answers] == [("", "b"), ("", "a")]
     assert answers[0].infer_response.raw_output_contents == [bytes(7)]
     assert all(answer.infer_response.parameters["triton_final_response"].bool_param for answer in answers)
-    assert (stage.woken, stage.stream.idle, stage.gate.taken) == (2, False, 1)
+    assert (stage.woken, stage.stream.in_flight, stage.gate.taken) == (2, 1, 1)
     stage.runner.answer(third, response("c"))
     assert len(stage.answered()) == 1
-    assert (stage.stream.idle, stage.gate.taken) == (True, 0)
+    assert (stage.stream.in_flight, stage.gate.taken) == (0, 0)
 
 
 async def test_a_failure_is_an_answer_that_names_its_request() -> None:
@@ -131,7 +131,7 @@ async def test_closing_cancels_what_runners_have() -> None:
     stage.stream.close()
     stage.runner.received()
     assert stage.runner.cancelled == [second.id]
-    assert (stage.gate.taken, stage.stream.idle) == (0, True)
+    assert (stage.gate.taken, stage.stream.in_flight) == (0, 0)
     stage.runner.answer(second, response("b"))
     assert stage.stream.next_message() is None
 
@@ -190,4 +190,4 @@ async def test_a_draining_stream_answers_what_it_has_and_refuses_the_rest() -> N
     for call in stage.runner.received():
         stage.runner.answer(call, response("x"))
     assert len(stage.answered()) == 2
-    assert stage.stream.idle
+    assert not stage.stream.in_flight

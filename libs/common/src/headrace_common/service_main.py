@@ -14,7 +14,7 @@ from typing import TypeVar
 import structlog
 import uvloop
 
-from headrace_common.allocator import keep_freed_memory
+from headrace_common.allocator import collect_garbage_seldom, keep_freed_memory
 from headrace_common.errors import ConfigError, HeadraceError
 from headrace_common.logs import configure_logs
 from headrace_common.settings import ENVIRONMENTS, ServiceSettings, describe_settings, load_settings
@@ -83,6 +83,7 @@ def run_service(
         return 0
     configure_logs(service=name, level=settings.log_level, fmt=settings.log_format)
     keep_freed_memory()
+    collect_garbage_seldom()
     return uvloop.run(_supervised(settings, main))
 
 

@@ -7,6 +7,7 @@ import uuid
 from importlib.metadata import version as installed_version
 from random import Random
 
+from headrace_common.access_log import AccessLog
 from headrace_common.catalogue import SETTING_MISSING
 from headrace_common.clock import Clock, SystemClock
 from headrace_common.errors import ConfigError
@@ -87,6 +88,8 @@ class Gateway:
         )
         self._metrics = GatewayMetrics(registry=metrics.registry)
         self._registry = metrics.registry
+        logged = settings.log_level in ("debug", "info")
+        self._access_log = AccessLog(service="gateway", fmt=settings.log_format) if logged else None
         self._transfers = AdmissionGate(limit=settings.calls_in_flight_max)
         self._table = PrincipalTable()
         self.catalog = Catalog()
@@ -149,6 +152,8 @@ class Gateway:
         await self._mesh.stop(0)
         await self._tasks.close()
         await self._neighbours.close()
+        if self._access_log is not None:
+            self._access_log.flush()
 
     def _public_server(self) -> GrpcServer:
         settings = self._settings
@@ -230,6 +235,7 @@ class Gateway:
                 default_timeout_s=settings.call_timeout_s,
             ),
             stream_calls_max=settings.stream_calls_max,
+            log=self._access_log,
             runtime=self._runtime,
         )
         mesh = MeshService(gateway_id=self.id, directory=self._directory)

@@ -12,6 +12,7 @@ from grpc_reflection.v1alpha import reflection_pb2
 from headrace.gateway.v1 import mesh_pb2
 from headrace.quota.v1 import tenants_pb2
 from headrace.registry.v1 import models_pb2
+from headrace_common.access_log import AccessLog
 from headrace_common.grpc_server import RpcMethod, RpcRuntime, bidi_stream, server_stream, unary
 from headrace_common.health import HEALTH_SERVICE
 from headrace_common.reflection import REFLECTION_SERVICES, Reflection
@@ -49,6 +50,7 @@ def inference_endpoints(
     identity: Identity,
     limits: StreamLimits,
     stream_calls_max: int,
+    log: AccessLog | None,
     runtime: RpcRuntime,
 ) -> dict[str, Endpoint]:
     """The RPCs that runners answer: bytes in and bytes out."""
@@ -59,7 +61,8 @@ def inference_endpoints(
         f"/{PACKED}/InferBatch": service.infer_batch,
     }
     endpoints: dict[str, Endpoint] = {
-        path: UnaryEndpoint(path=path, answer=answer, runtime=runtime) for path, answer in unary_answers.items()
+        path: UnaryEndpoint(path=path, answer=answer, log=log, runtime=runtime)
+        for path, answer in unary_answers.items()
     }
     gate = AdmissionGate(limit=stream_calls_max)
 

@@ -2,7 +2,8 @@
 
 An endpoint sends through an `Outbox` and receives through an `Inbox`. Small payloads travel inline and are bounded by
 a `Credit`; larger ones are offered, set aside whole in the receiver's `ByteBudget`, accepted, and only then move as
-chunks. The classes do no I/O, know no clock and belong to one thread; `write_frames` connects them to a stream.
+chunks. The classes do no I/O, know no clock and belong to one thread; `write_paced` and `write_frames` connect
+them to a stream.
 """
 
 from headrace_common.lanes.budget import ByteBudget
@@ -11,7 +12,7 @@ from headrace_common.lanes.credit import CreditGrant, CreditWindow
 from headrace_common.lanes.inbox import Inbox
 from headrace_common.lanes.limits import LaneLimits
 from headrace_common.lanes.outbox import Outbox, Parcel, Withdrawn
-from headrace_common.lanes.streams import run_until_one_fails, write_frames
+from headrace_common.lanes.streams import FramePacer, run_until_one_fails, write_frames, write_paced
 from headrace_common.lanes.violation import LaneViolation
 
 __all__ = [
@@ -19,6 +20,7 @@ __all__ = [
     "Chunk",
     "CreditGrant",
     "CreditWindow",
+    "FramePacer",
     "Inbox",
     "LaneLimits",
     "LaneViolation",
@@ -29,4 +31,5 @@ __all__ = [
     "encode_chunk",
     "run_until_one_fails",
     "write_frames",
+    "write_paced",
 ]

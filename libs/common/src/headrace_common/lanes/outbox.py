@@ -52,6 +52,11 @@ class Outbox(Generic[Header]):
         self._sending: OrderedDict[int, Parcel[Header]] = OrderedDict()
 
     @property
+    def queued(self) -> int:
+        """Messages for the next small frames."""
+        return len(self._queued)
+
+    @property
     def pending(self) -> int:
         """Messages that have not left whole."""
         return len(self._queued) + len(self._offered) + len(self._sending)

@@ -6,14 +6,78 @@ import asyncio
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any
 
+GATHER_S = 0.002
+"""How long what is due waits for company on a busy stream."""
+_BUSY_CALLS = 8
+_QUORUM = 4
+
+
+class FramePacer:
+    """Decides when the next frame of a stream leaves.
+
+    A frame costs much the same however many calls it carries. So on a stream with many calls in flight what is due
+    waits until a quarter of them have gathered, at most two milliseconds; on a quiet one it leaves at once.
+    Source: interrupt moderation of network cards, which trades the same delay for the same saving.
+
+    Args:
+        load: How many calls wait for a frame now, and how many are in flight, those that wait included.
+    """
+
+    def __init__(self, load: Callable[[], tuple[int, int]]) -> None:
+        self._load = load
+        self._due = asyncio.Event()
+        self._timer: asyncio.TimerHandle | None = None
+
+    def notify(self) -> None:
+        """Something became due."""
+        if self._due.is_set():
+            return
+        waiting, in_flight = self._load()
+        if in_flight < _BUSY_CALLS or waiting * _QUORUM >= in_flight:
+            self._set()
+        elif self._timer is None:
+            self._timer = asyncio.get_running_loop().call_later(GATHER_S, self._set)
+
+    async def wait(self) -> None:
+        """Returns when a frame should leave; what becomes due from then on is for the next one."""
+        await self._due.wait()
+        self._due.clear()
+
+    def sent(self) -> None:
+        """A frame has left; what did not fit, or came meanwhile, is due."""
+        if self._load()[0]:
+            self.notify()
+
+    def _set(self) -> None:
+        self._due.set()
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+
+async def write_paced(
+    next_frame: Callable[[], bytes | None], write: Callable[[bytes], Awaitable[None]], pacer: FramePacer
+) -> None:
+    """Writes frames when the pacer says so, until cancelled.
+
+    Args:
+        next_frame: Takes the next frame, or None when nothing is due.
+        write: Returns when the transport has accepted the frame.
+        pacer: Notified by whoever made something due.
+    """
+    pacer.notify()
+    while True:
+        await pacer.wait()
+        frame = next_frame()
+        if frame is not None:
+            await write(frame)
+            pacer.sent()
+
 
 async def write_frames(
     next_frame: Callable[[], bytes | None], write: Callable[[bytes], Awaitable[None]], wake: asyncio.Event
 ) -> None:
-    """Writes frames as they become due, until cancelled.
-
-    There is no timer: a frame leaves at once when the stream is free, and what gathers while a write waits for the
-    transport leaves packed together.
+    """Writes frames as soon as the transport takes them, until cancelled.
 
     Args:
         next_frame: Takes the next frame, or None when nothing is due.

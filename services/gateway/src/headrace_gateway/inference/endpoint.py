@@ -12,6 +12,7 @@ import grpc
 import grpc.aio
 
 from headrace_common import catalogue
+from headrace_common.access_log import AccessLog
 from headrace_common.call import metadata_map, request_id_of
 from headrace_common.errors import DeadlineError
 from headrace_common.principal import Principal
@@ -29,13 +30,22 @@ class UnaryEndpoint:
     Args:
         path: Full name of the method, such as `/package.Service/Method`.
         answer: Serialised request and its caller to serialised response.
+        log: Where a line per call goes, if anywhere.
         runtime: Limits, metrics and log of the process.
     """
 
-    def __init__(self, *, path: str, answer: Callable[[bytes, Caller], Awaitable[bytes]], runtime: RpcRuntime) -> None:
+    def __init__(
+        self,
+        *,
+        path: str,
+        answer: Callable[[bytes, Caller], Awaitable[bytes]],
+        log: AccessLog | None,
+        runtime: RpcRuntime,
+    ) -> None:
         self.gate = runtime.calls
         self._path = path
         self._answer = answer
+        self._log = log
         self._runtime = runtime
         self._ok = runtime.handled.labels(path, "OK", "")
         self._duration = runtime.duration.labels(path)
@@ -88,17 +98,16 @@ class UnaryEndpoint:
             self._in_flight.dec()
             duration_s = time.monotonic() - started_s
             self._duration.observe(duration_s)
-            if self._runtime.access_log:
-                self._runtime.log.info(
-                    "call",
+            if self._log is not None:
+                self._log.record(
                     method=self._path,
                     grpc_code=code,
-                    reason=reason or None,
-                    duration_ms=round(duration_s * 1000, 3),
+                    reason=reason,
+                    duration_s=duration_s,
                     tenant_id=principal.tenant_id,
                     key_id=principal.key_id,
                     request_id=request_id,
-                    bytes=len(request),
+                    request_bytes=len(request),
                 )
 
     def _timeout_s(self, context: Context) -> float:

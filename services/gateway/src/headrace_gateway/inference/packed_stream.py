@@ -81,9 +81,14 @@ class PackedStream:
         self.failures = 0
 
     @property
-    def idle(self) -> bool:
-        """Whether every call's answer has been taken for sending."""
-        return not self._open
+    def in_flight(self) -> int:
+        """Calls whose answer has not been taken for sending."""
+        return len(self._open)
+
+    @property
+    def waiting(self) -> int:
+        """Answers for the next message."""
+        return len(self._answers)
 
     @property
     def full(self) -> bool:

@@ -14,7 +14,7 @@ import grpc.aio
 from headrace_common import catalogue
 from headrace_common.call import MetadataMap, metadata_map, request_id_of
 from headrace_common.errors import RouteUnavailable
-from headrace_common.lanes import run_until_one_fails
+from headrace_common.lanes import FramePacer, run_until_one_fails
 from headrace_common.principal import Principal
 from headrace_common.request_id import REQUEST_ID_KEY
 from headrace_common.rpc_runtime import RpcRuntime
@@ -37,8 +37,13 @@ class StreamCalls(Protocol):
     failures: int
 
     @property
-    def idle(self) -> bool:
-        """Whether every call's answer has been taken for sending."""
+    def in_flight(self) -> int:
+        """Calls whose answer has not been taken for sending."""
+        ...
+
+    @property
+    def waiting(self) -> int:
+        """Answers for the next message."""
         ...
 
     @property
@@ -127,9 +132,9 @@ class StreamEndpoint:
         context.set_trailing_metadata(((REQUEST_ID_KEY, request_id),))
         code, reason = "CANCELLED", catalogue.CALL_CANCELLED.reason
         self._in_flight.inc()
-        due = asyncio.Event()
-        calls = self._open_calls(Opening(principal.tenant_id, request_id, metadata, due.set))
-        stream = _Stream(context, calls, due)
+        stream = _Stream(context)
+        calls = self._open_calls(Opening(principal.tenant_id, request_id, metadata, stream.wake))
+        stream.calls = calls
         try:
             if self._draining:
                 raise _shutting_down()
@@ -175,55 +180,60 @@ class StreamEndpoint:
 class _Stream:
     """One stream's reading and writing side."""
 
-    def __init__(self, context: Context, calls: StreamCalls, due: asyncio.Event) -> None:
+    calls: StreamCalls
+
+    def __init__(self, context: Context) -> None:
         self._context = context
-        self._calls = calls
-        self._due = due
+        self._pacer = FramePacer(lambda: (self.calls.waiting, self.calls.in_flight))
         self._room = asyncio.Event()
         self._half_closed = False
         self._refusing = False
 
+    def wake(self) -> None:
+        """There may be something to write."""
+        self._pacer.notify()
+
     def drain(self) -> None:
         """Tells the client, and a moment later takes no new calls."""
-        self._calls.drain()
+        self.calls.drain()
         asyncio.get_running_loop().call_later(DRAIN_NOTICE_S, self._refuse)
 
     def _refuse(self) -> None:
         self._refusing = True
-        self._calls.refuse_calls()
+        self.calls.refuse_calls()
 
     async def read(self) -> None:
         """Takes messages while there is room; returns when the client has closed its side."""
         while True:
-            while self._calls.full:
+            while self.calls.full:
                 self._room.clear()
                 await self._room.wait()
             received = await self._context.read()
             if not isinstance(received, bytes):
                 break
-            self._calls.on_message(received)
+            self.calls.on_message(received)
         self._half_closed = True
-        self._due.set()
+        self._pacer.notify()
 
     async def write(self) -> None:
-        """Writes what is due; what gathers while the transport is busy leaves in one message.
+        """Writes what is due, until the stream is over.
 
         Raises:
             StreamOver: The client has closed its side and has all its answers.
             RouteUnavailable: SERVER_DRAINING (UNAVAILABLE): likewise, but the client would go on.
         """
+        self._pacer.notify()
         while True:
-            message = self._calls.next_message()
+            await self._pacer.wait()
+            message = self.calls.next_message()
             if message is not None:
                 self._room.set()
                 await self._context.write(message)
-                continue
-            if self._calls.idle and self._half_closed:
+                self._pacer.sent()
+            if not self.calls.in_flight and self._half_closed:
                 raise StreamOver
-            if self._calls.idle and self._refusing:
+            if not self.calls.in_flight and self._refusing:
                 raise _shutting_down()
-            self._due.clear()
-            await self._due.wait()
 
 
 def _shutting_down() -> RouteUnavailable:

@@ -69,9 +69,14 @@ class TritonStream:
         self.failures = 0
 
     @property
-    def idle(self) -> bool:
-        """Whether every call's answer has been taken for sending."""
-        return not self._open
+    def in_flight(self) -> int:
+        """Calls whose answer has not been taken for sending."""
+        return len(self._open)
+
+    @property
+    def waiting(self) -> int:
+        """Answers that have not been taken for sending."""
+        return len(self._answers)
 
     @property
     def full(self) -> bool:

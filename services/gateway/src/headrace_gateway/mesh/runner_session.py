@@ -11,7 +11,7 @@ from headrace.runner.internal.v1 import mesh_pb2
 from headrace_common import catalogue
 from headrace_common.clock import Clock
 from headrace_common.errors import RunnerUnavailable
-from headrace_common.lanes import ByteBudget, LaneLimits
+from headrace_common.lanes import ByteBudget, FramePacer, LaneLimits
 from headrace_gateway.mesh.session_calls import SessionCalls
 
 HEARTBEAT_TIMEOUT_S = 2.0
@@ -54,7 +54,7 @@ class RunnerSession:
         self.lanes: set[str] = set()
         self.opened = asyncio.Event()
         self.closed = asyncio.Event()
-        self.small_due = asyncio.Event()
+        self.small_due = FramePacer(lambda: (self.calls.queued, self.calls.in_flight))
         self.bulk_due = asyncio.Event()
         self.calls = SessionCalls(limits=limits, budget=budget, wake=self._wake, ended=self._call_ended)
         self._clock = clock
@@ -171,7 +171,7 @@ class RunnerSession:
             self.opened.set()
 
     def _wake(self) -> None:
-        self.small_due.set()
+        self.small_due.notify()
         self.bulk_due.set()
 
 

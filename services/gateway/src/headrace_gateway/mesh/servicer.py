@@ -26,6 +26,7 @@ from headrace_common.lanes import (
     encode_chunk,
     run_until_one_fails,
     write_frames,
+    write_paced,
 )
 from headrace_common.rpc_service import refuse_call
 from headrace_common.rpc_status import abort
@@ -192,7 +193,7 @@ class RunnerMeshHandler(grpc.GenericRpcHandler):
                 await run_until_one_fails(
                     _closed(session),
                     _read_results(context, session),
-                    write_frames(session.calls.next_small_frame, context.write, session.small_due),
+                    write_paced(session.calls.next_small_frame, context.write, session.small_due),
                 )
             else:
                 await run_until_one_fails(

@@ -94,6 +94,11 @@ class SessionCalls:
         return len(self._open)
 
     @property
+    def queued(self) -> int:
+        """Calls that have not left yet."""
+        return self._outbox.queued
+
+    @property
     def credit_left(self) -> int:
         """Calls that the runner would still take."""
         return self._outbox.credit.messages_left

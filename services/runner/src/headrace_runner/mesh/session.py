@@ -12,7 +12,16 @@ import grpc.aio
 
 from headrace.runner.internal.v1 import mesh_pb2
 from headrace_common.clock import Clock
-from headrace_common.lanes import ByteBudget, LaneLimits, decode_chunks, encode_chunk, run_until_one_fails, write_frames
+from headrace_common.lanes import (
+    ByteBudget,
+    FramePacer,
+    LaneLimits,
+    decode_chunks,
+    encode_chunk,
+    run_until_one_fails,
+    write_frames,
+    write_paced,
+)
 from headrace_runner.mesh.host import Host
 from headrace_runner.mesh.session_calls import SessionCalls
 
@@ -63,7 +72,7 @@ class Session:
         self._budget = budget
         self._clock = clock
         self._events: asyncio.Queue[mesh_pb2.RunnerEvent] = asyncio.Queue()
-        self._small_due = asyncio.Event()
+        self._small_due = FramePacer(self._load)
         self._bulk_due = asyncio.Event()
         self._calls: SessionCalls | None = None
 
@@ -131,15 +140,19 @@ class Session:
                 self._write_events(control),
                 self._beat(),
                 self._read_calls(small, calls),
-                write_frames(calls.next_small_frame, small.write, self._small_due),
+                write_paced(calls.next_small_frame, small.write, self._small_due),
                 self._read_chunks(bulk, calls),
                 write_frames(next_bulk_frame, bulk.write, self._bulk_due),
             )
         finally:
             calls.close()
 
+    def _load(self) -> tuple[int, int]:
+        calls = self._calls
+        return (calls.queued, calls.queued + calls.open) if calls is not None else (0, 0)
+
     def _wake(self) -> None:
-        self._small_due.set()
+        self._small_due.notify()
         self._bulk_due.set()
 
     def _on_model(self, event: mesh_pb2.ModelEvent) -> None:

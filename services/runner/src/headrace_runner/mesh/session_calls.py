@@ -54,6 +54,11 @@ class SessionCalls:
         return len(self._attempts)
 
     @property
+    def queued(self) -> int:
+        """Results that have not left yet."""
+        return self._outbox.queued
+
+    @property
     def idle(self) -> bool:
         """Whether every call was answered and every answer has left."""
         return not self._attempts and not self._outbox.pending
