@@ -75,8 +75,8 @@ class TritonStream:
 
     @property
     def waiting(self) -> int:
-        """Answers that have not been taken for sending."""
-        return len(self._answers)
+        """All in flight as soon as one has an answer: a message carries one, so none waits for others to gather."""
+        return len(self._open) if self._answers else 0
 
     @property
     def full(self) -> bool:
