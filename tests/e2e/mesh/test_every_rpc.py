@@ -212,7 +212,7 @@ def model_statistics(world: World) -> None:
 
     before = counters("")
     for _ in range(3):
-        model_infer(world)
+        world.owner.infer(request_of(world, ""))
     after = counters(world.model)
     assert after.inference_stats.success.count - before.inference_stats.success.count == 3
     assert (after.inference_count - before.inference_count, after.execution_count - before.execution_count) == (6, 3)
