@@ -93,7 +93,9 @@ def _arguments() -> argparse.Namespace:
         help="what makes unary calls (default h2load where it is installed)",
     )
     parser.add_argument("--runners", type=int, default=2, help="CPU runners of the mesh (default 2)")
-    parser.add_argument("--connections", type=int, default=1, help="connections of a unary client (default 1)")
+    parser.add_argument(
+        "--connections", type=int, choices=(1, 2, 4, 8, 16), default=1, help="connections of a unary client (default 1)"
+    )
     parser.add_argument("--streams", type=int, default=1, help="streams of a packed client (default 1)")
     parser.add_argument(
         "--output",
