@@ -17,6 +17,7 @@ from headrace_client.client import Client
 from headrace_client.errors import HeadraceError, ModelError, TensorError
 from headrace_client.inference import InferRequest, InferResult
 from headrace_client.stream import InferStream
+from support.eventually import eventually
 from support.folders import open_folder
 from support.mesh import Mesh, running_mesh
 from support.onnx_models import identity
@@ -51,21 +52,13 @@ def number_of(result: InferResult) -> int:
     return int(result["z"][0, 0])
 
 
-async def answered(stream: InferStream, callers: int, calls: int, *, timeout_s: float | None = None) -> None:
-    """Runs that many calls, each of which must get its own answer."""
-
-    async def caller(first: int) -> None:
-        for number in range(first, calls, callers):
-            assert number_of(await stream.infer(MODEL, {"x": nonce(number)}, timeout_s=timeout_s)) == number
-
-    async with asyncio.TaskGroup() as group:
-        for first in range(callers):
-            group.create_task(caller(first))
-
-
 async def test_ten_thousand_calls_each_get_their_own_answer(client: AsyncClient) -> None:
+    async def caller(stream: InferStream, first: int) -> None:
+        for number in range(first, 10_000, 256):
+            assert number_of(await stream.infer(MODEL, {"x": nonce(number)})) == number
+
     async with asyncio.timeout(60), client.stream() as stream:
-        await answered(stream, callers=256, calls=10_000)
+        await asyncio.gather(*(caller(stream, first) for first in range(256)))
 
 
 async def test_cancelled_calls_take_nobody_elses_answer(client: AsyncClient) -> None:
@@ -122,14 +115,28 @@ def test_the_blocking_client_keeps_the_order_of_many_requests(nonce_mesh: Mesh) 
 
 @pytest.mark.fault
 async def test_calls_outlive_a_gateway_that_is_killed() -> None:
+    stop = asyncio.Event()
+    counts: list[int] = []
+
+    async def caller(stream: InferStream, first: int) -> int:
+        number = first
+        while not stop.is_set():
+            assert number_of(await stream.infer(MODEL, {"x": nonce(number)}, timeout_s=60)) == number
+            number += 64
+        return number // 64
+
     with open_folder() as folder, running_mesh(folder, "--runners", "1") as mesh:
         with Client(mesh.grpc, api_key=mesh.api_key) as blocking:
             await asyncio.to_thread(push, blocking)
         async with AsyncClient(mesh.grpc, api_key=mesh.api_key) as client, client.stream() as stream:
-            load = asyncio.create_task(answered(stream, callers=64, calls=20_000, timeout_s=60))
+            load = asyncio.gather(*(caller(stream, first) for first in range(64)))
             for _ in range(2):
-                await asyncio.sleep(1.0)
+                await asyncio.sleep(0.5)
+                before = mesh.current_processes()["gateway-0"].pid
+                os.kill(before, signal.SIGKILL)
+                await eventually(lambda pid=before: mesh.current_processes()["gateway-0"].pid != pid, within_s=30)
+                await asyncio.wait((load,), timeout=2.0)
                 assert not load.done()
-                os.kill(mesh.current_processes()["gateway-0"].pid, signal.SIGKILL)
-                await asyncio.sleep(3.0)
-            await load
+            stop.set()
+            counts += await load
+    assert min(counts) > 10
