@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import random
 import sys
-import time
 from pathlib import Path
 
 import grpc
@@ -15,7 +14,7 @@ import psutil
 from inference.open_inference_pb2 import ModelInferRequest
 from support.load import Outcomes, closed_loop, infer_stub
 from support.mesh import Mesh
-from support.soak import Measured, scrape
+from support.soak import Measured, settled
 
 CANCELS = 1_000
 WARM_UP_CALLS = 2_000
@@ -64,33 +63,6 @@ async def warm(channel: grpc.aio.Channel, request: ModelInferRequest, metadata: 
     )
     assert not outcomes.failures
     return outcomes.quantile_ms(0.5) / 1000
-
-
-def held(mesh: Mesh) -> dict[str, float]:
-    """What calls hold in the gateway and on the runners: tasks, open calls, credit, places, bytes."""
-    gateway = scrape(str(mesh.current_processes()["gateway-0"].metrics))
-    found = {
-        name: gateway[name]
-        for name in (
-            "headrace_asyncio_tasks",
-            "headrace_mesh_calls_open",
-            "headrace_mesh_credit_left",
-            "headrace_mesh_result_bytes_held",
-        )
-    }
-    for process in mesh.named("runner"):
-        runner = scrape(str(process.metrics))
-        for name in ("headrace_asyncio_tasks", "headrace_runner_queue_depth", "headrace_runner_executing"):
-            found[f"{process.name} {name}"] = runner[name]
-    return found
-
-
-async def settled(mesh: Mesh, before: dict[str, float], within_s: float = 10.0) -> dict[str, float]:
-    """What is held once it equals `before`, or at the end of the time."""
-    give_up_at = time.monotonic() + within_s
-    while (now := await asyncio.to_thread(held, mesh)) != before and time.monotonic() < give_up_at:
-        await asyncio.sleep(0.1)
-    return now
 
 
 async def test_cancelled_calls_give_everything_back(

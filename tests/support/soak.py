@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
+import time
 import urllib.request
 from collections.abc import Callable
 
 from inference.open_inference_pb2 import ModelInferRequest
+from support.mesh import Mesh
 
 Tensor = ModelInferRequest.InferInputTensor
 Measured = Callable[[str, str, str], None]
@@ -18,3 +21,30 @@ def scrape(url: str) -> dict[str, float]:
         text = response.read().decode()
     pairs = (line.rsplit(" ", 1) for line in text.splitlines() if line and not line.startswith("#"))
     return {name: float(value) for name, value in pairs}
+
+
+def held(mesh: Mesh) -> dict[str, float]:
+    """What calls hold in the gateway and on the runners: tasks, open calls, credit, places, bytes."""
+    gateway = scrape(str(mesh.current_processes()["gateway-0"].metrics))
+    found = {
+        name: gateway[name]
+        for name in (
+            "headrace_asyncio_tasks",
+            "headrace_mesh_calls_open",
+            "headrace_mesh_credit_left",
+            "headrace_mesh_result_bytes_held",
+        )
+    }
+    for process in mesh.named("runner"):
+        runner = scrape(str(process.metrics))
+        for name in ("headrace_asyncio_tasks", "headrace_runner_queue_depth", "headrace_runner_executing"):
+            found[f"{process.name} {name}"] = runner[name]
+    return found
+
+
+async def settled(mesh: Mesh, before: dict[str, float], within_s: float = 10.0) -> dict[str, float]:
+    """What is held once it equals `before`, or at the end of the time."""
+    give_up_at = time.monotonic() + within_s
+    while (now := await asyncio.to_thread(held, mesh)) != before and time.monotonic() < give_up_at:
+        await asyncio.sleep(0.1)
+    return now
