@@ -34,7 +34,7 @@ lock: setup ## Resolve the dependencies again into both uv.lock files
 	$(BIN)/uv lock --project $(TRITON)
 
 .PHONY: generate
-generate: setup ## Generate libs/protos, config/base.yaml and docs/errors.md from their sources
+generate: setup ## Generate libs/protos, the SDK's contracts, config/base.yaml and docs/errors.md from their sources
 	$(BIN)/python scripts/generate_protos.py
 	$(BIN)/python scripts/generate_config.py
 	$(BIN)/python -m headrace_common.errors_page docs/errors.md

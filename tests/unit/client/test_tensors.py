@@ -6,6 +6,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 import pytest
 from hypothesis import given
@@ -175,6 +176,13 @@ class TestBfloat16:
         widened = decode("x", "BF16", sent.shape, sent.raw)
         assert widened.dtype == np.float32
         np.testing.assert_array_equal(widened.view("<u4") >> 16, every)
+
+    def test_arrays_of_ml_dtypes_need_no_name(self) -> None:
+        array = np.arange(12).reshape(3, 4).astype(ml_dtypes.bfloat16)
+        for disorder in (array, array.T[::-1], array[1:, ::2], array[0, 0]):
+            sent = encode("x", disorder)
+            assert (sent.datatype, sent.shape) == ("BF16", disorder.shape)
+            np.testing.assert_array_equal(decode("x", "BF16", sent.shape, sent.raw), disorder.astype(np.float32))
 
     def test_values_that_it_holds_survive_as_floats(self) -> None:
         values = self.EXACT.view(np.float32)
