@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import json
 import subprocess
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import grpc
 import pytest
 
+from inference import open_inference_pb2 as oip
+from inference.model_repository_pb2 import RepositoryModelLoadRequest, RepositoryModelUnloadRequest
 from support import onnx_models
 from support.mesh import Mesh
 from support.parties import operator
@@ -18,6 +22,11 @@ from support.real_inputs import REPOSITORY
 PYTHON = REPOSITORY / ".venv-triton" / "bin" / "python"
 SCRIPT = REPOSITORY / "tests" / "clients" / "triton" / "call_extensions.py"
 CLASSIFIER = "classifier"
+SCORES = oip.ModelInferRequest(
+    model_name=CLASSIFIER,
+    inputs=[oip.ModelInferRequest.InferInputTensor(name="x", datatype="FP32", shape=[1, 4])],
+    raw_input_contents=[bytes(16)],
+)
 
 
 @pytest.fixture(scope="module")
@@ -104,3 +113,27 @@ def test_statistics_count_each_request_and_each_row(facts: dict[str, Any]) -> No
     (batch,) = [batch for batch in after["batch_stats"] if batch["batch_size"] == "2"]
     assert int(batch["compute_infer"]["count"]) >= 4
     assert int(after["last_inference"]) > 1_600_000_000_000
+
+
+def test_unloading_a_model_in_use_costs_no_request(mesh: Mesh, channel: grpc.Channel) -> None:
+    owner = operator(mesh, channel).tenant().admin
+    owner.push(CLASSIFIER, onnx_models.identity())
+    stopping = threading.Event()
+
+    def call(_: int) -> int:
+        """Calls until told to stop; each call must be answered."""
+        answered = 0
+        while not stopping.is_set():
+            owner.infer(SCORES)
+            answered += 1
+        return answered
+
+    with ThreadPoolExecutor(max_workers=4) as pool:
+        callers = pool.map(call, range(4))
+        try:
+            for _ in range(10):
+                owner(owner.inference.RepositoryModelUnload, RepositoryModelUnloadRequest(model_name=CLASSIFIER))
+                owner(owner.inference.RepositoryModelLoad, RepositoryModelLoadRequest(model_name=CLASSIFIER))
+        finally:
+            stopping.set()
+        assert min(callers) > 0

@@ -273,9 +273,11 @@ async def test_a_model_released_while_it_loads_leaves_when_it_has_loaded_unless_
         runner.want(kept)
         runner.host.release(left.uid)
         runner.host.release(kept.uid)
+        assert [event.released for event in runner.events[-2:]] == [True, True], "whoever asked is answered at once"
         runner.want(kept)
-        await eventually(lambda: runner.states(left.uid)[-1] == "UNLOADED" and runner.states(kept.uid)[-1] == "LOADED")
-        assert runner.states(left.uid) == ["LOADING", "LOADED", "UNLOADED"]
+        await eventually(lambda: len(runner.states(left.uid)) == len(runner.states(kept.uid)) == 4)
+        assert runner.states(left.uid) == ["LOADING", "UNLOADED", "LOADED", "UNLOADED"]
+        assert runner.states(kept.uid) == ["LOADING", "UNLOADED", "LOADING", "LOADED"]
         assert [event.version_uid for event in runner.host.model_events()] == [kept.uid]
 
 

@@ -135,8 +135,10 @@ class ModelHost:
             entry = _Entry(tenant_id, kept, ticket, ModelEvent(version_uid=version.uid))
             self._entries[version.uid] = entry
         entry.ticket = ticket
-        entry.release_due = False
         state = entry.event.state
+        if entry.release_due:
+            entry.release_due = False
+            self._tell(entry.event)
         loaded = state == ModelState.MODEL_STATE_LOADED
         if loaded or (state == ModelState.MODEL_STATE_FAILED and now < entry.retry_at):
             self._tell(entry.event)
@@ -147,7 +149,8 @@ class ModelHost:
     def release(self, version_uid: str) -> None:
         """Lets a version go that somebody wants out of memory; wants from before mean nothing any more.
 
-        It takes no more calls, finishes those that it has, and is told as released; so is one that is not here.
+        It takes no more calls, finishes those that it has, and is told as released; so is one that is not here, and at
+        once one that is loading, which leaves when it has loaded.
         """
         self._residency.withdraw(version_uid)
         entry = self._entries.get(version_uid)
@@ -155,6 +158,7 @@ class ModelHost:
             self._tell(_released(version_uid))
         elif entry.event.state == ModelState.MODEL_STATE_LOADING:
             entry.release_due = True
+            self._tell(_released(version_uid))
         elif entry.loaded is None:
             del self._entries[version_uid]
             self._tell(_released(version_uid))

@@ -138,6 +138,10 @@ class Dispatcher:
         """Waits for a load, or for a runner to come back, where that may help."""
         patient_until = self._clock.monotonic() + RUNNER_WAIT_S
         while True:
+            # Also at first: a replica may have come between the decision to wait and this task's turn.
+            chosen = self._choice(call)
+            if chosen is not None:
+                return chosen
             self._wants.ask(call.version)
             failure = why_not_wait(
                 call.version,
@@ -149,6 +153,3 @@ class Dispatcher:
             if failure is not None:
                 raise failure
             await self._directory.wait_for_change(_LOOK_AGAIN_S)
-            chosen = self._choice(call)
-            if chosen is not None:
-                return chosen
