@@ -229,6 +229,16 @@ async def test_an_answer_that_is_no_message_is_an_internal_error() -> None:
             await infer(client)
 
 
+async def test_an_answer_that_is_larger_than_accepted_says_so() -> None:
+    async def large(request: bytes) -> bytes:
+        return bytes(1 << 20)
+
+    async with serving(infer_mesh(large)) as address, AsyncClient(address, message_bytes_max=1 << 16) as client:
+        with pytest.raises(ValidationError) as caught:
+            await infer(client)
+    assert caught.value.reason == "MESSAGE_TOO_LARGE"
+
+
 async def test_lists_are_fetched_page_after_page() -> None:
     async def page(request: bytes) -> bytes:
         token = tenants_pb2.ListTenantsRequest.FromString(request).page_token or "0"

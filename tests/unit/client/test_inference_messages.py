@@ -84,6 +84,24 @@ def test_a_field_that_cant_be_right_is_named(fields: dict[str, Any], field: str)
     assert caught.value.field == field
 
 
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"model": "\ud800"},
+        {"inputs": {"\ud800": X["x"]}},
+        {"outputs": ["\ud800"]},
+        {"parameters": {"\ud800": 1}},
+        {"parameters": {"p": "\ud800"}},
+        {"request_id": "\ud800"},
+    ],
+    ids=lambda fields: next(iter(fields)),
+)
+def test_texts_that_are_no_utf_8_are_refused(fields: dict[str, Any]) -> None:
+    given = {"model": "m", "inputs": X, **fields}
+    with pytest.raises(ValidationError):
+        encode_request(InferRequest(given.pop("model"), given.pop("inputs"), **given))
+
+
 def test_an_answer_becomes_arrays_with_names_and_times() -> None:
     message = inference_pb2.InferResponse()
     response = message.response

@@ -124,3 +124,7 @@ def test_a_file_that_cant_be_right_is_named_with_what_is_wrong(
 def test_a_key_that_no_header_may_hold_is_refused(key: str, nothing: dict[str, str]) -> None:
     with pytest.raises(ConfigError, match="printable ASCII"):
         client_options(api_key=key, environ=nothing)
+
+
+def test_a_key_is_never_printed(nothing: dict[str, str]) -> None:
+    assert "secret" not in repr(client_options(api_key="secret", environ=nothing))

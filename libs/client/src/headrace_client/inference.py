@@ -98,28 +98,10 @@ def encode_request(request: InferRequest) -> inference_pb2.InferRequest:
         TensorError: an input can't be sent.
         ValidationError: another field can't be right.
     """
-    if not request.model:
-        raise ValidationError("the name of a model is needed", field="model")
-    if isinstance(request.outputs, str):
-        raise ValidationError(f"outputs must be a list of names, not the text '{request.outputs}'", field="outputs")
-    message = inference_pb2.InferRequest()
-    inner = message.request
-    inner.model_name = request.model
-    inner.model_version = version_text(request.version)
-    inner.id = checked_request_id(request.request_id) or ""
-    for name, value in request.inputs.items():
-        tensor = encode(name, value)
-        inner.inputs.add(name=tensor.name, datatype=tensor.datatype, shape=tensor.shape)
-        inner.raw_input_contents.append(tensor.raw)
-    for name in request.outputs:
-        inner.outputs.add(name=name)
-    for name, value in (request.parameters or {}).items():
-        inner.parameters[name].CopyFrom(_parameter(name, value))
-    if request.priority is not None:
-        if not 0 <= request.priority <= _PRIORITY_MAX:
-            raise ValidationError(f"priority is 0 to {_PRIORITY_MAX}, not {request.priority}", field="priority")
-        message.priority = request.priority
-    return message
+    try:
+        return _message(request)
+    except UnicodeEncodeError:
+        raise ValidationError("a name or a parameter can't be encoded as UTF-8") from None
 
 
 def decode_response(message: inference_pb2.InferResponse) -> InferResult:
@@ -180,6 +162,31 @@ def checked_request_id(request_id: str | None) -> str | None:
     if len(request_id) > _REQUEST_ID_CHARS_MAX or not (request_id.isascii() and request_id.isprintable()):
         raise ValidationError("request_id is up to 128 printable ASCII characters", field="request_id")
     return request_id
+
+
+def _message(request: InferRequest) -> inference_pb2.InferRequest:
+    if not request.model:
+        raise ValidationError("the name of a model is needed", field="model")
+    if isinstance(request.outputs, str):
+        raise ValidationError(f"outputs must be a list of names, not the text '{request.outputs}'", field="outputs")
+    message = inference_pb2.InferRequest()
+    inner = message.request
+    inner.model_name = request.model
+    inner.model_version = version_text(request.version)
+    inner.id = checked_request_id(request.request_id) or ""
+    for name, value in request.inputs.items():
+        tensor = encode(name, value)
+        inner.inputs.add(name=tensor.name, datatype=tensor.datatype, shape=tensor.shape)
+        inner.raw_input_contents.append(tensor.raw)
+    for name in request.outputs:
+        inner.outputs.add(name=name)
+    for name, value in (request.parameters or {}).items():
+        inner.parameters[name].CopyFrom(_parameter(name, value))
+    if request.priority is not None:
+        if not 0 <= request.priority <= _PRIORITY_MAX:
+            raise ValidationError(f"priority is 0 to {_PRIORITY_MAX}, not {request.priority}", field="priority")
+        message.priority = request.priority
+    return message
 
 
 def _parameter(name: str, value: object) -> open_inference_pb2.InferParameter:

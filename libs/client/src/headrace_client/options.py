@@ -6,7 +6,7 @@ import ipaddress
 import os
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
 
@@ -49,7 +49,7 @@ class ClientOptions:
     """
 
     endpoint: str
-    api_key: str | None
+    api_key: str | None = field(repr=False)
     tls: Tls | None
 
 
