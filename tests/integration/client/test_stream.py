@@ -20,7 +20,7 @@ from headrace_client.inference import InferResult
 from headrace_client.stream import WAITING_CALLS_MAX, InferStream
 from headrace_common import catalogue, errors
 from support.eventually import eventually
-from support.stream_clients import number_of, numbered, stream_to
+from support.stream_clients import number_of, numbered, stream_to, transport_to
 from support.stream_gateway import ServedStream, StreamGateway, limits_of, serving
 
 
@@ -121,6 +121,23 @@ async def test_a_call_over_its_time_fails_here_and_the_stream_lives(
     gateway.respond = ServedStream.answer
     assert number_of(await stream.infer("echo", {"x": np.array([2])})) == 2
     assert len(gateway.streams) == 1
+
+
+async def test_a_call_over_its_time_fails_in_time_while_others_come_and_go(
+    gateway: StreamGateway, stream: InferStream
+) -> None:
+    gateway.respond = lambda served, call: served.answer(call) if call.id != 2 else None
+    await stream.infer("echo", {"x": np.array([1])})
+    held = await stream.submit_request(numbered(0, timeout_s=0.3))
+
+    async def busy() -> None:
+        while not held.done():
+            await stream.infer("echo", {"x": np.array([1])}, timeout_s=0.3)
+
+    async with asyncio.timeout(5):
+        await busy()
+    with pytest.raises(InferenceTimeout):
+        await held
 
 
 async def test_failures_of_single_calls_are_typed_and_concern_nobody_else(
@@ -239,6 +256,21 @@ async def test_leaving_the_block_by_an_exception_cancels_what_is_under_way(gatew
     for future in futures:
         with pytest.raises(CallCancelled):
             future.result()
+
+
+async def test_a_close_that_is_interrupted_cancels_what_is_under_way(gateway: StreamGateway) -> None:
+    hold(gateway)
+    before = asyncio.all_tasks()
+    async with transport_to(gateway.address) as transport:
+        stream = InferStream(transport=transport)
+        future = await stream.submit_request(numbered(1))
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.05):
+                await stream.close()
+        with pytest.raises(CallCancelled):
+            future.result()
+        left = {task for task in asyncio.all_tasks() - before if task.get_name().startswith("headrace")}
+        assert not left
 
 
 async def test_closing_a_stream_that_was_never_used_does_nothing(gateway: StreamGateway) -> None:

@@ -97,9 +97,10 @@ class StreamEngine:
         self._waiting.push(call)
         self._open += 1
         self._deadlines.add(call, call.deadline)
-        if self._alarm is None or call.deadline < self._alarm.when():
-            self._set_alarm(call.deadline + _DEADLINE_TICK_S)
-        if self._keeper is None:
+        alarm_at = call.deadline + _DEADLINE_TICK_S
+        if self._alarm is None or alarm_at < self._alarm.when():
+            self._set_alarm(alarm_at)
+        if self._keeper is None or self._keeper.done():
             self._keeper = self._loop.create_task(self._keep(), name="headrace-stream-keeper")
         self._wake()
 
@@ -115,23 +116,22 @@ class StreamEngine:
         """Takes no new calls, waits for the outcomes of all that are open, then ends the stream in order."""
         self._closed = True
         self._room.set()
-        while self._open:
-            self._idle.clear()
-            await self._idle.wait()
-        for connection in self._connections:
-            connection.finish()
-        if self._connections:
-            await asyncio.wait(self._connections.values(), timeout=_END_TIMEOUT_S)
-        await self._stop()
+        try:
+            while self._open:
+                self._idle.clear()
+                await self._idle.wait()
+            for connection in self._connections:
+                connection.finish()
+            if self._connections:
+                await asyncio.wait(self._connections.values(), timeout=_END_TIMEOUT_S)
+        finally:
+            await self.abort()
 
     async def abort(self) -> None:
         """Takes no new calls, cancels all that are open and ends the stream at once."""
         self._closed = True
         self._room.set()
         self._fail_all(CallCancelled("the stream was closed before the answer"))
-        await self._stop()
-
-    async def _stop(self) -> None:
         tasks = [*self._connections.values(), *([self._keeper] if self._keeper is not None else [])]
         for task in tasks:
             task.cancel()
@@ -174,7 +174,7 @@ class StreamEngine:
                         continue
                     self._unreached = error
                     failed_in_a_row += 1
-                    await asyncio.sleep(self._reopen_pause_s(failed_in_a_row))
+                    await asyncio.sleep(self._reopen_pause_s(error, failed_in_a_row))
                     continue
                 failed_in_a_row = 0
                 self._unreached = None
@@ -255,8 +255,9 @@ class StreamEngine:
             made=call.tries - 1,
         )
 
-    def _reopen_pause_s(self, failed_in_a_row: int) -> float:
-        return self._transport.retry_policy.pause_s(failed_in_a_row) * self._transport.random.uniform(0.8, 1.2)
+    def _reopen_pause_s(self, error: HeadraceError, failed_in_a_row: int) -> float:
+        own_s = self._transport.retry_policy.pause_s(failed_in_a_row) * self._transport.random.uniform(0.8, 1.2)
+        return max(own_s, error.retry_after_s or 0.0)
 
     def _fail(self, calls: list[Call[CallOwner]], error: HeadraceError) -> None:
         for call in calls:
