@@ -11,7 +11,7 @@ from prometheus_client.registry import Collector
 
 from headrace_common.feed_follower import FeedFollower
 from headrace_gateway.catalog import CatalogVersion
-from headrace_gateway.version_meters import LATENCY_BOUNDS, VersionMeters
+from headrace_gateway.version_meters import VersionMeters
 
 OK = "OK"
 """The result label of a call that was answered; others carry the reason of the error catalogue."""
@@ -81,12 +81,7 @@ class GatewayMetrics(Collector):
             for result, count in results.items():
                 if count:
                     requests.add_metric((*labels, result), count)
-            total = 0
-            buckets: list[tuple[str, float]] = []
-            for bound, count in zip((*LATENCY_BOUNDS, float("inf")), meters.buckets, strict=True):
-                total += count
-                buckets.append(("+Inf" if bound == float("inf") else str(bound), total))
-            latency.add_metric(labels, buckets, meters.ok_s)
+            meters.latency.add_to(latency, labels)
             in_flight.add_metric(labels, meters.in_flight)
         return iter(families)
 

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from bisect import bisect_left
 from dataclasses import dataclass, field
 
-from headrace_common.metrics import LATENCY_BUCKETS_S
+from headrace_common.latency_counts import LatencyCounts
 from headrace_gateway.mesh.session_calls import Answer
-
-LATENCY_BOUNDS = LATENCY_BUCKETS_S
 
 
 @dataclass(slots=True)
@@ -21,10 +18,6 @@ class BatchMeters:
     output_us: int = 0
 
 
-def _no_buckets() -> list[int]:
-    return [0] * (len(LATENCY_BOUNDS) + 1)
-
-
 @dataclass(slots=True)
 class VersionMeters:
     """Counts since the version was first called at this gateway. Written on the event loop only.
@@ -32,7 +25,7 @@ class VersionMeters:
     Attributes:
         labels: Tenant, model, version.
         in_flight: Calls that the gateway has accepted and not yet answered.
-        ok_s: Seconds from arrival to answer, summed over answered calls; `buckets` counts those calls by it.
+        latency: Time from arrival to answer of answered calls.
         failures: Calls that failed and their seconds, by reason of the error catalogue.
         queue_us: Microseconds in the runner's queue, summed over answered calls; likewise `input_us` (reading tensors),
             `infer_us` (the backend) and `output_us` (writing tensors).
@@ -43,8 +36,7 @@ class VersionMeters:
     labels: tuple[str, str, str]
     in_flight: int = 0
     ok_count: int = 0
-    ok_s: float = 0.0
-    buckets: list[int] = field(default_factory=_no_buckets)
+    latency: LatencyCounts = field(default_factory=LatencyCounts)
     failures: dict[str, tuple[int, float]] = field(default_factory=dict[str, tuple[int, float]])
     queue_us: int = 0
     input_us: int = 0
@@ -56,10 +48,8 @@ class VersionMeters:
 
     def answered(self, answer: Answer, arrived_at: float, now: float) -> None:
         """Counts an answered call."""
-        took_s = now - arrived_at
         self.ok_count += 1
-        self.ok_s += took_s
-        self.buckets[bisect_left(LATENCY_BOUNDS, took_s)] += 1
+        self.latency.observe(now - arrived_at)
         self.answered_at = now
         infer_us = answer.compute_us - answer.input_us - answer.output_us
         self.queue_us += answer.queue_us

@@ -1,20 +1,22 @@
-"""Prometheus metrics of the runner. Children are bound when a model loads, never per call."""
+"""Prometheus metrics of the runner. What is counted per call is counted in plain numbers and read from there."""
 
 from __future__ import annotations
 
 from collections import Counter as Counts
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client.core import CounterMetricFamily, HistogramMetricFamily, Metric
+from prometheus_client.registry import Collector
 
-from headrace_common.metrics import LATENCY_BUCKETS_S
+from headrace_common.latency_counts import LatencyCounts
 
 _LOAD_BUCKETS_S = (0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0)
 _MODEL = ("tenant", "model", "version")
 _OUTCOMES = ("ok", "invalid", "failed", "refused", "expired", "cancelled")
 
 
-class RunnerMetrics:
+class RunnerMetrics(Collector):
     """All metrics of one process.
 
     Args:
@@ -46,11 +48,10 @@ class RunnerMetrics:
         self.load_seconds = histogram(
             "load_seconds", "Time from want to loaded, download included", (), _LOAD_BUCKETS_S
         )
-        self._calls = counter("calls", "Calls by how they ended", (*_MODEL, "outcome"))
-        self._queue_wait = histogram("queue_wait_seconds", "Time in the queue", _MODEL, LATENCY_BUCKETS_S)
-        self._compute = histogram("compute_seconds", "Time of execution", _MODEL, LATENCY_BUCKETS_S)
+        self._replicas: dict[tuple[str, str, str], ReplicaMetrics] = {}
         # A model that is deleted and made again has the same labels for a while as the one that leaves.
-        self._bound: Counts[tuple[str, ...]] = Counts()
+        self._bound: Counts[tuple[str, str, str]] = Counts()
+        registry.register(self)
 
     def show_load(self, queue_depth: Callable[[], float], executing: Callable[[], float]) -> None:
         """Reads the two gauges of present load when they are scraped."""
@@ -58,55 +59,52 @@ class RunnerMetrics:
         self.executing.set_function(executing)
 
     def replica(self, *, tenant_id: str, model: str, version: int) -> ReplicaMetrics:
-        """Binds the children of one loaded model; `unloaded` must follow."""
+        """The counts of one loaded model; `unloaded` must follow."""
         labels = (tenant_id, model, str(version))
         self._bound[labels] += 1
-        return ReplicaMetrics(
-            succeeded=self._calls.labels(*labels, "ok"),
-            invalid=self._calls.labels(*labels, "invalid"),
-            failed=self._calls.labels(*labels, "failed"),
-            refused=self._calls.labels(*labels, "refused"),
-            expired=self._calls.labels(*labels, "expired"),
-            cancelled=self._calls.labels(*labels, "cancelled"),
-            queue_wait=self._queue_wait.labels(*labels),
-            compute=self._compute.labels(*labels),
-        )
+        return self._replicas.setdefault(labels, ReplicaMetrics())
 
     def unloaded(self, *, tenant_id: str, model: str, version: int) -> None:
-        """Removes the children of a model that has left, so that they don't add up over all models ever loaded."""
+        """Drops the counts of a model that has left, so that they don't add up over all models ever loaded."""
         labels = (tenant_id, model, str(version))
         self._bound[labels] -= 1
-        if self._bound[labels]:
-            return
-        del self._bound[labels]
-        for outcome in _OUTCOMES:
-            self._calls.remove(*labels, outcome)
-        self._queue_wait.remove(*labels)
-        self._compute.remove(*labels)
+        if not self._bound[labels]:
+            del self._bound[labels], self._replicas[labels]
+
+    def describe(self) -> Iterator[Metric]:
+        """The families' names, for the registry's check against duplicates."""
+        return iter(self._families())
+
+    def collect(self) -> Iterator[Metric]:
+        """What the replicas' counts say now. Called in the thread that serves the metrics."""
+        families = calls, queue_wait, compute = self._families()
+        for labels, replica in list(self._replicas.items()):
+            for outcome, count in list(replica.calls.items()):
+                calls.add_metric((*labels, outcome), count)
+            replica.queue_wait.add_to(queue_wait, labels)
+            replica.compute.add_to(compute, labels)
+        return iter(families)
+
+    @staticmethod
+    def _families() -> tuple[CounterMetricFamily, HistogramMetricFamily, HistogramMetricFamily]:
+        return (
+            CounterMetricFamily("headrace_runner_calls", "Calls by how they ended", labels=(*_MODEL, "outcome")),
+            HistogramMetricFamily("headrace_runner_queue_wait_seconds", "Time in the queue", labels=_MODEL),
+            HistogramMetricFamily("headrace_runner_compute_seconds", "Time of execution", labels=_MODEL),
+        )
 
 
 class ReplicaMetrics:
-    """Bound children of one loaded model."""
+    """Counts of one loaded model, written on the event loop.
 
-    __slots__ = ("cancelled", "compute", "expired", "failed", "invalid", "queue_wait", "refused", "succeeded")
+    Attributes:
+        calls: How many ended in which way: `ok`, `invalid`, `failed`, `refused`, `expired`, `cancelled`.
+        queue_wait: Time in the queue of answered calls; likewise `compute`.
+    """
 
-    def __init__(
-        self,
-        *,
-        succeeded: Counter,
-        invalid: Counter,
-        failed: Counter,
-        refused: Counter,
-        expired: Counter,
-        cancelled: Counter,
-        queue_wait: Histogram,
-        compute: Histogram,
-    ) -> None:
-        self.succeeded = succeeded
-        self.invalid = invalid
-        self.failed = failed
-        self.refused = refused
-        self.expired = expired
-        self.cancelled = cancelled
-        self.queue_wait = queue_wait
-        self.compute = compute
+    __slots__ = ("calls", "compute", "queue_wait")
+
+    def __init__(self) -> None:
+        self.calls = dict.fromkeys(_OUTCOMES, 0)
+        self.queue_wait = LatencyCounts()
+        self.compute = LatencyCounts()

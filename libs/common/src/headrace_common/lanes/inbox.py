@@ -43,6 +43,7 @@ class Inbox(Generic[Header]):
         self._wake = wake
         self._arriving: dict[int, _Arriving[Header]] = {}
         self._inline_bytes: dict[int, int] = {}
+        self._offered: set[int] = set()
         self._last_offer_id = 0
         self._accepts: list[int] = []
 
@@ -77,6 +78,7 @@ class Inbox(Generic[Header]):
         self._last_offer_id = max(self._last_offer_id, call_id)
         if payload_bytes > self._budget.total_bytes:
             return False
+        self._offered.add(call_id)
         arriving = self._arriving[call_id] = _Arriving(header, payload_bytes)
 
         def granted() -> None:
@@ -120,11 +122,13 @@ class Inbox(Generic[Header]):
         inline = self._inline_bytes.pop(call_id, None)
         if inline is None:
             return
-        self._arriving.pop(call_id, None)
-        if call_id in self._accepts:
-            self._accepts.remove(call_id)
         self.grant.give_back(inline)
-        self._budget.release((id(self), call_id))
+        if call_id in self._offered:
+            self._offered.discard(call_id)
+            self._arriving.pop(call_id, None)
+            if call_id in self._accepts:
+                self._accepts.remove(call_id)
+            self._budget.release((id(self), call_id))
 
     def accepts(self) -> list[int]:
         """Takes the ids whose offers are accepted and have not been told yet."""

@@ -9,7 +9,7 @@ from typing import Any
 GATHER_S = 0.002
 """How long what is due waits for company on a busy stream."""
 _BUSY_CALLS = 8
-_QUORUM = 4
+_QUORUM = 2
 
 
 class FramePacer:

@@ -14,13 +14,13 @@ from headrace.gateway.v1.inference_pb2 import StreamLimits as StreamLimitsMessag
 from headrace_common import catalogue, wire
 from headrace_common.errors import DeadlineError, HeadraceError, RouteUnavailable, RunnerError, ValidationError
 from headrace_common.request_id import accept_request_id
+from headrace_common.reused_message import ReusedMessage
 from headrace_common.rpc_runtime import AdmissionGate
 from headrace_common.rpc_status import to_status
 from headrace_gateway.inference.call import Caller, InferenceCall, Outcome, accept_traceparent
 from headrace_gateway.inference.execution import write_response
 from headrace_gateway.inference.handler import InferenceHandler, too_large
 from headrace_gateway.inference.inference_service import checked_priority, too_many
-from headrace_gateway.mesh.reused_message import ReusedMessage
 
 _ANSWERS_BYTES = 1 << 20
 

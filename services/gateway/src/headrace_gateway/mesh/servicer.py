@@ -28,10 +28,10 @@ from headrace_common.lanes import (
     write_frames,
     write_paced,
 )
+from headrace_common.reused_message import ReusedMessage
 from headrace_common.rpc_service import refuse_call
 from headrace_common.rpc_status import abort
 from headrace_gateway.mesh.directory import RunnerDirectory
-from headrace_gateway.mesh.reused_message import ReusedMessage
 from headrace_gateway.mesh.runner_session import RunnerSession
 
 PROTOCOL_VERSION = 1

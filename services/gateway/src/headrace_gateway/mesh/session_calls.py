@@ -8,8 +8,8 @@ from typing import NamedTuple
 from headrace.runner.internal.v1 import mesh_pb2
 from headrace_common.errors import HeadraceError
 from headrace_common.lanes import ByteBudget, Chunk, Inbox, LaneLimits, LaneViolation, Outbox
+from headrace_common.reused_message import ReusedMessage
 from headrace_common.rpc_status import from_status_bytes
-from headrace_gateway.mesh.reused_message import ReusedMessage
 
 
 class Answer(NamedTuple):

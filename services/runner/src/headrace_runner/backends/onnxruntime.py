@@ -84,6 +84,8 @@ class OnnxRuntimeModel:
     def __init__(self, *, session: Any) -> None:
         self._session: Any = session
         self._running: set[Any] = set()
+        self._idle_options: list[Any] = []
+        self._options_type: Any = import_module("onnxruntime").RunOptions
         self._log = structlog.stdlib.get_logger("onnxruntime")
         self.inputs: Sequence[TensorSpec] = [
             *(_spec(arg, "input") for arg in session.get_inputs()),
@@ -107,7 +109,8 @@ class OnnxRuntimeModel:
         self, inputs: Mapping[str, Array], outputs: Sequence[str], parameters: Mapping[str, ParameterValue]
     ) -> Sequence[Array]:
         feed = {name: _prepared(name, array, name in self._strings) for name, array in inputs.items()}
-        options = _run_options()
+        # Used again, because making one takes longer than some models.
+        options = self._idle_options.pop() if self._idle_options else self._new_options()
         self._running.add(options)
         try:
             if self._bf16:
@@ -118,6 +121,8 @@ class OnnxRuntimeModel:
             raise _run_error(error) from None
         finally:
             self._running.discard(options)
+            if not options.terminate:
+                self._idle_options.append(options)
 
     def interrupt(self) -> None:
         for options in tuple(self._running):
@@ -125,6 +130,11 @@ class OnnxRuntimeModel:
 
     def close(self) -> None:
         self._session = None
+
+    def _new_options(self) -> Any:
+        options = self._options_type()
+        options.log_severity_level = _FATAL_ONLY
+        return options
 
     def _run_with_values(self, feed: Mapping[str, Array], outputs: Sequence[str], options: Any) -> list[Array]:
         """Runs a model with BF16 tensors, which NumPy has no type for."""
@@ -141,12 +151,6 @@ class OnnxRuntimeModel:
             _bf16_bits(value) if name in self._bf16 else value.numpy()
             for name, value in zip(outputs, results, strict=True)
         ]
-
-
-def _run_options() -> Any:
-    options: Any = import_module("onnxruntime").RunOptions()
-    options.log_severity_level = _FATAL_ONLY
-    return options
 
 
 def _model_file(files: Sequence[str]) -> str:

@@ -19,9 +19,10 @@ from headrace_runner.calls import Answer, Cancel, Ended, IncomingCall, Outcome
 from headrace_runner.execution.slots import ExecutionSlots
 from headrace_runner.metrics import ReplicaMetrics
 from headrace_runner.tensors.elements import to_array
-from headrace_runner.tensors.infer_request import InferRequest, read_infer_request
+from headrace_runner.tensors.infer_request import InferRequest
 from headrace_runner.tensors.infer_response import ResponseWriter
 from headrace_runner.tensors.parameters import read_parameters
+from headrace_runner.tensors.request_reader import RequestReader
 from headrace_runner.tensors.signature import Signature
 
 _RETRY_AFTER_MIN_S = 0.05
@@ -87,6 +88,7 @@ class Replica:
         metrics: ReplicaMetrics,
     ) -> None:
         self.signature = signature
+        self._requests = RequestReader(signature)
         self._name = name
         self._model = model
         self._writer = writer
@@ -152,8 +154,7 @@ class Replica:
             raise InferenceTimeout(
                 "the call's deadline was over before its execution could begin", entry=catalogue.DEADLINE_ALREADY_OVER
             )
-        request = read_infer_request(call.payload)
-        outputs = self.signature.check(request)
+        request, outputs = self._requests.read(call.payload)
         pending = _Pending(request, outputs, now_s, ended)
         if not self._slots.enter(pending, len(call.payload), call.deadline):
             raise self._overloaded()
@@ -162,7 +163,7 @@ class Replica:
 
     def _cancel(self, pending: _Pending) -> None:
         if pending.ended is not None:
-            self._metrics.cancelled.inc()
+            self._metrics.calls["cancelled"] += 1
             self._forget(pending)
 
     def _end(self, pending: _Pending, outcome: Outcome) -> None:
@@ -184,15 +185,15 @@ class Replica:
     def _count(self, outcome: Outcome) -> None:
         metrics = self._metrics
         if isinstance(outcome, Answer):
-            metrics.succeeded.inc()
+            metrics.calls["ok"] += 1
             metrics.queue_wait.observe(outcome.queue_us / 1e6)
             metrics.compute.observe(outcome.compute_us / 1e6)
         elif isinstance(outcome, InferenceTimeout):
-            metrics.expired.inc()
+            metrics.calls["expired"] += 1
         elif isinstance(outcome, RunnerUnavailable):
-            metrics.refused.inc()
+            metrics.calls["refused"] += 1
         else:
-            (metrics.invalid if outcome.entry.http < 500 else metrics.failed).inc()
+            metrics.calls["invalid" if outcome.entry.http < 500 else "failed"] += 1
 
     async def close(self, *, grace_s: float | None = None) -> bool:
         """Waits until no execution runs, then frees the model. No call may come in any more.

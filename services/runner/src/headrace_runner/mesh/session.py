@@ -22,6 +22,7 @@ from headrace_common.lanes import (
     write_frames,
     write_paced,
 )
+from headrace_common.reused_message import ReusedMessage
 from headrace_runner.mesh.host import Host
 from headrace_runner.mesh.session_calls import SessionCalls
 
@@ -184,8 +185,12 @@ class Session:
                     continue
 
     async def _read_calls(self, small: Stream, calls: SessionCalls) -> None:
+        reused = ReusedMessage(mesh_pb2.CallFrame)
         while True:
-            calls.on_call_frame(mesh_pb2.CallFrame.FromString(await _read(small)))
+            received = await _read(small)
+            frame = reused.take(len(received))
+            frame.MergeFromString(received)
+            calls.on_call_frame(frame)
 
     async def _read_chunks(self, bulk: Stream, calls: SessionCalls) -> None:
         while True:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
+from typing import NamedTuple
 
 import structlog
 
@@ -13,10 +14,30 @@ from headrace_common.clock import Clock
 from headrace_common.errors import DeadlineError, HeadraceError, ValidationError
 from headrace_common.lanes import ByteBudget, Chunk, Inbox, LaneLimits, LaneViolation, Outbox
 from headrace_common.request_id import new_request_id
+from headrace_common.reused_message import ReusedMessage
 from headrace_common.rpc_status import to_status
-from headrace_runner.calls import Cancel, Ended, IncomingCall, Outcome
+from headrace_runner.calls import Answer, Cancel, Ended, IncomingCall, Outcome
 
 Begin = Callable[[IncomingCall, Ended], Cancel]
+
+
+class _Open:
+    """A call that came in and has no terminal result in the outbox. `cancel` is there while it runs."""
+
+    __slots__ = ("attempt", "cancel", "deadline")
+
+    def __init__(self, attempt: int, deadline: float) -> None:
+        self.attempt = attempt
+        self.deadline = deadline
+        self.cancel: Cancel | None = None
+
+
+class _Result(NamedTuple):
+    """A terminal result beside its payload: how long an answer took, or the status of a failure."""
+
+    attempt: int
+    answer: Answer | None
+    status: bytes
 
 
 class SessionCalls:
@@ -40,18 +61,17 @@ class SessionCalls:
         self._budget_bytes = budget.total_bytes
         self._clock = clock
         self._wake = wake
-        self._inbox: Inbox[mesh_pb2.Call] = Inbox(limits=limits, budget=budget, wake=wake)
-        self._outbox: Outbox[mesh_pb2.Result] = Outbox(limits=limits)
-        self._attempts: dict[int, int] = {}
-        self._deadlines: dict[int, float] = {}
-        self._running: dict[int, Cancel] = {}
+        self._inbox: Inbox[IncomingCall] = Inbox(limits=limits, budget=budget, wake=wake)
+        self._outbox: Outbox[_Result] = Outbox(limits=limits)
+        self._open: dict[int, _Open] = {}
         self._last_id = 0
+        self._frame = ReusedMessage(mesh_pb2.ResultFrame)
         self._log = structlog.stdlib.get_logger("mesh")
 
     @property
     def open(self) -> int:
         """Calls that came in and have no terminal result in the outbox yet."""
-        return len(self._attempts)
+        return len(self._open)
 
     @property
     def queued(self) -> int:
@@ -61,10 +81,10 @@ class SessionCalls:
     @property
     def idle(self) -> bool:
         """Whether every call was answered and every answer has left."""
-        return not self._attempts and not self._outbox.pending
+        return not self._open and not self._outbox.pending
 
     def on_call_frame(self, frame: mesh_pb2.CallFrame) -> None:
-        """Takes a frame of the small lane.
+        """Takes a frame of the small lane, which its owner may use again afterwards.
 
         Raises:
             LaneViolation: The gateway broke the protocol.
@@ -76,14 +96,14 @@ class SessionCalls:
         for call_id in frame.accepts:
             self._outbox.accepted(call_id)
         before = self._last_id
+        now = self._clock.monotonic()
         for call in frame.calls:
-            self._inbox.message(call.id, len(call.payload))
-            self._admit(call, before)
-            self._start(call, call.payload)
+            payload = call.payload
+            self._inbox.message(call.id, len(payload))
+            self._start(call.id, self._admit(call, before, now, payload))
         for call in frame.offers:
-            fits = self._inbox.offer(call.id, call, call.payload_bytes)
-            self._admit(call, before)
-            if not fits:
+            incoming = self._admit(call, before, now, b"")
+            if not self._inbox.offer(call.id, incoming, call.payload_bytes):
                 self._fail(call.id, _too_large("request", call.payload_bytes, self._budget_bytes))
         for call_id in frame.cancels:
             self._cancel(call_id)
@@ -97,7 +117,8 @@ class SessionCalls:
         """
         whole = self._inbox.chunk(chunk)
         if whole is not None:
-            self._start(*whole)
+            incoming, payload = whole
+            self._start(chunk.id, incoming._replace(payload=payload))
 
     def next_small_frame(self) -> bytes | None:
         """The next frame for the small lane, or None when there is nothing to send."""
@@ -106,13 +127,15 @@ class SessionCalls:
         credit = self._inbox.grant.due(only_if_needed=not (parcels or accepts))
         if not (parcels or accepts or credit):
             return None
-        frame = mesh_pb2.ResultFrame(accepts=accepts)
+        frame = self._frame.take(sum(len(parcel.payload) for parcel in parcels if not parcel.offered))
+        frame.accepts.extend(accepts)
         for parcel in parcels:
             if parcel.offered:
-                frame.offers.append(parcel.header)
+                _write(frame.offers.add(), parcel.id, parcel.header, len(parcel.payload))
             else:
-                parcel.header.payload = bytes(parcel.payload)
-                frame.results.append(parcel.header)
+                result = frame.results.add()
+                _write(result, parcel.id, parcel.header, len(parcel.payload))
+                result.payload = bytes(parcel.payload)
         if credit:
             frame.credit.messages, frame.credit.payload_bytes = credit
         return frame.SerializeToString()
@@ -123,66 +146,54 @@ class SessionCalls:
 
     def close(self) -> None:
         """Cancels what runs and gives the budget back; the gateway has lost the session's calls anyway."""
-        running, self._running = self._running, {}
-        for cancel in running.values():
-            cancel()
+        calls, self._open = self._open, {}
+        for call in calls.values():
+            if call.cancel is not None:
+                call.cancel()
         self._inbox.close()
-        self._attempts.clear()
-        self._deadlines.clear()
 
-    def _admit(self, call: mesh_pb2.Call, before: int) -> None:
+    def _admit(self, call: mesh_pb2.Call, before: int, now: float, payload: bytes) -> IncomingCall:
         """Takes note of a call; inside one frame, whole calls and offers are not ordered against each other."""
-        if call.id <= before:
-            raise LaneViolation("ids must rise from frame to frame")
-        self._last_id = max(self._last_id, call.id)
-        self._attempts[call.id] = call.attempt
-        self._deadlines[call.id] = self._clock.monotonic() + call.timeout_ms / 1000
-
-    def _start(self, call: mesh_pb2.Call, payload: bytes) -> None:
         call_id = call.id
-        incoming = IncomingCall(
+        if call_id <= before:
+            raise LaneViolation("ids must rise from frame to frame")
+        self._last_id = max(self._last_id, call_id)
+        attempt = call.attempt
+        deadline = now + call.timeout_ms / 1000
+        self._open[call_id] = _Open(attempt, deadline)
+        return IncomingCall(
             call.tenant_id,
             call.version_uid,
             call.request_id,
             call.traceparent,
             call.priority,
-            call.attempt,
-            self._deadlines[call_id],
+            attempt,
+            deadline,
             payload,
         )
+
+    def _start(self, call_id: int, call: IncomingCall) -> None:
         try:
-            self._running[call_id] = self._begin(incoming, partial(self._ended, call_id))
+            self._open[call_id].cancel = self._begin(call, partial(self._ended, call_id))
         except Exception as error:  # noqa: BLE001 - whatever it is, only this call fails
             self._fail(call_id, error)
 
     def _ended(self, call_id: int, outcome: Outcome) -> None:
-        if self._running.pop(call_id, None) is None:
-            return
         if isinstance(outcome, HeadraceError):
             self._fail(call_id, outcome)
         elif len(outcome.payload) > self._limits.message_bytes_max:
             self._fail(call_id, _too_large("answer", len(outcome.payload), self._limits.message_bytes_max))
         else:
-            header = mesh_pb2.Result(
-                queue_us=outcome.queue_us,
-                compute_us=outcome.compute_us,
-                input_us=outcome.input_us,
-                output_us=outcome.output_us,
-                batch_rows=outcome.rows,
-                leads_batch=True,
-                payload_bytes=len(outcome.payload),
-            )
-            self._finish(call_id, header, outcome.payload)
+            self._finish(call_id, outcome, b"")
 
     def _cancel(self, call_id: int) -> None:
-        cancel = self._running.pop(call_id, None)
-        if cancel is not None:
-            cancel()
-            self._fail(call_id, _cancelled())
-        elif call_id in self._attempts:
+        call = self._open.get(call_id)
+        if call is not None:
+            if call.cancel is not None:
+                call.cancel()
             self._fail(call_id, _cancelled())
         elif (withdrawn := self._outbox.withdraw(call_id)) is not None:
-            self._attempts[call_id] = withdrawn.header.attempt
+            self._open[call_id] = _Open(withdrawn.header.attempt, 0.0)
             self._fail(call_id, _cancelled())
 
     def _fail(self, call_id: int, error: BaseException) -> None:
@@ -190,16 +201,30 @@ class SessionCalls:
         status = to_status(error, correlation_id)
         if not isinstance(error, HeadraceError):
             self._log.error("call failed", correlation_id=correlation_id, exc_info=error)
-        self._finish(call_id, mesh_pb2.Result(status=status.SerializeToString()), b"")
+        self._finish(call_id, None, status.SerializeToString())
 
-    def _finish(self, call_id: int, header: mesh_pb2.Result, payload: bytes) -> None:
-        header.id = call_id
-        header.attempt = self._attempts.pop(call_id)
-        header.terminal = True
-        self._deadlines.pop(call_id, None)
+    def _finish(self, call_id: int, answer: Answer | None, status: bytes) -> None:
+        attempt = self._open.pop(call_id).attempt
         self._inbox.done(call_id)
-        self._outbox.push(call_id, header, payload)
+        self._outbox.push(call_id, _Result(attempt, answer, status), b"" if answer is None else answer.payload)
         self._wake()
+
+
+def _write(result: mesh_pb2.Result, call_id: int, header: _Result, payload_bytes: int) -> None:
+    result.id = call_id
+    result.attempt = header.attempt
+    result.terminal = True
+    answer = header.answer
+    if answer is None:
+        result.status = header.status
+    else:
+        result.queue_us = answer.queue_us
+        result.compute_us = answer.compute_us
+        result.input_us = answer.input_us
+        result.output_us = answer.output_us
+        result.batch_rows = answer.rows
+        result.leads_batch = True
+        result.payload_bytes = payload_bytes
 
 
 def _cancelled() -> HeadraceError:

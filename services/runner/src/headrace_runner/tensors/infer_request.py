@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
+from typing import NamedTuple
 
 from headrace_common import catalogue, wire
 from headrace_common.errors import TensorError, ValidationError
@@ -20,8 +21,7 @@ _TENSOR_FIELDS_MAX = 256
 _NONE: Parameters = MappingProxyType({})
 
 
-@dataclass(frozen=True, slots=True)
-class RequestTensor:
+class RequestTensor(NamedTuple):
     """One input as sent, not yet checked.
 
     Attributes:
@@ -39,8 +39,7 @@ class RequestTensor:
     contents: tuple[memoryview, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class InferRequest:
+class InferRequest(NamedTuple):
     """A request as sent, not yet checked against a model's signature.
 
     Attributes:

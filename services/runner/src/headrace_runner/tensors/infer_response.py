@@ -12,6 +12,8 @@ from headrace_runner.tensors.contents import as_bytes, typed_contents
 from headrace_runner.tensors.datatypes import DATATYPES, Array
 from headrace_runner.tensors.output_form import OutputForm
 
+_WRITTEN_MAX = 256
+
 Output = tuple[str, str, Array]
 """Name, datatype and elements of an output."""
 
@@ -29,6 +31,7 @@ class ResponseWriter:
     def __init__(
         self, *, model_name: str, model_version: str, labels: Sequence[str] = (), batched: bool = False
     ) -> None:
+        self._written: dict[tuple[str, str, tuple[int, ...]], bytes] = {}
         self._labels = tuple(labels)
         self._batched = batched
         self._prefix = wire.encode_len_field(1, model_name.encode()) + wire.encode_len_field(2, model_version.encode())
@@ -50,10 +53,20 @@ class ResponseWriter:
                 return b"".join((*parts, *map(_typed_output, outputs)))
         raws: list[bytes | memoryview] = []
         for name, datatype, array in outputs:
-            parts.append(wire.encode_len_field(5, _header(name, datatype, array)))
+            parts.append(self._described(name, datatype, array))
             elements = _raw_elements(datatype, array)
             raws += (wire.len_field_header(6, len(elements)), elements)
         return b"".join(parts + raws)
+
+    def _described(self, name: str, datatype: str, array: Array) -> bytes:
+        """An output without its elements; models give few shapes, so what was written once is kept."""
+        key = (name, datatype, array.shape)
+        written = self._written.get(key)
+        if written is None:
+            if len(self._written) >= _WRITTEN_MAX:
+                self._written.clear()
+            written = self._written[key] = wire.encode_len_field(5, _header(name, datatype, array))
+        return written
 
     def _classified(self, output: Output, form: OutputForm) -> Output:
         name, _, array = output
