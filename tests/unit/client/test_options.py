@@ -51,6 +51,15 @@ def test_the_well_known_key_is_never_sent_to_another_machine(nothing: dict[str, 
         assert client_options(foreign, environ=nothing).api_key is None
 
 
+def test_another_default_endpoint_stands_behind_environment_and_profile(
+    nothing: dict[str, str], environ: dict[str, str]
+) -> None:
+    assert client_options(default_endpoint="127.0.0.1:9", environ=nothing).endpoint == "127.0.0.1:9"
+    assert client_options(default_endpoint="127.0.0.1:9", environ=environ).endpoint == "default.example.com:443"
+    nothing["HEADRACE_ENDPOINT"] = "env:1"
+    assert client_options(default_endpoint="127.0.0.1:9", environ=nothing).endpoint == "env:1"
+
+
 def test_an_empty_key_calls_without_one(nothing: dict[str, str]) -> None:
     assert client_options(api_key="", environ=nothing).api_key is None
 

@@ -43,13 +43,17 @@ class AsyncRunners:
         """All runners with their models, and the id of the gateway that says so."""
         return await self._transport.unary(rpcs.LIST_RUNNERS, mesh_pb2.ListRunnersRequest())
 
-    def watch(self) -> AsyncGenerator[mesh_pb2.WatchRunnersResponse, None]:
+    def watch(self, *, timeout_s: float | None = None) -> AsyncGenerator[mesh_pb2.WatchRunnersResponse, None]:
         """Each runner as it is now, then each change, until the loop over it is left.
 
+        Args:
+            timeout_s: Time for all of it, in seconds; None means no limit.
+
         Raises:
+            DeadlineError: the time is over.
             UnreachableError: the connection broke; start again, which begins with the state as it is then.
         """
-        return self._transport.responses(rpcs.WATCH_RUNNERS, mesh_pb2.WatchRunnersRequest(), timeout_s=None)
+        return self._transport.responses(rpcs.WATCH_RUNNERS, mesh_pb2.WatchRunnersRequest(), timeout_s=timeout_s)
 
     async def drain(self, runner_id: str) -> mesh_pb2.Runner:
         """Ask a runner to take no new calls, finish what it has and leave."""

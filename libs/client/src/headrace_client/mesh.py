@@ -41,9 +41,9 @@ class Runners:
         """All runners with their models, and the id of the gateway that says so."""
         return self._loop.run(self._runners.list())
 
-    def watch(self) -> Generator[mesh_pb2.WatchRunnersResponse, None, None]:
+    def watch(self, *, timeout_s: float | None = None) -> Generator[mesh_pb2.WatchRunnersResponse, None, None]:
         """Each runner as it is now, then each change, until the loop over it is left."""
-        return self._loop.iterate(self._runners.watch())
+        return self._loop.iterate(self._runners.watch(timeout_s=timeout_s))
 
     def drain(self, runner_id: str) -> mesh_pb2.Runner:
         """Ask a runner to take no new calls, finish what it has and leave."""

@@ -59,6 +59,7 @@ def client_options(
     api_key: str | None = None,
     profile: str | None = None,
     tls: Tls | bool | None = None,
+    default_endpoint: str = DEFAULT_ENDPOINT,
     environ: Mapping[str, str] | None = None,
 ) -> ClientOptions:
     """The options for what was given; what was not is looked for in this order.
@@ -67,7 +68,7 @@ def client_options(
     2. HEADRACE_ENDPOINT and HEADRACE_API_KEY;
     3. unless the endpoint is known by now, the profile that HEADRACE_PROFILE names, else the profile `default` if the
        file has one: its key belongs to its endpoint;
-    4. `127.0.0.1:8081`, with the key `community` for endpoints on this machine.
+    4. `default_endpoint`, with the key `community` for endpoints on this machine.
 
     The profile file is HEADRACE_CONFIG, else `headrace/config.toml` under XDG_CONFIG_HOME or `~/.config`:
 
@@ -81,6 +82,7 @@ def client_options(
         api_key: The key, or `@FILE` to read it from a file. Empty calls without a key.
         profile: Name of a profile that must exist.
         tls: True means TLS with the usual authorities, False none; None leaves it to the endpoint or profile.
+        default_endpoint: Where to call when nobody says where.
         environ: Stands in for the process's environment.
 
     Raises:
@@ -90,7 +92,7 @@ def client_options(
     named = _profile(environ, profile) if profile is not None else {}
     target = endpoint or _text(named, "endpoint") or environ.get("HEADRACE_ENDPOINT")
     implied = {} if target or profile is not None else _profile(environ, environ.get("HEADRACE_PROFILE") or None)
-    target = target or _text(implied, "endpoint") or DEFAULT_ENDPOINT
+    target = target or _text(implied, "endpoint") or default_endpoint
     if tls is None:
         tls = _tls({**implied, **named}.get("tls")) or target.startswith("https://")
     target = target.removeprefix("https://").removeprefix("http://").rstrip("/")
