@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Coroutine
-from typing import Any
+from typing import Any, Protocol
 
 from headrace_common.clock import SystemClock
 from headrace_common.errors import HeadraceError
@@ -14,6 +14,12 @@ from headrace_gateway.inference.dispatcher import Dispatcher
 from headrace_gateway.mesh.session_calls import Answer as GatewayAnswer
 from headrace_gateway.version_meters import VersionMeters
 from headrace_runner.calls import Answer, Cancel, Ended, IncomingCall
+
+
+class Begin(Protocol):
+    """A host's `begin`."""
+
+    def __call__(self, call: IncomingCall, ended: Ended) -> Cancel: ...
 
 
 async def dispatched(
@@ -50,7 +56,7 @@ async def dispatched(
         raise
 
 
-def begin_with(infer: Callable[[IncomingCall], Coroutine[Any, Any, Answer]]) -> Callable[[IncomingCall, Ended], Cancel]:
+def begin_with(infer: Callable[[IncomingCall], Coroutine[Any, Any, Answer]]) -> Begin:
     """A host's `begin` that runs a coroutine for each call."""
 
     def begin(call: IncomingCall, ended: Ended) -> Cancel:

@@ -6,7 +6,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -17,7 +17,7 @@ from support.processes import Unprivileged, command_as, stop
 @contextmanager
 def running_runner(
     backends: Backends, door: FrontDoor, folder: Path, name: str = "runner-0"
-) -> Iterator[subprocess.Popen[bytes]]:
+) -> Generator[subprocess.Popen[bytes]]:
     """A runner that dials the gateway behind `door`; stopped at the end."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith("HEADRACE_")}
     environment = {
