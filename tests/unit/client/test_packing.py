@@ -15,7 +15,7 @@ from headrace_client.contracts.headrace.gateway.v1.inference_pb2 import (
 )
 from headrace_client.packing import Call, PackingLimits, WaitingCalls, WireStream
 
-NAMES = st.text("ab", max_size=40)
+NAMES = st.text("ab", max_size=20)
 
 
 def call_named(name: str, *, deadline: float = 30.0) -> Call[str]:
@@ -88,6 +88,24 @@ def test_a_call_over_the_byte_window_goes_alone() -> None:
     assert stream.pack(0.0) is None
 
 
+def test_what_does_not_fit_into_a_message_goes_into_the_next() -> None:
+    calls = [call_named("a" * 100) for _ in range(7)]
+    stream = WireStream(waiting=queue(*calls), limits=limits(message_bytes_max=3 * calls[0].size))
+    messages = list(iter(lambda: stream.pack(0.0), None))
+    assert [len(StreamRequest.FromString(message).calls) for message in messages] == [3, 3, 1]
+    assert all(len(message) <= 3 * calls[0].size for message in messages)
+
+
+def test_answers_give_the_byte_window_back() -> None:
+    calls = [call_named("a") for _ in range(6)]
+    stream = WireStream(waiting=queue(*calls), limits=limits(bytes_max=2 * calls[0].size))
+    for ids in ([1, 2], [3, 4], [5, 6]):
+        message = sent(stream)
+        assert message is not None and [call.id for call in message.calls] == ids
+        assert stream.pack(0.0) is None
+        stream.received(answers(*ids))
+
+
 def test_a_call_that_fits_into_no_message_is_handed_back_and_holds_up_nobody() -> None:
     large, small = call_named("a" * 500), call_named("b")
     stream = WireStream(waiting=queue(large, small), limits=limits(message_bytes_max=400))
@@ -119,8 +137,8 @@ def test_answers_to_unknown_ids_and_second_answers_reach_nobody() -> None:
 
 
 def test_calls_of_a_broken_stream_go_before_new_ones_with_new_ids() -> None:
-    old, gone, new = call_named("a"), call_named("b"), call_named("c")
-    waiting = queue(old, gone)
+    first, gone, second, new = map(call_named, "abcd")
+    waiting = queue(first, gone, second)
     stream = WireStream(waiting=waiting, limits=limits())
     stream.pack(0.0)
     waiting.push(new)
@@ -128,8 +146,9 @@ def test_calls_of_a_broken_stream_go_before_new_ones_with_new_ids() -> None:
     waiting.push_first(stream.ended())
     message = sent(WireStream(waiting=waiting, limits=limits()))
     assert message is not None
-    assert [call.infer.request.model_name for call in message.calls] == ["a", "c"]
-    assert (old.tries, new.tries) == (2, 1)
+    assert [call.infer.request.model_name for call in message.calls] == ["a", "c", "d"]
+    assert [call.id for call in message.calls] == [1, 2, 3]
+    assert (first.tries, second.tries, new.tries) == (2, 2, 1)
 
 
 def test_a_deferred_call_fills_the_queue_but_is_not_sent_before_it_is_resumed() -> None:
@@ -160,9 +179,9 @@ class PackedStream(RuleBasedStateMachine):
 
     @initialize(
         calls_max=st.integers(1, 6),
-        bytes_max=st.integers(1, 400),
+        bytes_max=st.integers(100, 500),
         calls_per_message_max=st.integers(1, 4),
-        message_bytes_max=st.integers(80, 300),
+        message_bytes_max=st.integers(90, 400),
     )
     def start(self, **sizes: int) -> None:
         self.limits = limits(**sizes)
@@ -224,7 +243,7 @@ class PackedStream(RuleBasedStateMachine):
 
     @rule(data=st.data(), draining=st.booleans())
     def answer(self, data: st.DataObject, draining: bool) -> None:
-        ids = data.draw(st.lists(st.sampled_from(sorted(self.server)), unique=True)) if self.server else []
+        ids = data.draw(st.sets(st.sampled_from(sorted(self.server)), min_size=1)) if self.server else []
         response = StreamResponse(draining=draining)
         for call_id in ids:
             name, _ = self.server.pop(call_id)
