@@ -12,6 +12,7 @@ from headrace.registry.v1 import manifest_pb2, models_pb2
 from headrace.runner.internal.v1 import mesh_pb2
 from headrace_common.errors import HeadraceError
 from headrace_common.lanes import ByteBudget, LaneLimits
+from headrace_common.loop_load import LoopLoad
 from headrace_common.rpc_status import to_status
 from headrace_common.testing import FakeClock
 from headrace_gateway.catalog import Catalog
@@ -77,6 +78,7 @@ class GatewayCore:
             limits=LaneLimits(),
             budget=ByteBudget(total_bytes=MIB),
             clock=self.clock,
+            load=LoopLoad(),
             changed=self.directory.changed,
         )
         credit = mesh_pb2.Credit(messages=1_000, payload_bytes=MIB)

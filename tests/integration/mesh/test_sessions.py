@@ -23,6 +23,7 @@ from headrace_common.errors import HeadraceError, ModelError
 from headrace_common.grpc_client import open_channel
 from headrace_common.grpc_server import GrpcServer, Listener, RpcRuntime
 from headrace_common.lanes import ByteBudget, LaneLimits
+from headrace_common.loop_load import LoopLoad
 from headrace_gateway.catalog import CatalogVersion
 from headrace_gateway.inference.dispatcher import Dispatcher
 from headrace_gateway.mesh.directory import RunnerDirectory
@@ -146,6 +147,7 @@ async def gateway(gateway_id: str = "gateway-0", address: str = "127.0.0.1:0") -
         directory=directory,
         limits=LIMITS,
         budget=budget,
+        load=LoopLoad(),
         clock=CLOCK,
         registry=registry,
     )
@@ -191,6 +193,7 @@ async def runner(*targets: str, name: str = "runner-0", token: str = "secret") -
         host=host,
         limits=LIMITS,
         budget=budget,
+        load=LoopLoad(),
         clock=CLOCK,
     )
     running = Runner(host, client, asyncio.create_task(client.run()), budget)

@@ -22,6 +22,7 @@ from headrace.registry.v1.manifest_pb2 import Manifest, TensorSpec
 from headrace_common.clock import SystemClock
 from headrace_common.grpc_server import GrpcServer, Listener, RpcRuntime
 from headrace_common.lanes import ByteBudget, LaneLimits
+from headrace_common.loop_load import LoopLoad
 from headrace_gateway.catalog import CatalogVersion
 from headrace_gateway.inference.dispatcher import Dispatcher
 from headrace_gateway.mesh.directory import RunnerDirectory
@@ -78,6 +79,7 @@ async def mesh(folder: Path, version: CatalogVersion = VERSION, **environment: s
         directory=directory,
         limits=LaneLimits(),
         budget=ByteBudget(total_bytes=256 << 20),
+        load=LoopLoad(),
         clock=CLOCK,
         registry=registry,
     )

@@ -17,6 +17,7 @@ from headrace.runner.internal.v1 import mesh_pb2 as runner_pb2
 from headrace_common.errors import HeadraceError
 from headrace_common.grpc_server import Call
 from headrace_common.lanes import ByteBudget, LaneLimits
+from headrace_common.loop_load import LoopLoad
 from headrace_common.principal import Principal
 from headrace_common.testing import FakeClock
 from headrace_gateway.catalog import Catalog
@@ -103,6 +104,7 @@ class Mesh:
             limits=LaneLimits(),
             budget=ByteBudget(total_bytes=1 << 30),
             clock=self.clock,
+            load=LoopLoad(),
             changed=lambda _session: None,
         )
         self.directory.add(session)

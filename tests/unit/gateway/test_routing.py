@@ -7,6 +7,7 @@ from random import Random
 from headrace.gateway.v1 import mesh_pb2 as gateway_pb2
 from headrace.runner.internal.v1 import mesh_pb2
 from headrace_common.lanes import ByteBudget, LaneLimits
+from headrace_common.loop_load import LoopLoad
 from headrace_common.testing import FakeClock
 from headrace_gateway.inference.routing import FULL_SCAN_MAX, choose
 from headrace_gateway.mesh.runner_session import RunnerSession
@@ -22,6 +23,7 @@ def replica(name: str, *, in_flight: int = 0, slots: int = 1, latency_s: float =
         limits=LaneLimits(),
         budget=ByteBudget(total_bytes=1),
         clock=FakeClock(),
+        load=LoopLoad(),
         changed=lambda session: None,
     )
     credit = mesh_pb2.ResultFrame(credit=mesh_pb2.Credit(messages=100, payload_bytes=1000))

@@ -8,6 +8,7 @@ from headrace.runner.internal.v1 import mesh_pb2
 from headrace_common import catalogue
 from headrace_common.errors import ModelError
 from headrace_common.lanes import ByteBudget, LaneLimits
+from headrace_common.loop_load import LoopLoad
 from headrace_common.rpc_status import to_status
 from headrace_common.testing import FakeClock
 from headrace_gateway.catalog import CatalogVersion
@@ -40,6 +41,7 @@ class Mesh:
             limits=LaneLimits(),
             budget=ByteBudget(total_bytes=1),
             clock=self.clock,
+            load=LoopLoad(),
             changed=self.directory.changed,
         )
         self.directory.add(session)

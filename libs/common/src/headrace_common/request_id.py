@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import random
 import re
-import uuid
 
 REQUEST_ID_KEY = "x-request-id"
 TRACEPARENT_KEY = "traceparent"
@@ -13,7 +13,8 @@ _TRACEPARENT = re.compile(r"(?!ff)[0-9a-f]{2}-([0-9a-f]{32})-([0-9a-f]{16})-[0-9
 
 
 def new_request_id() -> str:
-    return uuid.uuid4().hex
+    # Tells requests apart and guards nothing; a UUID from the system's entropy takes ten times as long.
+    return f"{random.getrandbits(128):032x}"
 
 
 def accept_request_id(value: str | bytes | None) -> str:

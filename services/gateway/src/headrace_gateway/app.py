@@ -13,6 +13,7 @@ from headrace_common.clock import Clock, SystemClock
 from headrace_common.errors import ConfigError
 from headrace_common.grpc_server import GrpcServer, Listener, RpcRuntime
 from headrace_common.lanes import ByteBudget, LaneLimits
+from headrace_common.loop_load import LoopLoad
 from headrace_common.metrics import Metrics
 from headrace_common.principal import PrincipalSigner
 from headrace_common.ready_file import write_ready_file
@@ -90,6 +91,7 @@ class Gateway:
         self._registry = metrics.registry
         logged = settings.log_level in ("debug", "info")
         self._access_log = AccessLog(service="gateway", fmt=settings.log_format) if logged else None
+        self._load = LoopLoad()
         self._transfers = AdmissionGate(limit=settings.calls_in_flight_max)
         self._table = PrincipalTable()
         self.catalog = Catalog()
@@ -119,6 +121,7 @@ class Gateway:
         self._tasks.spawn(self._directory.watch_heartbeats(), name="heartbeats")
         self._tasks.spawn(self._wants.run(), name="wants")
         self._tasks.spawn(self._inference.watch_deadlines(), name="deadlines")
+        self._tasks.spawn(self._load.run(), name="loop load")
         (self.mesh_address,) = await self._mesh.start()
         (self.public_address,) = await self._public.start()
         self._public.health.set_serving(self._readiness.serving)
@@ -187,6 +190,7 @@ class Gateway:
             limits=limits,
             budget=ByteBudget(total_bytes=settings.result_bytes_max),
             clock=self._clock,
+            load=self._load,
             registry=self._registry,
         )
         return GrpcServer(
@@ -236,6 +240,7 @@ class Gateway:
             ),
             stream_calls_max=settings.stream_calls_max,
             log=self._access_log,
+            load=self._load,
             runtime=self._runtime,
         )
         mesh = MeshService(gateway_id=self.id, directory=self._directory)

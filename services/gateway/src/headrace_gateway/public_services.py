@@ -15,6 +15,7 @@ from headrace.registry.v1 import models_pb2
 from headrace_common.access_log import AccessLog
 from headrace_common.grpc_server import RpcMethod, RpcRuntime, bidi_stream, server_stream, unary
 from headrace_common.health import HEALTH_SERVICE
+from headrace_common.loop_load import LoopLoad
 from headrace_common.reflection import REFLECTION_SERVICES, Reflection
 from headrace_common.request_id import TRACEPARENT_KEY
 from headrace_common.rpc_method import MethodRunner
@@ -51,6 +52,7 @@ def inference_endpoints(
     limits: StreamLimits,
     stream_calls_max: int,
     log: AccessLog | None,
+    load: LoopLoad,
     runtime: RpcRuntime,
 ) -> dict[str, Endpoint]:
     """The RPCs that runners answer: bytes in and bytes out."""
@@ -90,7 +92,7 @@ def inference_endpoints(
 
     access = StreamAccess(identity=identity, demand=Access.USER)
     for path, open_calls in ((f"/{PACKED}/Stream", packed), (f"/{INFERENCE}/ModelStreamInfer", triton)):
-        endpoints[path] = StreamEndpoint(path=path, open_calls=open_calls, access=access, runtime=runtime)
+        endpoints[path] = StreamEndpoint(path=path, open_calls=open_calls, access=access, load=load, runtime=runtime)
     return endpoints
 
 

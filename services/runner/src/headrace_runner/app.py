@@ -12,6 +12,7 @@ from headrace_common.clock import Clock, SystemClock
 from headrace_common.errors import ConfigError
 from headrace_common.grpc_client import Caller, open_channel
 from headrace_common.lanes import ByteBudget, LaneLimits
+from headrace_common.loop_load import LoopLoad
 from headrace_common.metrics import Metrics
 from headrace_common.ready_file import write_ready_file
 from headrace_common.secrets import read_secret
@@ -55,10 +56,12 @@ async def run(settings: RunnerSettings, stop: Stop) -> None:
         host = build_host(
             settings, source=RegistrySource(caller=Caller(channel=registry)), tasks=guard, clock=clock, metrics=metrics
         )
-        mesh = _build_mesh(settings, host, tls, clock)
+        load = LoopLoad()
+        mesh = _build_mesh(settings, host, tls, clock, load)
         try:
             guard.spawn(host.run(), name="models")
             guard.spawn(mesh.run(), name="mesh")
+            guard.spawn(load.run(), name="loop load")
             guard.spawn(_report_ready(settings, mesh, metrics.start(settings.metrics_address)), name="ready")
             guard.spawn(_leave_when_asked(mesh, stop), name="drain-request")
             await stop.wait_or_failure(guard)
@@ -111,7 +114,9 @@ def build_host(
     )
 
 
-def _build_mesh(settings: RunnerSettings, host: ModelHost, tls: TlsFiles | None, clock: Clock) -> MeshClient:
+def _build_mesh(
+    settings: RunnerSettings, host: ModelHost, tls: TlsFiles | None, clock: Clock, load: LoopLoad
+) -> MeshClient:
     token_file = settings.join_token_file
     limits = LaneLimits(message_bytes_max=settings.message_bytes_max)
     return MeshClient(
@@ -124,6 +129,7 @@ def _build_mesh(settings: RunnerSettings, host: ModelHost, tls: TlsFiles | None,
         limits=limits,
         budget=ByteBudget(total_bytes=max(settings.transfer_bytes_max, limits.message_bytes_max)),
         clock=clock,
+        load=load,
     )
 
 

@@ -57,6 +57,11 @@ class Outbox(Generic[Header]):
         return len(self._queued)
 
     @property
+    def sending(self) -> bool:
+        """Whether `next_chunk` has something."""
+        return bool(self._sending)
+
+    @property
     def pending(self) -> int:
         """Messages that have not left whole."""
         return len(self._queued) + len(self._offered) + len(self._sending)

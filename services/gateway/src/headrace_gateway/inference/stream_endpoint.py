@@ -15,6 +15,7 @@ from headrace_common import catalogue
 from headrace_common.call import MetadataMap, metadata_map, request_id_of
 from headrace_common.errors import RouteUnavailable
 from headrace_common.lanes import FramePacer, run_until_one_fails
+from headrace_common.loop_load import LoopLoad
 from headrace_common.principal import Principal
 from headrace_common.request_id import REQUEST_ID_KEY
 from headrace_common.rpc_runtime import RpcRuntime
@@ -93,16 +94,24 @@ class StreamEndpoint:
         path: Full name of the method, such as `/package.Service/Method`.
         open_calls: Makes the calls of one stream.
         access: Checks the credential again while the stream lives.
+        load: How busy this process is.
         runtime: Limits, metrics and log of the process.
     """
 
     def __init__(
-        self, *, path: str, open_calls: Callable[[Opening], StreamCalls], access: StreamAccess, runtime: RpcRuntime
+        self,
+        *,
+        path: str,
+        open_calls: Callable[[Opening], StreamCalls],
+        access: StreamAccess,
+        load: LoopLoad,
+        runtime: RpcRuntime,
     ) -> None:
         self.gate = runtime.streams
         self._path = path
         self._open_calls = open_calls
         self._access = access
+        self._load = load
         self._runtime = runtime
         self._duration = runtime.duration.labels(path)
         self._in_flight = runtime.in_flight.labels(path)
@@ -132,7 +141,7 @@ class StreamEndpoint:
         context.set_trailing_metadata(((REQUEST_ID_KEY, request_id),))
         code, reason = "CANCELLED", catalogue.CALL_CANCELLED.reason
         self._in_flight.inc()
-        stream = _Stream(context)
+        stream = _Stream(context, self._load)
         calls = self._open_calls(Opening(principal.tenant_id, request_id, metadata, stream.wake))
         stream.calls = calls
         try:
@@ -182,9 +191,9 @@ class _Stream:
 
     calls: StreamCalls
 
-    def __init__(self, context: Context) -> None:
+    def __init__(self, context: Context, load: LoopLoad) -> None:
         self._context = context
-        self._pacer = FramePacer(lambda: (self.calls.waiting, self.calls.in_flight))
+        self._pacer = FramePacer(calls=lambda: (self.calls.waiting, self.calls.in_flight), load=load)
         self._room = asyncio.Event()
         self._half_closed = False
         self._refusing = False

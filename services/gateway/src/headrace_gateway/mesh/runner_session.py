@@ -12,6 +12,7 @@ from headrace_common import catalogue
 from headrace_common.clock import Clock
 from headrace_common.errors import RunnerUnavailable
 from headrace_common.lanes import ByteBudget, FramePacer, LaneLimits
+from headrace_common.loop_load import LoopLoad
 from headrace_gateway.mesh.session_calls import SessionCalls
 
 HEARTBEAT_TIMEOUT_S = 2.0
@@ -24,6 +25,7 @@ class RunnerSession:
 
     Args:
         hello: The runner's introduction, already checked.
+        load: How busy this process is.
         changed: Called when the runner's state or models have changed.
 
     Attributes:
@@ -37,6 +39,7 @@ class RunnerSession:
         limits: LaneLimits,
         budget: ByteBudget,
         clock: Clock,
+        load: LoopLoad,
         changed: Callable[[RunnerSession], None],
     ) -> None:
         self.hello = hello
@@ -54,7 +57,7 @@ class RunnerSession:
         self.lanes: set[str] = set()
         self.opened = asyncio.Event()
         self.closed = asyncio.Event()
-        self.small_due = FramePacer(lambda: (self.calls.queued, self.calls.in_flight))
+        self.small_due = FramePacer(calls=lambda: (self.calls.queued, self.calls.in_flight), load=load)
         self.bulk_due = asyncio.Event()
         self.calls = SessionCalls(limits=limits, budget=budget, wake=self._wake, ended=self._call_ended)
         self._clock = clock
@@ -172,7 +175,8 @@ class RunnerSession:
 
     def _wake(self) -> None:
         self.small_due.notify()
-        self.bulk_due.set()
+        if self.calls.sending:
+            self.bulk_due.set()
 
 
 def runner_lost() -> RunnerUnavailable:

@@ -28,6 +28,7 @@ from headrace_common.lanes import (
     write_frames,
     write_paced,
 )
+from headrace_common.loop_load import LoopLoad
 from headrace_common.reused_message import ReusedMessage
 from headrace_common.rpc_service import refuse_call
 from headrace_common.rpc_status import abort
@@ -65,8 +66,10 @@ class RunnerMeshHandler(grpc.GenericRpcHandler):
         limits: LaneLimits,
         budget: ByteBudget,
         clock: Clock,
+        load: LoopLoad,
         registry: CollectorRegistry,
     ) -> None:
+        self._load = load
         self._gateway_id = gateway_id
         self._join_token = join_token.encode() if join_token else None
         self._directory = directory
@@ -125,6 +128,7 @@ class RunnerMeshHandler(grpc.GenericRpcHandler):
             limits=self._limits,
             budget=self._budget,
             clock=self._clock,
+            load=self._load,
             changed=self._directory.changed,
         )
         reason = "left"

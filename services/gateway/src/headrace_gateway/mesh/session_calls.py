@@ -99,6 +99,11 @@ class SessionCalls:
         return self._outbox.queued
 
     @property
+    def sending(self) -> bool:
+        """Whether `next_chunk` has something."""
+        return self._outbox.sending
+
+    @property
     def credit_left(self) -> int:
         """Calls that the runner would still take."""
         return self._outbox.credit.messages_left

@@ -14,6 +14,7 @@ from google.protobuf.message import DecodeError
 from headrace.runner.internal.v1 import mesh_pb2
 from headrace_common.clock import Clock
 from headrace_common.lanes import ByteBudget, LaneLimits, LaneViolation
+from headrace_common.loop_load import LoopLoad
 from headrace_runner.mesh.discovery import resolve
 from headrace_runner.mesh.host import Host
 from headrace_runner.mesh.session import PROTOCOL_VERSION, Session, SessionEnded
@@ -36,6 +37,7 @@ class MeshClient:
         open_channel: Opens a connection of its own to an address at each call.
         name: Configured name of this runner.
         labels: For placement.
+        load: How busy this process is.
     """
 
     def __init__(
@@ -50,6 +52,7 @@ class MeshClient:
         limits: LaneLimits,
         budget: ByteBudget,
         clock: Clock,
+        load: LoopLoad,
     ) -> None:
         self._targets = targets
         self._open_channel = open_channel
@@ -61,6 +64,7 @@ class MeshClient:
         self._limits = limits
         self._budget = budget
         self._clock = clock
+        self._load = load
         self._addresses: frozenset[str] = frozenset()
         self._dialled: set[str] = set()
         self._sessions: dict[str, Session] = {}
@@ -151,6 +155,7 @@ class MeshClient:
             limits=self._limits,
             budget=self._budget,
             clock=self._clock,
+            load=self._load,
         )
         try:
             await session.run()

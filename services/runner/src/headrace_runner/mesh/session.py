@@ -22,6 +22,7 @@ from headrace_common.lanes import (
     write_frames,
     write_paced,
 )
+from headrace_common.loop_load import LoopLoad
 from headrace_common.reused_message import ReusedMessage
 from headrace_runner.mesh.host import Host
 from headrace_runner.mesh.session_calls import SessionCalls
@@ -47,6 +48,7 @@ class Session:
     Args:
         open_channel: Opens a new connection to the gateway; called once per lane, so that no two lanes share one.
         hello: Makes the first message.
+        load: How busy this process is.
         on_welcome: Decides whether the gateway is one to stay with; False ends the session before any call.
     """
 
@@ -62,6 +64,7 @@ class Session:
         limits: LaneLimits,
         budget: ByteBudget,
         clock: Clock,
+        load: LoopLoad,
     ) -> None:
         self._open_channel = open_channel
         self._join_token = join_token
@@ -73,7 +76,7 @@ class Session:
         self._budget = budget
         self._clock = clock
         self._events: asyncio.Queue[mesh_pb2.RunnerEvent] = asyncio.Queue()
-        self._small_due = FramePacer(self._load)
+        self._small_due = FramePacer(calls=self._load_of_lane, load=load)
         self._bulk_due = asyncio.Event()
         self._calls: SessionCalls | None = None
 
@@ -148,13 +151,14 @@ class Session:
         finally:
             calls.close()
 
-    def _load(self) -> tuple[int, int]:
+    def _load_of_lane(self) -> tuple[int, int]:
         calls = self._calls
         return (calls.queued, calls.queued + calls.open) if calls is not None else (0, 0)
 
     def _wake(self) -> None:
         self._small_due.notify()
-        self._bulk_due.set()
+        if self._calls is not None and self._calls.sending:
+            self._bulk_due.set()
 
     def _on_model(self, event: mesh_pb2.ModelEvent) -> None:
         self._events.put_nowait(mesh_pb2.RunnerEvent(model=event))

@@ -79,6 +79,11 @@ class SessionCalls:
         return self._outbox.queued
 
     @property
+    def sending(self) -> bool:
+        """Whether `next_chunk` has something."""
+        return self._outbox.sending
+
+    @property
     def idle(self) -> bool:
         """Whether every call was answered and every answer has left."""
         return not self._open and not self._outbox.pending
