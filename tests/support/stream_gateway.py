@@ -149,6 +149,7 @@ class StreamGateway:
         streams: Every stream that was opened, in order.
         respond: What is done with a call; answers it at once unless a test says otherwise.
         refusal: When set, streams are refused with it.
+        greeting: When set, streams begin with these bytes and end.
         metadata: What the last stream was opened with.
     """
 
@@ -157,6 +158,7 @@ class StreamGateway:
         self.streams: list[ServedStream] = []
         self.respond: Callable[[ServedStream, StreamCall], None] = ServedStream.answer
         self.refusal: HeadraceError | None = None
+        self.greeting: bytes | None = None
         self.refused = 0
         self.metadata: dict[str, str | bytes] = {}
         self.limits = limits
@@ -177,6 +179,9 @@ class StreamGateway:
         if self.refusal is not None:
             self.refused += 1
             await rpc_status.abort(context, self.refusal)
+        if self.greeting is not None:
+            await context.write(self.greeting)
+            return
         stream = ServedStream(self.limits)
         self.streams.append(stream)
         reader = asyncio.create_task(stream.read(requests, self._respond))

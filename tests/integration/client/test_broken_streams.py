@@ -12,7 +12,15 @@ import numpy as np
 import pytest
 
 from headrace_client.contracts.headrace.gateway.v1.inference_pb2 import StreamCall
-from headrace_client.errors import AuthError, CallCancelled, HeadraceError, RouteUnavailable, UnreachableError
+from headrace_client.errors import (
+    AuthError,
+    CallCancelled,
+    HeadraceError,
+    InferenceTimeout,
+    InternalError,
+    RouteUnavailable,
+    UnreachableError,
+)
 from headrace_client.retries import NO_RETRIES, RetryPolicy
 from headrace_client.stream import InferStream
 from headrace_common import catalogue, errors
@@ -182,6 +190,25 @@ async def test_calls_wait_for_a_gateway_that_is_away() -> None:
             async with serving(address=address):
                 assert [number_of(result) for result in await asyncio.gather(*tasks)] == list(range(51))
                 await stream.close()
+
+
+async def test_streams_that_break_before_any_answer_are_opened_less_and_less_often(gateway: StreamGateway) -> None:
+    gateway.respond = lambda served, call: served.end(LOST)
+    tireless = RetryPolicy(attempts_max=10_000, tokens_max=1e6, initial_s=0.05, max_s=1.0)
+    async with stream_to(gateway.address, retry=tireless) as stream:
+        with pytest.raises(InferenceTimeout):
+            await stream.infer("echo", {"x": np.array([1])}, timeout_s=0.6)
+    assert 2 <= len(gateway.streams) <= 6
+
+
+async def test_a_stream_whose_first_message_can_not_be_read_fails_what_waits(
+    gateway: StreamGateway, stream: InferStream
+) -> None:
+    gateway.greeting = b"\xff\xff"
+    with pytest.raises(InternalError):
+        await stream.infer("echo", {"x": np.array([1])})
+    gateway.greeting = None
+    assert number_of(await stream.infer("echo", {"x": np.array([2])})) == 2
 
 
 async def test_a_server_without_the_method_says_so_at_once() -> None:

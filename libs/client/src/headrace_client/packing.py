@@ -149,10 +149,12 @@ class WireStream(Generic[Owner]):
 
     Attributes:
         draining: The server wants new calls elsewhere; set by its message.
+        has_answered: Whether a call was answered.
     """
 
     def __init__(self, *, waiting: WaitingCalls[Owner], limits: PackingLimits) -> None:
         self.draining = False
+        self.has_answered = False
         self._waiting = waiting
         self._limits = limits
         self._last_id = 0
@@ -230,6 +232,7 @@ class WireStream(Generic[Owner]):
             call = self._in_flight.pop(answer.id, None)
             if call is None:
                 continue
+            self.has_answered = True
             self._bytes -= call.size
             if call.place is self:
                 call.place = None

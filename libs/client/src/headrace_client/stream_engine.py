@@ -174,14 +174,18 @@ class StreamEngine:
                         continue
                     self._unreached = error
                     failed_in_a_row += 1
-                    await asyncio.sleep(self._reopen_pause_s(error, failed_in_a_row))
+                    await self._pause(failed_in_a_row, error.retry_after_s)
                     continue
-                failed_in_a_row = 0
                 self._unreached = None
                 self._connections[connection] = self._loop.create_task(
                     self._carry(connection), name="headrace-stream-connection"
                 )
                 await connection.unusable.wait()
+                if connection.wire.has_answered:
+                    failed_in_a_row = 0
+                else:
+                    failed_in_a_row += 1
+                    await self._pause(failed_in_a_row, None)
         except Exception as error:
             self._fail_all(InternalError(f"the stream failed: {error!r}"))
             raise
@@ -255,9 +259,9 @@ class StreamEngine:
             made=call.tries - 1,
         )
 
-    def _reopen_pause_s(self, error: HeadraceError, failed_in_a_row: int) -> float:
+    async def _pause(self, failed_in_a_row: int, advised_s: float | None) -> None:
         own_s = self._transport.retry_policy.pause_s(failed_in_a_row) * self._transport.random.uniform(0.8, 1.2)
-        return max(own_s, error.retry_after_s or 0.0)
+        await asyncio.sleep(max(own_s, advised_s or 0.0))
 
     def _fail(self, calls: list[Call[CallOwner]], error: HeadraceError) -> None:
         for call in calls:
