@@ -96,6 +96,16 @@ def test_what_does_not_fit_into_a_message_goes_into_the_next() -> None:
     assert all(len(message) <= 3 * calls[0].size for message in messages)
 
 
+def test_a_message_with_several_calls_stays_below_a_mebibyte() -> None:
+    large = [call_named("a" * 400_000) for _ in range(2)]
+    stream = WireStream(waiting=queue(call_named("b"), *large, call_named("c")), limits=limits())
+    messages = [StreamRequest.FromString(message) for message in iter(lambda: stream.pack(0.0), None)]
+    assert [len(message.calls) for message in messages] == [2, 2]
+    huge = call_named("a" * 2_000_000)
+    message = sent(WireStream(waiting=queue(huge), limits=limits()))
+    assert message is not None and len(message.calls) == 1
+
+
 def test_answers_give_the_byte_window_back() -> None:
     calls = [call_named("a") for _ in range(6)]
     stream = WireStream(waiting=queue(*calls), limits=limits(bytes_max=2 * calls[0].size))

@@ -25,6 +25,8 @@ _INFER_TAG = b"\x12"  # StreamCall.infer
 # Tag and length of a call in a message and of its inference, its id and its timeout, at their longest.
 _CALL_OVERHEAD_BYTES_MAX = 6 + 6 + 11 + 16
 _CANCEL_BYTES_MAX = 10
+# A message with several calls grows no further: the server begins with the first when all of it is there.
+_SHARED_MESSAGE_BYTES = 1 << 20
 
 
 class Call(Generic[Owner]):
@@ -171,7 +173,7 @@ class WireStream(Generic[Owner]):
     def pack(self, now: float) -> bytes | None:
         """Takes what may be sent now as one serialised `StreamRequest`; None when nothing may."""
         parts: list[bytes] = []
-        room = self._limits.message_bytes_max
+        room = min(self._limits.message_bytes_max, _SHARED_MESSAGE_BYTES)
         if self._cancels:
             count = min(len(self._cancels), self._limits.calls_per_message_max, room // _CANCEL_BYTES_MAX)
             ids = b"".join(map(_varint, self._cancels[:count]))
@@ -187,12 +189,12 @@ class WireStream(Generic[Owner]):
         left = min(limits.calls_per_message_max, limits.calls_max - len(in_flight))
         while left > 0 and (call := waiting.first()) is not None:
             size = call.size
-            if size > room:
-                if size <= limits.message_bytes_max:
-                    return
+            if size > limits.message_bytes_max:
                 waiting.withdraw(call)
                 self._too_large.append(call)
                 continue
+            if size > room and parts:
+                return
             if in_flight and self._bytes + size > limits.bytes_max:
                 return
             waiting.withdraw(call)
