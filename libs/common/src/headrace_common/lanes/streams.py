@@ -9,6 +9,7 @@ from typing import Any
 from headrace_common.loop_load import LoopLoad
 
 _GATHER_MAX_S = 0.004
+_STEEPNESS = 3
 _BUSY_CALLS = 8
 _QUORUM = 2
 
@@ -17,8 +18,8 @@ class FramePacer:
     """Decides when the next frame of a stream leaves.
 
     A frame costs much the same however many calls it carries. So on a stream with many calls in flight what is due
-    waits until half of them have gathered, at most for so long as the process is busy: up to four milliseconds on an
-    event loop that never rests, hardly at all on an idle one. On a quiet stream it leaves at once.
+    waits until half of them have gathered, at most for so long as the process is busy: four milliseconds on an
+    event loop that works a third of the time, hardly at all on an idle one. On a quiet stream it leaves at once.
     Source: adaptive interrupt moderation of network cards, which trades the same delay for the same saving.
 
     Args:
@@ -40,7 +41,7 @@ class FramePacer:
         if in_flight < _BUSY_CALLS or waiting * _QUORUM >= in_flight:
             self._set()
         elif self._timer is None:
-            self._timer = asyncio.get_running_loop().call_later(_GATHER_MAX_S * self._load.share, self._set)
+            self._timer = asyncio.get_running_loop().call_later(_GATHER_MAX_S * min(1.0, _STEEPNESS * self._load.share), self._set)
 
     async def wait(self) -> None:
         """Returns when a frame should leave; what becomes due from then on is for the next one."""
