@@ -60,3 +60,28 @@ async def test_replicas_without_credit_or_that_failed_the_call_are_left_out() ->
     full, tried, free = replica("a", in_flight=100), replica("b"), replica("c")
     assert choose([full, tried, free], UID, 10, {tried.token}, Random(0)) is free
     assert choose([free], UID, 1001, set(), Random(0)) is None
+
+
+async def test_short_calls_gather_at_one_replica_and_spread_when_a_millisecond_of_work_lies_there() -> None:
+    first, second = replica("a"), replica("b")
+    for session in (first, second):
+        for _ in range(200):
+            session.observe(UID, 0.001, 0.0001)
+    counts = {first.id: 0, second.id: 0}
+    for _ in range(16):
+        chosen = choose([first, second], UID, 10, set(), Random(0))
+        assert chosen is not None
+        counts[chosen.id] += 1
+        chosen.calls.send(CallHeader(tenant_id="t", version_uid=UID, timeout_ms=1), b"", lambda outcome: None)
+    assert sorted(counts.values()) == [6, 10]
+
+
+async def test_long_calls_are_spread_one_by_one() -> None:
+    first, second = replica("a"), replica("b")
+    for session in (first, second):
+        for _ in range(200):
+            session.observe(UID, 0.03, 0.02)
+    chosen = choose([first, second], UID, 10, set(), Random(0))
+    assert chosen is not None
+    chosen.calls.send(CallHeader(tenant_id="t", version_uid=UID, timeout_ms=1), b"", lambda outcome: None)
+    assert choose([first, second], UID, 10, set(), Random(0)) is not chosen

@@ -41,7 +41,9 @@ class FramePacer:
         if in_flight < _BUSY_CALLS or waiting * _QUORUM >= in_flight:
             self._set()
         elif self._timer is None:
-            self._timer = asyncio.get_running_loop().call_later(_GATHER_MAX_S * min(1.0, _STEEPNESS * self._load.share), self._set)
+            self._timer = asyncio.get_running_loop().call_later(
+                _GATHER_MAX_S * min(1.0, _STEEPNESS * self._load.share), self._set
+            )
 
     async def wait(self) -> None:
         """Returns when a frame should leave; what becomes due from then on is for the next one."""

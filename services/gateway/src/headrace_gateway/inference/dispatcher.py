@@ -102,7 +102,7 @@ class Dispatcher:
         if isinstance(outcome, HeadraceError):
             self._failed(call, session, outcome)
         else:
-            session.observe(self._clock.monotonic() - call.sent_at)
+            session.observe(call.version.uid, self._clock.monotonic() - call.sent_at, outcome.compute_us / 1e6)
             call.finished(call, outcome)
 
     def _failed(self, call: InferenceCall, session: RunnerSession, error: HeadraceError) -> None:

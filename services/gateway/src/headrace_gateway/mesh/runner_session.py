@@ -18,6 +18,8 @@ from headrace_gateway.mesh.session_calls import SessionCalls
 HEARTBEAT_TIMEOUT_S = 2.0
 SILENCE_MAX_S = 5.0
 _EWMA_WEIGHT = 0.1
+# Until a call has been answered: long enough that calls are spread.
+_COST_UNKNOWN_S = 0.1
 
 
 class RunnerSession:
@@ -53,6 +55,7 @@ class RunnerSession:
         self.models: dict[str, mesh_pb2.ModelEvent] = {event.version_uid: event for event in hello.models}
         self.released: set[str] = set()
         self.latency_s = 0.0
+        self._costs_s: dict[str, float] = {}
         self.commands: asyncio.Queue[mesh_pb2.GatewayCommand] = asyncio.Queue()
         self.lanes: set[str] = set()
         self.opened = asyncio.Event()
@@ -74,10 +77,13 @@ class RunnerSession:
         event = self.models.get(version_uid)
         return event is not None and event.state == gateway_pb2.MODEL_STATE_LOADED
 
-    def execution_slots(self, version_uid: str) -> int:
-        """Executions of the version at the same time, at least 1."""
-        event = self.models.get(version_uid)
-        return max(1, event.execution_slots if event is not None else 1)
+    def cost_s(self, version_uid: str) -> float:
+        """Time that one more call of the version takes here, its execution shared out over the execution slots."""
+        known = self._costs_s.get(version_uid)
+        if known is None:
+            event = self.models.get(version_uid)
+            known = self._costs_s[version_uid] = _COST_UNKNOWN_S / max(1, event.execution_slots if event else 1)
+        return known
 
     def backend_of(self, version_uid: str) -> str:
         """Name of the backend that runs the version here; empty when it is not loaded."""
@@ -137,9 +143,13 @@ class RunnerSession:
         self._released = True
         self._call_ended()
 
-    def observe(self, latency_s: float) -> None:
-        """Folds one answered call into the moving average."""
+    def observe(self, version_uid: str, latency_s: float, compute_s: float) -> None:
+        """Folds one answered call into the moving averages."""
         self.latency_s += _EWMA_WEIGHT * (latency_s - self.latency_s) if self.latency_s else latency_s
+        event = self.models.get(version_uid)
+        if event is not None:
+            cost_s = self.cost_s(version_uid)
+            self._costs_s[version_uid] = cost_s + _EWMA_WEIGHT * (compute_s / max(1, event.execution_slots) - cost_s)
 
     def close(self) -> None:
         """The session has ended: its waiting calls fail over to other runners."""
@@ -153,6 +163,7 @@ class RunnerSession:
     def _on_model(self, event: mesh_pb2.ModelEvent) -> None:
         if event.state == gateway_pb2.MODEL_STATE_UNLOADED:
             self.models.pop(event.version_uid, None)
+            self._costs_s.pop(event.version_uid, None)
             if event.released:
                 self.released.add(event.version_uid)
         else:
