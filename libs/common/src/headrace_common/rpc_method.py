@@ -139,15 +139,14 @@ def bidi_stream(
 
 
 class MethodRunner:
-    """Runs one method's calls. Holds its metric children, so that a call looks nothing up by label but its end."""
+    """Runs one method's calls."""
 
     def __init__(self, *, path: str, method: RpcMethod[Any, Any], runtime: RpcRuntime) -> None:
         self.path = path
         self.method = method
         self.gate: AdmissionGate = runtime.streams if method.response_streaming else runtime.calls
         self._runtime = runtime
-        self._duration = runtime.duration.labels(path)
-        self._in_flight = runtime.in_flight.labels(path)
+        self._counts = runtime.counts.method(path)
         self._endless: set[asyncio.Timeout] = set()
         self._draining = False
 
@@ -187,7 +186,7 @@ class MethodRunner:
         )
         context.set_trailing_metadata(((REQUEST_ID_KEY, request_id),))
         started_s = time.monotonic()
-        self._in_flight.inc()
+        self._counts.in_flight += 1
         outcome = ("CANCELLED", catalogue.CALL_CANCELLED.reason)
         try:
             timeout_s = self._timeout_s(context)
@@ -214,7 +213,7 @@ class MethodRunner:
                 self._runtime.log.exception("unexpected failure", correlation_id=correlation_id)
             await abort(context, failure, trailing=((REQUEST_ID_KEY, request_id),))
         finally:
-            self._in_flight.dec()
+            self._counts.in_flight -= 1
             self._finish(outcome, time.monotonic() - started_s, principal, context)
 
     async def _bounded(self, request: Any, call: Call, timeout_s: float | None, answer: Body) -> Any:
@@ -293,8 +292,8 @@ class MethodRunner:
         self, outcome: tuple[str, str], duration_s: float, principal: Principal | None, context: Context
     ) -> None:
         code, reason = outcome
-        self._runtime.handled.labels(self.path, code, reason).inc()
-        self._duration.observe(duration_s)
+        self._counts.ended(code, reason)
+        self._counts.duration.observe(duration_s)
         if self._runtime.access_log:
             self._runtime.log.info(
                 "call",

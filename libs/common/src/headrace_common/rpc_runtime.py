@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import structlog
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client import CollectorRegistry
 
 from headrace_common import catalogue
 from headrace_common.errors import RouteUnavailable
-from headrace_common.metrics import LATENCY_BUCKETS_S
+from headrace_common.rpc_counts import RpcCounts
 
 
 class RpcRuntime:
@@ -38,17 +38,7 @@ class RpcRuntime:
         self.message_bytes_max = message_bytes_max
         self.access_log = access_log
         self.log = structlog.stdlib.get_logger("rpc")
-        self.handled = Counter(
-            "headrace_rpc_handled_total", "RPCs that ended.", ["method", "grpc_code", "reason"], registry=registry
-        )
-        self.duration = Histogram(
-            "headrace_rpc_duration_seconds",
-            "Time from the first line of our code to the end of an RPC.",
-            ["method"],
-            buckets=LATENCY_BUCKETS_S,
-            registry=registry,
-        )
-        self.in_flight = Gauge("headrace_rpc_in_flight", "RPCs being handled.", ["method"], registry=registry)
+        self.counts = RpcCounts(registry=registry)
 
 
 class AdmissionGate:

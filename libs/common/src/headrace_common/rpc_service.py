@@ -69,7 +69,7 @@ class ServiceHandler(grpc.GenericRpcHandler):
                 self._log.error("unexpected failure", correlation_id=request_id, method=path, exc_info=error)
             elif self._runtime.access_log:
                 self._log.info("call refused", method=path, reason=failure.reason, request_id=request_id)
-            self._runtime.handled.labels(path, failure.entry.grpc, failure.reason).inc()
+            self._runtime.counts.method(path).ended(failure.entry.grpc, failure.reason)
             return refusal(failure, request_id)
         return runner.handler(principal)
 

@@ -53,8 +53,7 @@ class PassedOn:
         self._runtime = runtime
         self._requests, self._responses = method.client_streaming, method.server_streaming
         self.gate = transfers if self._requests or self._responses else runtime.calls
-        self._duration = runtime.duration.labels(self.path)
-        self._in_flight = runtime.in_flight.labels(self.path)
+        self._counts = runtime.counts.method(self.path)
         self._log = structlog.stdlib.get_logger("rpc")
         kind = f"{'stream' if self._requests else 'unary'}_{'stream' if self._responses else 'unary'}"
         self._open: Any = getattr(upstream.channel, kind)(self.path)
@@ -80,7 +79,7 @@ class PassedOn:
         own_trailing = ((REQUEST_ID_KEY, request_id),)
         started_s = time.monotonic()
         outcome = ("CANCELLED", CALL_CANCELLED.reason)
-        self._in_flight.inc()
+        self._counts.in_flight += 1
         try:
             response, trailing = await self._admitted(request, context, principal, metadata, request_id)
             context.set_trailing_metadata(trailing or own_trailing)
@@ -100,7 +99,7 @@ class PassedOn:
                 self._log.error("unexpected failure", correlation_id=request_id, exc_info=error)
             await abort(context, failure, trailing=own_trailing)
         finally:
-            self._in_flight.dec()
+            self._counts.in_flight -= 1
             self._finish(outcome, time.monotonic() - started_s, principal)
 
     async def _admitted(
@@ -193,8 +192,8 @@ class PassedOn:
 
     def _finish(self, outcome: tuple[str, str], duration_s: float, principal: Principal | None) -> None:
         code, reason = outcome
-        self._runtime.handled.labels(self.path, code, reason).inc()
-        self._duration.observe(duration_s)
+        self._counts.ended(code, reason)
+        self._counts.duration.observe(duration_s)
         if self._runtime.access_log:
             self._log.info(
                 "call passed on",

@@ -119,5 +119,5 @@ class PublicHandler(grpc.GenericRpcHandler):
         elif self._runtime.access_log:
             self._log.info("call refused", method=known, reason=failure.reason, request_id=request_id)
         self._metrics.refused(failure.reason)
-        self._runtime.handled.labels(known, failure.entry.grpc, failure.reason).inc()
+        self._runtime.counts.method(known).ended(failure.entry.grpc, failure.reason)
         return refuse_call(failure, by_name)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
 import uuid
 from collections.abc import Awaitable, Callable
@@ -47,9 +46,7 @@ class UnaryEndpoint:
         self._answer = answer
         self._log = log
         self._runtime = runtime
-        self._ok = runtime.handled.labels(path, "OK", "")
-        self._duration = runtime.duration.labels(path)
-        self._in_flight = runtime.in_flight.labels(path)
+        self._counts = runtime.counts.method(path)
 
     def handler(self, principal: Principal | None) -> grpc.RpcMethodHandler[Any, Any]:
         """A handler for one admitted call, bytes in and bytes out."""
@@ -67,7 +64,7 @@ class UnaryEndpoint:
         request_id = request_id_of(metadata)
         context.set_trailing_metadata(((REQUEST_ID_KEY, request_id),))
         code, reason = "CANCELLED", catalogue.CALL_CANCELLED.reason
-        self._in_flight.inc()
+        self._counts.in_flight += 1
         try:
             caller = Caller(
                 tenant_id=principal.tenant_id,
@@ -81,23 +78,19 @@ class UnaryEndpoint:
             finally:
                 self.gate.leave()
             code, reason = "OK", ""
-            self._ok.inc()
             return answer
-        except asyncio.CancelledError:
-            self._runtime.handled.labels(self._path, code, reason).inc()
-            raise
         except Exception as error:
             correlation_id = uuid.uuid4().hex
             failure = from_exception(error, correlation_id)
             if failure is not error:
                 self._runtime.log.exception("unexpected failure", correlation_id=correlation_id)
             code, reason = failure.entry.grpc, failure.reason
-            self._runtime.handled.labels(self._path, code, reason).inc()
             await abort(context, failure, trailing=((REQUEST_ID_KEY, request_id),))
         finally:
-            self._in_flight.dec()
+            self._counts.in_flight -= 1
+            self._counts.ended(code, reason)
             duration_s = time.monotonic() - started_s
-            self._duration.observe(duration_s)
+            self._counts.duration.observe(duration_s)
             if self._log is not None:
                 self._log.record(
                     method=self._path,

@@ -113,8 +113,7 @@ class StreamEndpoint:
         self._access = access
         self._load = load
         self._runtime = runtime
-        self._duration = runtime.duration.labels(path)
-        self._in_flight = runtime.in_flight.labels(path)
+        self._counts = runtime.counts.method(path)
         self._open: set[_Stream] = set()
         self._draining = False
 
@@ -140,7 +139,7 @@ class StreamEndpoint:
         request_id = request_id_of(metadata)
         context.set_trailing_metadata(((REQUEST_ID_KEY, request_id),))
         code, reason = "CANCELLED", catalogue.CALL_CANCELLED.reason
-        self._in_flight.inc()
+        self._counts.in_flight += 1
         stream = _Stream(context, self._load)
         calls = self._open_calls(Opening(principal.tenant_id, request_id, metadata, stream.wake))
         stream.calls = calls
@@ -167,10 +166,10 @@ class StreamEndpoint:
             await abort(context, failure, trailing=((REQUEST_ID_KEY, request_id),))
         finally:
             calls.close()
-            self._in_flight.dec()
+            self._counts.in_flight -= 1
             duration_s = time.monotonic() - started_s
-            self._duration.observe(duration_s)
-            self._runtime.handled.labels(self._path, code, reason).inc()
+            self._counts.duration.observe(duration_s)
+            self._counts.ended(code, reason)
             if self._runtime.access_log:
                 self._runtime.log.info(
                     "stream",
