@@ -1,4 +1,4 @@
-"""What magika's model wants to know about a file, and what its answers mean. Needs only numpy.
+"""What magika's model wants to know about a file. Needs only numpy.
 
 The model sees 2048 numbers a file: its first 1024 bytes and its last 1024, white space at the ends stripped, with 256
 where the file is too short to fill them.
@@ -6,7 +6,8 @@ where the file is too short to fill them.
 
 from __future__ import annotations
 
-import re
+import sys
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,12 @@ SIDE = 1024
 BLOCK_BYTES = 4096
 NO_BYTE = 256
 MEANINGFUL_BYTES_MIN = 8
-MANIFEST = Path(__file__).parents[1] / "libs/cli/src/headrace_cli/samples/magika/model.yaml"
+REPOSITORY = Path(__file__).resolve().parents[1]
+DEFAULT_FILES = [
+    *(REPOSITORY / name for name in ("README.md", "Makefile", "pyproject.toml", "buf.yaml", "LICENSE")),
+    Path(__file__),
+    Path(sys.executable),
+]
 
 
 def file_features(path: Path) -> NDArray[np.int32] | None:
@@ -34,22 +40,12 @@ def file_features(path: Path) -> NDArray[np.int32] | None:
     return features
 
 
-def stacked_features(paths: list[Path]) -> tuple[list[Path], NDArray[np.int32]]:
-    """The files that hold enough to tell, and one row for each of them, shape (files, 2048)."""
-    rows = {path: features for path in paths if (features := file_features(path)) is not None}
-    return list(rows), np.stack(list(rows.values())) if rows else np.empty((0, 2 * SIDE), np.int32)
+def features_by_file(paths: Iterable[Path]) -> dict[Path, NDArray[np.int32]]:
+    """One row for each file that holds enough to tell, shape (1, 2048): the input of one request."""
+    rows = ((path, file_features(path)) for path in paths if path.is_file())
+    return {path: row[None] for path, row in rows if row is not None}
 
 
-def manifest_labels() -> list[str]:
-    """The file types in the order of the model's outputs, read from the sample's manifest in this repository."""
-    listed = re.search(r"class_labels: \[(.*?)\]", MANIFEST.read_text(), re.DOTALL)
-    return re.findall(r"\w+", listed[1]) if listed else []
-
-
-def print_table(paths: list[Path], scores: NDArray[np.float32], labels: list[str]) -> None:
-    """One line a file: name, most probable type, its probability."""
-    width = max(4, *(len(path.name) for path in paths))
-    print(f"{'file':<{width}}  {'type':<16}  score")
-    for path, row in zip(paths, scores, strict=True):
-        best = int(row.argmax())
-        print(f"{path.name:<{width}}  {labels[best]:<16}  {row[best]:6.1%}{'  (unsure)' if row[best] < 0.5 else ''}")
+def print_type(path: Path, label: str, score: float) -> None:
+    """One line: name, most probable type, its probability."""
+    print(f"{path.name:<24}  {label:<16}  {score:6.1%}{'  (unsure)' if score < 0.5 else ''}")
