@@ -9,41 +9,52 @@ from typing import Any
 from headrace_common.loop_load import LoopLoad
 
 _GATHER_MAX_S = 0.004
-_STEEPNESS = 3
-_BUSY_CALLS = 8
-_QUORUM = 2
+_GATHER_MIN_S = 0.0001
+_QUORUM_MIN = 16
 
 
 class FramePacer:
     """Decides when the next frame of a stream leaves.
 
-    A frame costs much the same however many calls it carries. So on a stream with many calls in flight what is due
-    waits until half of them have gathered, at most for so long as the process is busy: four milliseconds on an
-    event loop that works a third of the time, hardly at all on an idle one. On a quiet stream it leaves at once.
+    A frame costs much the same however many calls it carries, at both of its ends. So what is due waits for company:
+    at most until half of the calls in flight, and sixteen, have gathered, and at most for so long as this process or
+    its peer is busy. That is four milliseconds on an event loop that never rests, and nothing on an idle one. A call
+    that is alone on its stream never waits.
     Source: adaptive interrupt moderation of network cards, which trades the same delay for the same saving.
 
     Args:
         calls: How many calls wait for a frame now, and how many are in flight, those that wait included.
         load: How busy the event loop is.
+
+    Attributes:
+        peer_gather_s: How long the peer would like frames to gather.
     """
 
     def __init__(self, *, calls: Callable[[], tuple[int, int]], load: LoopLoad) -> None:
+        self.peer_gather_s = 0.0
         self._calls = calls
         self._load = load
         self._due = asyncio.Event()
         self._timer: asyncio.TimerHandle | None = None
+
+    @property
+    def gather_s(self) -> float:
+        """How long this process would like frames to gather, its own and its peer's."""
+        return _GATHER_MAX_S * self._load.share**2
 
     def notify(self) -> None:
         """Something became due."""
         if self._due.is_set():
             return
         waiting, in_flight = self._calls()
-        if in_flight < _BUSY_CALLS or waiting * _QUORUM >= in_flight:
+        if in_flight <= 1 or waiting >= max(_QUORUM_MIN, in_flight // 2):
             self._set()
         elif self._timer is None:
-            self._timer = asyncio.get_running_loop().call_later(
-                _GATHER_MAX_S * min(1.0, _STEEPNESS * self._load.share), self._set
-            )
+            gather_s = min(_GATHER_MAX_S, max(self.gather_s, self.peer_gather_s))
+            if gather_s < _GATHER_MIN_S:
+                self._set()
+            else:
+                self._timer = asyncio.get_running_loop().call_later(gather_s, self._set)
 
     async def wait(self) -> None:
         """Returns when a frame should leave; what becomes due from then on is for the next one."""

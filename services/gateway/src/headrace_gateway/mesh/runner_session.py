@@ -62,7 +62,13 @@ class RunnerSession:
         self.closed = asyncio.Event()
         self.small_due = FramePacer(calls=lambda: (self.calls.queued, self.calls.in_flight), load=load)
         self.bulk_due = asyncio.Event()
-        self.calls = SessionCalls(limits=limits, budget=budget, wake=self._wake, ended=self._call_ended)
+        self.calls = SessionCalls(
+            limits=limits,
+            budget=budget,
+            wake=self._wake,
+            ended=self._call_ended,
+            gather_s=lambda: self.small_due.gather_s,
+        )
         self._clock = clock
         self._changed = changed
         self._released = False

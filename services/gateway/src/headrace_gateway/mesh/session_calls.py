@@ -73,13 +73,21 @@ class SessionCalls:
         limits: Sizes of the lanes.
         budget: Room for large results, shared by all sessions of the gateway.
         wake: Called whenever there may be a frame to send.
+        gather_s: How long results may wait for company, told with each frame.
         ended: Called after each terminal answer.
     """
 
     def __init__(
-        self, *, limits: LaneLimits, budget: ByteBudget, wake: Callable[[], None], ended: Callable[[], None]
+        self,
+        *,
+        limits: LaneLimits,
+        budget: ByteBudget,
+        wake: Callable[[], None],
+        ended: Callable[[], None],
+        gather_s: Callable[[], float] = lambda: 0.0,
     ) -> None:
         self._wake = wake
+        self._gather_s = gather_s
         self._ended = ended
         self._outbox: Outbox[CallHeader] = Outbox(limits=limits)
         self._inbox: Inbox[mesh_pb2.Result] = Inbox(limits=limits, budget=budget, wake=wake)
@@ -197,6 +205,7 @@ class SessionCalls:
         frame = self._frame.take(sum(len(parcel.payload) for parcel in parcels if not parcel.offered))
         frame.accepts.extend(accepts)
         frame.cancels.extend(cancels)
+        frame.gather_us = int(self._gather_s() * 1e6)
         for parcel in parcels:
             call = frame.offers.add() if parcel.offered else frame.calls.add()
             _write(call, parcel.id, parcel.header, len(parcel.payload))

@@ -194,6 +194,7 @@ class Session:
             received = await _read(small)
             frame = reused.take(len(received))
             frame.MergeFromString(received)
+            self._small_due.peer_gather_s = frame.gather_us / 1e6
             calls.on_call_frame(frame)
 
     async def _read_chunks(self, bulk: Stream, calls: SessionCalls) -> None:

@@ -514,6 +514,11 @@ class CallFrame(_message.Message):
     CANCELS_FIELD_NUMBER: _builtins.int
     CREDIT_FIELD_NUMBER: _builtins.int
     CHUNKS_FIELD_NUMBER: _builtins.int
+    GATHER_US_FIELD_NUMBER: _builtins.int
+    gather_us: _builtins.int
+    """How long results may wait for others to share a frame with, in microseconds: a busy gateway reads few frames with
+    less effort than many. Small lane.
+    """
     @_builtins.property
     def calls(self) -> _containers.RepeatedCompositeFieldContainer[Global___Call]:
         """Whole calls, payload included. Small lane."""
@@ -547,10 +552,11 @@ class CallFrame(_message.Message):
         cancels: _abc.Iterable[_builtins.int] | None = ...,
         credit: Global___Credit | None = ...,
         chunks: _abc.Iterable[Global___Chunk] | None = ...,
+        gather_us: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["credit", b"credit"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["accepts", b"accepts", "calls", b"calls", "cancels", b"cancels", "chunks", b"chunks", "credit", b"credit", "offers", b"offers"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["accepts", b"accepts", "calls", b"calls", "cancels", b"cancels", "chunks", b"chunks", "credit", b"credit", "gather_us", b"gather_us", "offers", b"offers"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
