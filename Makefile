@@ -34,15 +34,17 @@ lock: setup ## Resolve the dependencies again into both uv.lock files
 	$(BIN)/uv lock --project $(TRITON)
 
 .PHONY: generate
-generate: setup ## Generate libs/protos, the SDK's contracts, config/base.yaml and docs/errors.md from their sources
+generate: setup ## Generate what is checked in: code of the contracts, settings, the errors page, remedies
 	$(BIN)/python scripts/generate_protos.py
 	$(BIN)/python scripts/generate_config.py
+	$(BIN)/python scripts/generate_remedies.py
 	$(BIN)/python -m headrace_common.errors_page docs/errors.md
 
 .PHONY: generate-check
 generate-check: setup ## Check that what is generated is current
 	$(BIN)/python scripts/generate_protos.py --check
 	$(BIN)/python scripts/generate_config.py --check
+	$(BIN)/python scripts/generate_remedies.py --check
 	$(BIN)/python -m headrace_common.errors_page docs/errors.md --check
 
 .PHONY: format

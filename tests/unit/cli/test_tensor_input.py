@@ -1,4 +1,4 @@
-"""What a person may give for an input tensor."""
+"""What a person may give for inputs and parameters."""
 
 from __future__ import annotations
 
@@ -8,14 +8,25 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
-from hypothesis.extra import numpy as st_numpy
 
-from headrace_cli.tensor_input import InputArgument, parse_input_argument, read_source, to_array, to_raw
-from headrace_cli.tensor_output import Output, as_json, preview, read_outputs, top_classes
-from headrace_common.errors import ValidationError
-from inference import open_inference_pb2
+from headrace_cli.inference_call import Asked, build_request
+from headrace_cli.tensor_input import InputArgument, parse_input_argument, parse_parameter, read_source
+from headrace_client import Tensor
+from headrace_client.contracts.headrace.registry.v1 import manifest_pb2
+from headrace_client.errors import ValidationError
+from headrace_client.inference import encode_request
+
+
+def read(source: str, *, stdin: bytes = b"") -> Any:
+    return read_source(source, read_stdin=lambda: stdin)
+
+
+def manifest(**inputs: str) -> manifest_pb2.Manifest:
+    """A model's inputs with their datatypes."""
+    made = manifest_pb2.Manifest()
+    for name, datatype in inputs.items():
+        made.inputs.add(name=name, datatype=datatype, shape=[-1])
+    return made
 
 
 @pytest.mark.parametrize(
@@ -38,95 +49,108 @@ def test_arguments_are_split_into_name_and_source(text: str, name: str | None, s
 
 def test_files_are_told_apart_by_their_content(tmp_path: Path) -> None:
     rows = np.arange(6, dtype=np.float32).reshape(2, 3)
-    np.save(tmp_path / "rows.npy", rows)
-    (tmp_path / "rows.json").write_text(json.dumps(rows.tolist()))
-    assert np.array_equal(read_source(f"@{tmp_path / 'rows.npy'}"), rows)
-    assert read_source(f"@{tmp_path / 'rows.json'}") == rows.tolist()
+    np.save(tmp_path / "rows", rows)
+    (tmp_path / "rows.txt").write_text(json.dumps(rows.tolist()))
+    assert np.array_equal(read(f"@{tmp_path / 'rows.npy'}"), rows)
+    assert read(f"@{tmp_path / 'rows.txt'}") == rows.tolist()
+    assert np.array_equal(read("-", stdin=(tmp_path / "rows.npy").read_bytes()), rows)
 
 
 @pytest.mark.parametrize(
-    ("source", "message"), [("@/nowhere/x.npy", "can't be read"), ("[1,", "neither JSON nor an NPY")]
+    ("source", "message"),
+    [
+        ("@/nowhere/x.npy", "can't be read: No such file"),
+        ("@/", "can't be read: Is a directory"),
+        ("[1,", "neither JSON nor an NPY"),
+        ("", "neither JSON nor an NPY"),
+        ("\udcff", "neither JSON nor an NPY"),
+        ("[" * 100_000, "neither JSON nor an NPY"),
+        ("-", "standard input is neither"),
+    ],
+    ids=lambda value: ascii(value)[:24],
 )
 def test_sources_that_can_not_be_read_are_refused(source: str, message: str) -> None:
     with pytest.raises(ValidationError, match=message):
-        read_source(source)
+        read(source)
+
+
+@pytest.mark.parametrize("kept", [0, 1, 7, 12, 60, 127])
+def test_an_npy_file_that_is_cut_off_is_refused_wherever(kept: int, tmp_path: Path) -> None:
+    np.save(tmp_path / "rows.npy", np.ones(8, np.float32))
+    content = (tmp_path / "rows.npy").read_bytes()
+    (tmp_path / "cut").write_bytes(content[:kept])
+    with pytest.raises(ValidationError, match=r"neither JSON|not an NPY"):
+        read(f"@{tmp_path / 'cut'}")
+
+
+def test_a_header_that_promises_more_than_there_is_is_refused(tmp_path: Path) -> None:
+    np.save(tmp_path / "rows.npy", np.ones(8, np.float32))
+    content = (tmp_path / "rows.npy").read_bytes()
+    (tmp_path / "more").write_bytes(content.replace(b"(8,), }" + b" " * 12, b"(8" + b"0" * 12 + b",), }"))
+    with pytest.raises(ValidationError, match="not an NPY file"):
+        read(f"@{tmp_path / 'more'}")
 
 
 def test_pickles_are_never_loaded(tmp_path: Path) -> None:
     np.save(tmp_path / "evil.npy", np.array([{"a": 1}], dtype=object), allow_pickle=True)
     with pytest.raises(ValidationError, match="not an NPY file of numbers"):
-        read_source(f"@{tmp_path / 'evil.npy'}")
+        read(f"@{tmp_path / 'evil.npy'}")
 
 
 @pytest.mark.parametrize(
-    ("value", "datatype", "message"),
+    ("text", "name", "value"),
     [
-        ([[1], [1, 2]], "FP32", "different lengths"),
-        ([300], "UINT8", "holds 0 to 255 only"),
-        ([-1], "UINT64", "holds 0 to"),
-        ([1.5], "INT64", "fractions"),
-        ([True], "INT64", "booleans"),
-        ([1], "BOOL", "booleans"),
-        (["a"], "FP32", "needs numbers"),
-        ([1], "BYTES", "needs texts"),
-        ([1], "INT7", "not known here"),
-        (10**30, "INT64", "needs numbers"),
+        ("n=7", "n", 7),
+        ("n=-1.5", "n", -1.5),
+        ("on=true", "on", True),
+        ("mode=fast", "mode", "fast"),
+        ('mode="7"', "mode", "7"),
+        ("mode=", "mode", ""),
+        ("mode=[1]", "mode", "[1]"),
+        ("mode=null", "mode", "null"),
+        ("where=a=b", "where", "a=b"),
     ],
 )
-def test_values_that_do_not_fit_are_refused_by_input_name(value: Any, datatype: str, message: str) -> None:
-    with pytest.raises(ValidationError, match=message) as refused:
-        to_array(value, datatype=datatype, name="x")
-    assert "'x'" in refused.value.message
+def test_parameters_are_numbers_bools_and_texts(text: str, name: str, value: object) -> None:
+    assert parse_parameter(text) == (name, value)
+    assert type(parse_parameter(text)[1]) is type(value)
 
 
-def test_whole_numbers_fit_a_floating_input() -> None:
-    array = to_array([[1, 2]], datatype="FP32", name="x")
-    assert array.dtype == np.float32
-    assert array.shape == (1, 2)
+@pytest.mark.parametrize("text", ["n", "=7", ""])
+def test_a_parameter_needs_a_name_and_a_value(text: str) -> None:
+    with pytest.raises(ValidationError, match="write NAME=VALUE"):
+        parse_parameter(text)
 
 
-def test_a_scalar_has_no_axes() -> None:
-    assert to_array(16000, datatype="INT64", name="sr").shape == ()
+def test_inputs_get_the_datatypes_of_the_model() -> None:
+    asked = Asked(model="m:3", inputs=["a=[1, 2]", 'b=["x"]', "c=5"], parameters=["p=1"], priority=2, request_id="r")
+    request = build_request(asked, manifest(a="FP16", b="BYTES", c="INT64"))
+    assert (request.model, request.version, request.parameters, request.priority) == ("m", 3, {"p": 1}, 2)
+    message = encode_request(request).request
+    assert [(tensor.name, tensor.datatype, list(tensor.shape)) for tensor in message.inputs] == [
+        ("a", "FP16", [2]),
+        ("b", "BYTES", [1]),
+        ("c", "INT64", []),
+    ]
+    assert message.raw_input_contents[2] == (5).to_bytes(8, "little")
 
 
-def answer(datatype: str, array: Any, raw: bytes) -> Output:
-    response = open_inference_pb2.ModelInferResponse(raw_output_contents=[raw])
-    response.outputs.add(name="y", datatype=datatype, shape=array.shape)
-    return read_outputs(response)[0]
+def test_the_only_input_needs_no_name() -> None:
+    request = build_request(Asked(model="m", inputs=["[1]"]), manifest(x="UINT8"))
+    tensor = request.inputs["x"]
+    assert isinstance(tensor, Tensor)
+    assert (tensor.values, tensor.datatype) == ([1], "UINT8")
 
 
-@given(st_numpy.arrays(np.float32, st_numpy.array_shapes(min_dims=0, max_dims=3), elements=st.floats(width=32)))
-def test_floats_come_back_bit_for_bit(array: Any) -> None:
-    back = answer("FP32", array, to_raw(to_array(array, datatype="FP32", name="x"), datatype="FP32"))
-    assert back.array.tobytes() == array.tobytes()
-    assert back.array.shape == array.shape
-
-
-@given(st.lists(st.text() | st.binary().map(lambda raw: raw.hex()), max_size=20))
-def test_texts_come_back(texts: list[str]) -> None:
-    array = to_array(texts, datatype="BYTES", name="x")
-    back = answer("BYTES", array, to_raw(array, datatype="BYTES"))
-    assert as_json(back)["data"] == texts
-
-
-@pytest.mark.parametrize(("value", "kept"), [(1.0, 1.0), (1.00390625, 1.0), (1.01171875, 1.015625), (-2.5, -2.5)])
-def test_bf16_rounds_to_the_nearest_even(value: float, kept: float) -> None:
-    array = to_array([value], datatype="BF16", name="x")
-    assert answer("BF16", array, to_raw(array, datatype="BF16")).array.tolist() == [kept]
-
-
-def test_an_answer_with_the_wrong_size_is_refused() -> None:
-    with pytest.raises(ValidationError, match="output 'y' of the answer can't be read"):
-        answer("FP32", np.zeros(3), b"\0" * 8)
-
-
-def test_long_outputs_are_cut_and_counted() -> None:
-    shown = preview(Output(name="y", datatype="FP32", array=np.arange(100, dtype=np.float32)))
-    assert shown == "0, 1, 2, 3, 4, 5, 6, 7 … 92 more"
-
-
-def test_classes_are_named_per_row_only_where_the_last_axis_fits() -> None:
-    scores = Output(name="y", datatype="FP32", array=np.array([[0.1, 0.7, 0.2]], np.float32))
-    (row,) = top_classes(scores, ["a", "b", "c"])
-    assert [label for label, _ in row] == ["b", "c", "a"]
-    assert top_classes(scores, ["a", "b"]) == []
+@pytest.mark.parametrize(
+    ("inputs", "message"),
+    [
+        (["[1]"], "has 2 inputs .a, b.: write NAME=VALUE"),
+        (["c=[1]"], "no input 'c', only a, b"),
+        (["a=[1]", "a=[2]"], "input 'a' is given twice"),
+        (["a=-", "b=-"], "one input only"),
+    ],
+)
+def test_inputs_that_the_model_can_not_take_are_refused(inputs: list[str], message: str) -> None:
+    with pytest.raises(ValidationError, match=message):
+        build_request(Asked(model="m", inputs=inputs), manifest(a="FP32", b="FP32"))

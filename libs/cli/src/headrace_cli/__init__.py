@@ -1,7 +1,7 @@
 """The headrace command: local mesh supervisor and client."""
 
-# First, because it settles how gRPC behaves in a process that starts others.
-import headrace_common as _settled_first
+import os
 
-__all__: list[str] = []
-del _settled_first
+# Read when gRPC is first imported. Its fork handlers crash about one in five of the processes that the supervisor
+# starts before they become the program that they were started for.
+os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")

@@ -2,68 +2,58 @@
 
 from __future__ import annotations
 
-import json
+import io
+import os
+import signal
 import sys
-from typing import NoReturn
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, NoReturn
 
-from rich.text import Text
-
-from headrace_cli.app import app
-from headrace_cli.connection import UnreachableError
-from headrace_cli.terminal import messages
-from headrace_common.errors import HeadraceError
-
-EXIT_FAILED = 1
-EXIT_UNREACHABLE = 3
-EXIT_INTERRUPTED = 130
+if TYPE_CHECKING:
+    from collections.abc import Generator
 
 
 def main() -> NoReturn:
-    """Run the command; wrong usage ends it with 2 by itself."""
+    """Run the command. Wrong usage ends it with 2, an interrupt with 130."""
+    with _interrupts_end_it():
+        import typer
+
+        from headrace_cli.app import app
+
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            # A terminal without UTF-8 gets a question mark for what it can't show.
+            stream.reconfigure(errors="replace")
+    as_json = "--json" in sys.argv
     try:
-        app()
-    except HeadraceError as error:
-        _explain(
-            error.message,
-            code=error.code,
-            reason=error.reason,
-            remedy=error.entry.remedy,
-            retryable=error.retryable,
-        )
-        sys.exit(EXIT_FAILED)
-    except UnreachableError as error:
-        _explain(
-            str(error),
-            code="UNREACHABLE",
-            reason="UNREACHABLE",
-            remedy="Start a mesh with `headrace up`, or name another one with --endpoint.",
-            retryable=True,
-        )
-        sys.exit(EXIT_UNREACHABLE)
-    except KeyboardInterrupt:
-        sys.exit(EXIT_INTERRUPTED)
+        # Ends the process by itself, unless failures are to be JSON.
+        sys.exit(app(standalone_mode=not as_json))
     except BrokenPipeError:
-        # The reader of our output (`| head`) has gone; the rest has nowhere to go.
-        sys.stderr.close()
-        sys.exit(EXIT_FAILED)
-    raise AssertionError("the command ends by itself")
+        _leave_quietly()
+    except Exception as error:
+        if "HEADRACE_DEBUG" in os.environ and not isinstance(error, typer.TyperException):
+            raise
+        # Brings gRPC along, which a command that fails has mostly loaded already.
+        from headrace_cli.failures import explain, failure_of
+
+        sys.exit(explain(failure_of(error), as_json=as_json))
 
 
-def _explain(message: str, *, code: str, reason: str, remedy: str, retryable: bool) -> None:
-    console = messages()
-    if "--json" in sys.argv:
-        failure = {
-            "code": code,
-            "reason": reason,
-            "message": message,
-            "remedy": remedy,
-            "retryable": retryable,
-        }
-        console.print(json.dumps({"error": failure}), markup=False)
-        return
-    console.print(Text.assemble(("✗ ", "bad"), message, (f"  [{code}]", "quiet")))
-    if remedy:
-        console.print(Text("  " + remedy, style="quiet"))
+@contextmanager
+def _interrupts_end_it() -> Generator[None]:
+    """While nothing can be cleaned up yet, Ctrl-C ends the process as it ends any, without a traceback."""
+    before = signal.getsignal(signal.SIGINT)
+    if before is signal.default_int_handler:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+def _leave_quietly() -> NoReturn:
+    """The reader of our output (`| head`) has gone; the rest has nowhere to go."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, sys.stdout.fileno())
+    sys.exit(1)
 
 
 if __name__ == "__main__":

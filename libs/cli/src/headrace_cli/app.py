@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from importlib.metadata import version as installed_version
+from typing import Annotated
 
 import typer
 
-from headrace_cli.commands import infer, keys, models, runners, tenants, up
-from headrace_cli.commands.session import AsJson, print_json
+from headrace_cli.commands import infer, keys, models, runners, status, tenants, up
+from headrace_cli.documents import print_json
 from headrace_cli.terminal import output
 
 _EPILOG = (
-    "Exit status: 0 done, 1 refused or failed, 2 wrong usage, 3 no mesh answers. "
-    "HEADRACE_ENDPOINT and HEADRACE_API_KEY stand in for --endpoint and --api-key."
+    "Exit status: 0 done, 1 refused or failed, 2 wrong usage, 3 no mesh answers, 130 interrupted. "
+    "HEADRACE_ENDPOINT, HEADRACE_API_KEY and HEADRACE_PROFILE stand in for --endpoint, --api-key and --profile; "
+    "profiles are read from HEADRACE_CONFIG or ~/.config/headrace/config.toml."
 )
 
 app = typer.Typer(
@@ -20,9 +21,9 @@ app = typer.Typer(
     epilog=_EPILOG,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
-    add_completion=False,
 )
 app.command("up")(up.up)
+app.command("status")(status.status)
 app.command("infer")(infer.infer)
 app.add_typer(models.app, name="models")
 app.add_typer(runners.app, name="runners")
@@ -31,10 +32,13 @@ app.add_typer(keys.app, name="keys")
 
 
 @app.command("version")
-def version(as_json: AsJson = False) -> None:
+def version(as_json: Annotated[bool, typer.Option("--json", help="Answer with JSON.")] = False) -> None:
     """Show the version of this command."""
+    # Loaded here because it takes long and nothing else needs it.
+    from importlib.metadata import version as installed_version
+
     number = installed_version("headrace")
     if as_json:
         print_json({"version": number})
     else:
-        output().print(number, markup=False)
+        output().print(number)

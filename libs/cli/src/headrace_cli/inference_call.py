@@ -2,87 +2,138 @@
 
 from __future__ import annotations
 
+import sys
 import time
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 from rich.text import Text
 
-from headrace.registry.v1 import manifest_pb2
-from headrace_cli.commands.models import get_version, split_version
-from headrace_cli.commands.session import print_json
-from headrace_cli.connection import Connection
-from headrace_cli.presentation import shape_text, table
-from headrace_cli.tensor_input import parse_input_argument, read_source, to_array, to_raw
-from headrace_cli.tensor_output import Output, as_json, preview, read_outputs, top_classes
+from headrace_cli.documents import print_json
+from headrace_cli.model_names import split_version
+from headrace_cli.presentation import printable, shape_text, table, words
+from headrace_cli.session import Session
+from headrace_cli.tensor_input import parse_input_argument, parse_parameter, read_source
+from headrace_cli.tensor_output import Output, as_json, preview, top_classes
 from headrace_cli.terminal import output
-from headrace_common.errors import ValidationError
-from inference import open_inference_pb2, open_inference_pb2_grpc
+from headrace_client import InferRequest, InferResult, Tensor
+from headrace_client.contracts.headrace.registry.v1 import manifest_pb2
+from headrace_client.errors import ValidationError
+
+_TIMEOUT_S = 60.0
 
 
-def infer_once(connection: Connection, *, model: str, inputs: list[str], outputs: list[str], json_answer: bool) -> None:
+@dataclass(frozen=True, kw_only=True)
+class Asked:
+    """What the person wrote, as texts."""
+
+    model: str
+    inputs: Sequence[str]
+    outputs: Sequence[str] = ()
+    parameters: Sequence[str] = ()
+    priority: int | None = None
+    request_id: str | None = None
+
+
+def infer_once(session: Session, asked: Asked) -> None:
     """Send one request and print its answer.
 
     Raises:
+        BadParameter: the version is not a number.
         HeadraceError: the mesh refused it, or an input doesn't fit.
-        UnreachableError: nobody answers.
     """
-    name, number = split_version(model)
-    manifest = get_version(connection, name, number).manifest
-    request = build_request(name, number, inputs, outputs, manifest)
-    stub = open_inference_pb2_grpc.GRPCInferenceServiceStub(connection.channel)
-    started_at = time.monotonic()
-    response = connection.call(stub.ModelInfer, request)
-    took_s = time.monotonic() - started_at
-    answers = read_outputs(response)
-    if json_answer:
-        answered = [as_json(answer) for answer in answers]
-        print_json({"model": response.model_name, "version": response.model_version, "outputs": answered})
-        return
-    _print_answers(answers, list(manifest.class_labels))
-    output().print(Text(f"{response.model_name}:{response.model_version} in {took_s * 1000:.0f} ms", style="quiet"))
+    name, number = split_version(asked.model)
+    with session.client(timeout_s=_TIMEOUT_S) as client:
+        manifest = client.models.version(name, number).manifest
+        request = build_request(asked, manifest)
+        started_at = time.monotonic()
+        result = client.infer(
+            request.model,
+            request.inputs,
+            version=request.version,
+            outputs=request.outputs,
+            parameters=request.parameters,
+            priority=request.priority,
+            request_id=request.request_id,
+        )
+        took_s = time.monotonic() - started_at
+    answers = [
+        Output(name=name, datatype=result.datatypes[name], array=array) for name, array in result.outputs.items()
+    ]
+    if session.as_json:
+        print_json(_document(result, answers))
+    else:
+        _print_answers(answers, list(manifest.class_labels))
+        output().print(words(_footer(result, took_s), "quiet"))
 
 
-def build_request(
-    model: str, version: int, inputs: list[str], outputs: list[str], manifest: manifest_pb2.Manifest
-) -> open_inference_pb2.ModelInferRequest:
-    """The request for what the person gave, with raw contents.
+def build_request(asked: Asked, manifest: manifest_pb2.Manifest) -> InferRequest:
+    """The request for what the person gave, with the datatypes that the model wants.
 
     Raises:
-        ValidationError: an input is unknown, given twice, or doesn't fit its datatype.
+        BadParameter: the version is not a number.
+        ValidationError: an input is unknown or given twice, or can't be read.
     """
-    request = open_inference_pb2.ModelInferRequest(model_name=model, model_version=str(version) if version else "")
-    tensors = {tensor.name: tensor for tensor in manifest.inputs}
-    given: set[str] = set()
-    for text in inputs:
-        argument = parse_input_argument(text)
-        if argument.name is None and len(tensors) != 1:
-            raise ValidationError(f"'{model}' has {len(tensors)} inputs ({', '.join(tensors)}): write NAME=VALUE")
-        name = argument.name if argument.name is not None else next(iter(tensors))
-        if name not in tensors:
-            raise ValidationError(f"'{model}' has no input '{name}', only {', '.join(tensors)}", field=name)
-        if name in given:
-            raise ValidationError(f"input '{name}' is given twice", field=name)
-        given.add(name)
-        datatype = tensors[name].datatype
-        array = to_array(read_source(argument.source), datatype=datatype, name=name)
-        request.inputs.add(name=name, datatype=datatype, shape=array.shape)
-        request.raw_input_contents.append(to_raw(array, datatype=datatype))
-    for name in outputs:
-        request.outputs.add(name=name)
-    return request
+    name, number = split_version(asked.model)
+    datatypes = {tensor.name: tensor.datatype for tensor in manifest.inputs}
+    inputs: dict[str, Tensor] = {}
+    sources = [parse_input_argument(text) for text in asked.inputs]
+    if sum(argument.source == "-" for argument in sources) > 1:
+        raise ValidationError("standard input can be read for one input only", field="input")
+    for argument in sources:
+        if argument.name is None and len(datatypes) != 1:
+            raise ValidationError(f"'{name}' has {len(datatypes)} inputs ({', '.join(datatypes)}): write NAME=VALUE")
+        tensor = argument.name if argument.name is not None else next(iter(datatypes))
+        if tensor not in datatypes:
+            raise ValidationError(f"'{name}' has no input '{tensor}', only {', '.join(datatypes)}", field=tensor)
+        if tensor in inputs:
+            raise ValidationError(f"input '{tensor}' is given twice", field=tensor)
+        inputs[tensor] = Tensor(read_source(argument.source, read_stdin=sys.stdin.buffer.read), datatypes[tensor])
+    return InferRequest(
+        name,
+        inputs,
+        version=number,
+        outputs=asked.outputs,
+        parameters=dict(parse_parameter(text) for text in asked.parameters),
+        priority=asked.priority,
+        request_id=asked.request_id,
+    )
+
+
+def _document(result: InferResult, answers: list[Output]) -> dict[str, object]:
+    ran = result.execution
+    return {
+        "model": result.model,
+        "version": result.version,
+        "id": result.id,
+        "outputs": [as_json(answer) for answer in answers],
+        "parameters": dict(result.parameters),
+        "execution": {
+            "runner": ran.runner,
+            "backend": ran.backend,
+            "device_type": ran.device_type,
+            "queue_s": ran.queue_s,
+            "compute_s": ran.compute_s,
+        },
+    }
+
+
+def _footer(result: InferResult, took_s: float) -> str:
+    ran = result.execution
+    return (
+        f"{result.model}:{result.version} in {took_s * 1000:.0f} ms, of which {ran.compute_s * 1000:.1f} ms "
+        f"on {ran.runner} ({ran.backend}, {ran.device_type})"
+    )
 
 
 def _print_answers(answers: list[Output], labels: list[str]) -> None:
     shown = table("output", "datatype", "shape", "values")
     for answer in answers:
-        shown.add_row(
-            Text(answer.name, style="name"),
-            answer.datatype,
-            Text(shape_text(list(answer.array.shape))),
-            Text(preview(answer)),
-        )
+        shape = shape_text(list(answer.array.shape))
+        shown.add_row(words(answer.name, "name"), answer.datatype, shape, words(preview(answer)))
     console = output()
     console.print(shown)
     for answer in answers:
         for position, row in enumerate(top_classes(answer, labels)):
             classes = ", ".join(f"{label} {score:.1%}" for label, score in row)
-            console.print(Text.assemble((f"row {position}: ", "quiet"), (classes, "value")))
+            console.print(Text.assemble((f"row {position}: ", "quiet"), (printable(classes), "value")))

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from google.protobuf.timestamp_pb2 import Timestamp
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
+from rich.text import Text
+
+if TYPE_CHECKING:
+    from google.protobuf.message import Message
 
 _UUID_CHARS = 36
 
@@ -26,6 +29,23 @@ def table(*columns: str) -> Table:
     return made
 
 
+def facts() -> Table:
+    """An empty table of names and values."""
+    made = table("", "")
+    made.show_header = False
+    return made
+
+
+def words(text: str, style: str = "") -> Text:
+    """A text of somebody else's, for one cell: not markup, on one line, and without what could steer a terminal."""
+    return Text(printable(text), style=style)
+
+
+def printable(text: str) -> str:
+    """The text on one line; other characters that are not to be seen become a replacement character."""
+    return "".join(one if one.isprintable() else " " if one.isspace() else "\N{REPLACEMENT CHARACTER}" for one in text)
+
+
 def size_text(size_bytes: int) -> str:
     """A size in the largest binary unit that leaves a number of at least 1."""
     size = float(size_bytes)
@@ -36,21 +56,36 @@ def size_text(size_bytes: int) -> str:
     raise AssertionError("the last unit takes everything")
 
 
-def time_text(timestamp: Timestamp) -> str:
-    """A time in UTC, to the second; empty when it is not set."""
-    if not timestamp.seconds:
+def time_text(message: Message, field: str) -> str:
+    """A timestamp in UTC, to the second; empty when it is not set."""
+    if not message.HasField(field):
         return ""
-    return datetime.fromtimestamp(timestamp.seconds, UTC).strftime("%Y-%m-%d %H:%M:%S")
+    seconds: int = getattr(message, field).seconds
+    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d %H:%M:%S")
 
 
-def enum_text(enum: Any, value: int) -> str:
-    """`VERSION_STATE_READY` as `ready`."""
-    name: str = enum.Name(value)
-    prefix = enum.DESCRIPTOR.name
-    snake = "".join(f"_{letter}" if letter.isupper() else letter for letter in prefix).lstrip("_").upper()
-    return name.removeprefix(snake + "_").lower().replace("_", " ")
+def enum_text(message: Message, field: str) -> str:
+    """`VERSION_STATE_READY` as `ready`; several values one after the other."""
+    enum: Any = message.DESCRIPTOR.fields_by_name[field].enum_type
+    value: Any = getattr(message, field)
+    numbers: list[int] = [value] if isinstance(value, int) else list(value)
+    return ", ".join(_enum_word(enum, number) for number in numbers)
+
+
+def _enum_word(enum: Any, number: int) -> str:
+    known = enum.values_by_number.get(number)
+    if known is None:
+        return str(number)  # Of a mesh that is newer than this command.
+    snake = "".join(f"_{letter}" if letter.isupper() else letter for letter in enum.name).lstrip("_").upper()
+    name: str = known.name
+    return name.removeprefix(snake + "_").lower()
 
 
 def shape_text(shape: list[int]) -> str:
     """`[*, 2048]`: a star is a size that the request chooses."""
     return "[" + ", ".join("*" if size < 0 else str(size) for size in shape) + "]"
+
+
+def mean_ms_text(nanoseconds: int, count: int) -> str:
+    """The mean in milliseconds; a dash for nothing."""
+    return f"{nanoseconds / count / 1e6:.2f}" if count else "-"

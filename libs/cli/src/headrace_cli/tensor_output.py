@@ -1,18 +1,14 @@
-"""Reads output tensors of the Open Inference Protocol and shows them."""
+"""Output tensors as JSON and as lines for people."""
 
 from __future__ import annotations
 
 import base64
-import struct
+import math
 from dataclasses import dataclass
 from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
-
-from headrace_cli.tensor_input import NUMPY_TYPES
-from headrace_common.errors import ValidationError
-from inference import open_inference_pb2
 
 _SHOWN_ELEMENTS = 8
 _SHOWN_CLASSES = 3
@@ -27,71 +23,27 @@ class Output:
     array: NDArray[Any]
 
 
-def read_outputs(response: open_inference_pb2.ModelInferResponse) -> list[Output]:
-    """The outputs of a response, which a Headrace gateway sends as raw contents.
-
-    Raises:
-        ValidationError: the response carries another form, or its sizes don't match.
-    """
-    if len(response.raw_output_contents) != len(response.outputs):
-        raise ValidationError("the answer does not carry its outputs as raw contents")
-    return [
-        Output(name=output.name, datatype=output.datatype, array=_array(output, raw))
-        for output, raw in zip(response.outputs, response.raw_output_contents, strict=True)
-    ]
-
-
-def _array(output: Any, raw: bytes) -> NDArray[Any]:
-    shape = tuple(output.shape)
-    try:
-        if output.datatype == "BYTES":
-            elements = _elements(raw)
-            array = np.empty(len(elements), dtype=object)
-            array[:] = elements
-            return array.reshape(shape)
-        if output.datatype == "BF16":
-            bits = np.frombuffer(raw, "<u2").astype(np.uint32) << 16
-            return bits.view(np.float32).reshape(shape)
-        dtype = np.dtype(NUMPY_TYPES[output.datatype]).newbyteorder("<")
-        return np.frombuffer(raw, dtype).reshape(shape)
-    except (KeyError, ValueError, struct.error):
-        raise ValidationError(f"output '{output.name}' of the answer can't be read") from None
-
-
-def _elements(raw: bytes) -> list[bytes]:
-    elements: list[bytes] = []
-    position = 0
-    while position < len(raw):
-        (length,) = struct.unpack_from("<I", raw, position)
-        position += 4
-        if position + length > len(raw):
-            raise ValueError("an element is longer than what is left")
-        elements.append(raw[position : position + length])
-        position += length
-    return elements
-
-
 def as_json(output: Output) -> dict[str, object]:
-    """The output with nested lists; BYTES as text where they are UTF-8, else as base64."""
-    data: object = output.array.tolist()
-    if output.datatype == "BYTES":
-        data = _texts(data)
-    return {
+    """The output with nested lists.
+
+    BYTES are texts where all are UTF-8; else all are base64, and `encoding` says so. Numbers that JSON lacks are the
+    texts `NaN`, `Infinity` and `-Infinity`, as protobuf has them.
+    """
+    shown: dict[str, object] = {
         "name": output.name,
         "datatype": output.datatype,
         "shape": list(output.array.shape),
-        "data": data,
     }
-
-
-def _texts(data: object) -> object:
-    if isinstance(data, list):
-        return [_texts(element) for element in cast("list[object]", data)]
-    element = cast("bytes", data)
-    try:
-        return element.decode()
-    except UnicodeDecodeError:
-        return base64.b64encode(element).decode()
+    data: object = output.array.tolist()
+    if output.datatype == "BYTES":
+        try:
+            data = _each(data, bytes.decode)
+        except UnicodeDecodeError:
+            shown["encoding"] = "base64"
+            data = _each(data, _base64)
+    elif output.array.dtype.kind == "f" and not np.isfinite(output.array).all():
+        data = _each(data, _number)
+    return shown | {"data": data}
 
 
 def preview(output: Output) -> str:
@@ -109,6 +61,22 @@ def top_classes(output: Output, labels: list[str]) -> list[list[tuple[str, float
         return []
     rows = array.reshape(-1, len(labels))
     return [[(labels[index], float(row[index])) for index in np.argsort(row)[::-1][:_SHOWN_CLASSES]] for row in rows]
+
+
+def _each(data: object, change: Any) -> object:
+    if isinstance(data, list):
+        return [_each(element, change) for element in cast("list[object]", data)]
+    return change(data)
+
+
+def _base64(value: bytes) -> str:
+    return base64.b64encode(value).decode()
+
+
+def _number(value: float) -> float | str:
+    if math.isfinite(value):
+        return value
+    return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
 
 
 def _element_text(element: Any) -> str:

@@ -6,34 +6,54 @@ from typing import Annotated
 
 import typer
 
-from headrace_cli.commands.session import DEFAULT_API_KEY, ApiKey, AsJson, Endpoint, Timeout, connect
-
-Inputs = Annotated[
-    list[str],
-    typer.Option(
-        "--input",
-        "-i",
-        metavar="[NAME=]VALUE",
-        help="A tensor: @FILE.npy, @FILE.json, a JSON literal, or - for standard input. Repeat for each tensor.",
-    ),
-]
+from headrace_cli.session import Session, calls_mesh
 
 
+@calls_mesh
 def infer(
-    model: Annotated[str, typer.Argument(metavar="MODEL[:VERSION]", help="Without a version: the latest.")],
-    inputs: Inputs,
+    session: Session,
+    model: Annotated[str, typer.Argument(metavar="MODEL[:VERSION]", help="Without a version: the newest ready one.")],
+    inputs: Annotated[
+        list[str],
+        typer.Option(
+            "--input",
+            "-i",
+            metavar="[NAME=]VALUE",
+            help="A tensor: @FILE.npy, @FILE.json, a JSON literal, or - for standard input. Repeat for each tensor.",
+        ),
+    ],
     outputs: Annotated[
         list[str] | None,
-        typer.Option("--output", "-o", metavar="NAME", help="An output to ask for. Default: all."),
+        typer.Option("--output", "-o", metavar="NAME", help="An output to ask for. Repeat it. Default: all."),
     ] = None,
-    endpoint: Endpoint = None,
-    api_key: ApiKey = DEFAULT_API_KEY,
-    timeout: Timeout = 60.0,
-    json_answer: AsJson = False,
+    parameters: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--parameter",
+            "-p",
+            metavar="NAME=VALUE",
+            help="A parameter of the request: a JSON number, true, false, or a text. Repeat it.",
+        ),
+    ] = None,
+    priority: Annotated[
+        int | None,
+        typer.Option("--priority", min=0, max=9, help="0 to 9, 9 is most urgent. Default: 5.", show_default=False),
+    ] = None,
+    request_id: Annotated[
+        str | None,
+        typer.Option("--request-id", metavar="TEXT", help="Finds the request in the logs of the mesh."),
+    ] = None,
 ) -> None:
     """Send one request to a model and show its answer."""
-    # Brings the array library along, which takes as long to import as all the rest.
-    from headrace_cli.inference_call import infer_once
+    # Brings numpy along, which other commands' help and completion don't need.
+    from headrace_cli.inference_call import Asked, infer_once
 
-    with connect(endpoint, api_key, timeout_s=timeout) as connection:
-        infer_once(connection, model=model, inputs=inputs, outputs=outputs or [], json_answer=json_answer)
+    asked = Asked(
+        model=model,
+        inputs=inputs,
+        outputs=outputs or [],
+        parameters=parameters or [],
+        priority=priority,
+        request_id=request_id,
+    )
+    infer_once(session, asked)

@@ -9,19 +9,13 @@ from typing import Annotated
 import typer
 from rich.text import Text
 
-from headrace.quota.v1 import tenants_pb2, tenants_pb2_grpc
-from headrace_cli.commands.session import (
-    DEFAULT_API_KEY,
-    ApiKey,
-    AsJson,
-    Endpoint,
-    connect,
-    print_json,
-)
-from headrace_cli.presentation import enum_text, table, time_text
+from headrace_cli.documents import print_json
+from headrace_cli.presentation import enum_text, table, time_text, words
+from headrace_cli.session import Session, calls_mesh, checked_number
 from headrace_cli.terminal import output
 
 app = typer.Typer(help="API keys. Needs the role admin.", no_args_is_help=True)
+_DAYS_MAX = 36_500
 Tenant = Annotated[str, typer.Option("--tenant", help="The tenant. Default: the caller's own.")]
 
 
@@ -35,84 +29,62 @@ class RoleName(StrEnum):
 
 
 @app.command("create")
+@calls_mesh
 def create(
+    session: Session,
     tenant: Tenant = "",
     role: Annotated[RoleName, typer.Option("--role", help="What the key may do.")] = RoleName.USER,
     display_name: Annotated[str, typer.Option("--display-name", help="Name for people.")] = "",
-    expires_in_days: Annotated[float | None, typer.Option("--expires-in-days", min=0, help="Default: never.")] = None,
-    endpoint: Endpoint = None,
-    api_key: ApiKey = DEFAULT_API_KEY,
-    as_json: AsJson = False,
+    expires_in_days: Annotated[
+        float | None,
+        typer.Option("--expires-in-days", max=_DAYS_MAX, callback=checked_number, help="Default: never."),
+    ] = None,
 ) -> None:
     """Make a key. It is shown once and can't be shown again."""
-    request = tenants_pb2.CreateApiKeyRequest(
-        tenant_id=tenant,
-        display_name=display_name,
-        roles=[tenants_pb2.Role.Value(f"ROLE_{role.name}")],
-    )
-    if expires_in_days is not None:
-        request.expire_time.FromDatetime(datetime.now(UTC) + timedelta(days=expires_in_days))
-    with connect(endpoint, api_key) as connection:
-        stub = tenants_pb2_grpc.TenantServiceStub(connection.channel)
-        answer = connection.call(stub.CreateApiKey, request)
-    if as_json:
+    ends = datetime.now(UTC) + timedelta(days=expires_in_days) if expires_in_days is not None else None
+    with session.client() as client:
+        answer = client.keys.create(tenant=tenant, display_name=display_name, roles=[role.value], expire_time=ends)
+    if session.as_json:
         print_json(answer)
         return
     console = output()
+    made = answer.api_key
     console.print(Text(answer.key, style="value"))
-    console.print(
-        Text(
-            f"id {answer.api_key.id}, tenant {answer.api_key.tenant_id}; keep the key, it can't be shown again",
-            style="quiet",
-        )
-    )
+    console.print(Text(f"id {made.id}, tenant {made.tenant_id}; keep the key, it can't be shown again", style="quiet"))
 
 
 @app.command("list")
-def list_keys(
-    tenant: Tenant = "",
-    endpoint: Endpoint = None,
-    api_key: ApiKey = DEFAULT_API_KEY,
-    as_json: AsJson = False,
-) -> None:
+@calls_mesh
+def list_keys(session: Session, tenant: Tenant = "") -> None:
     """List a tenant's keys, newest first, without the keys themselves."""
-    with connect(endpoint, api_key) as connection:
-        stub = tenants_pb2_grpc.TenantServiceStub(connection.channel)
-        keys = [
-            key
-            for page in connection.pages(stub.ListApiKeys, tenants_pb2.ListApiKeysRequest(tenant_id=tenant))
-            for key in page.api_keys
-        ]
-    if as_json:
+    with session.client() as client:
+        keys = client.keys.list(tenant)
+    if session.as_json:
         print_json(keys)
         return
-    shown = table("key", "id", "name", "roles", "created", "ends")
+    shown = table("key", "id", "name", "roles", "created (UTC)", "ends (UTC)")
     for key in keys:
-        ends = "revoked" if key.HasField("revoke_time") else time_text(key.expire_time)
-        roles = ", ".join(enum_text(tenants_pb2.Role, role).replace(" ", "_") for role in key.roles)
         shown.add_row(
-            Text(key.prefix + "…", style="name"),
+            words(key.prefix + "…", "name"),
             key.id,
-            Text(key.display_name),
-            roles,
-            time_text(key.create_time),
-            ends,
+            words(key.display_name),
+            enum_text(key, "roles"),
+            time_text(key, "create_time"),
+            "revoked" if key.HasField("revoke_time") else time_text(key, "expire_time"),
         )
     output().print(shown if keys else Text("no keys"))
 
 
 @app.command("revoke")
+@calls_mesh
 def revoke(
+    session: Session,
     key_id: Annotated[str, typer.Argument(metavar="ID", help="The key's id, not the key itself.")],
-    endpoint: Endpoint = None,
-    api_key: ApiKey = DEFAULT_API_KEY,
-    as_json: AsJson = False,
 ) -> None:
     """End a key for good, at every gateway within seconds."""
-    with connect(endpoint, api_key) as connection:
-        stub = tenants_pb2_grpc.TenantServiceStub(connection.channel)
-        key = connection.call(stub.RevokeApiKey, tenants_pb2.RevokeApiKeyRequest(id=key_id)).api_key
-    if as_json:
+    with session.client() as client:
+        key = client.keys.revoke(key_id)
+    if session.as_json:
         print_json(key)
         return
     output().print(Text.assemble(("✓ ", "good"), (key.prefix + "…", "name"), " is revoked"))

@@ -1,51 +1,33 @@
-"""`headrace models`: push, list, show."""
+"""`headrace models`: the versions that there are, and what is in memory."""
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
 from rich.text import Text
 
-from headrace.registry.v1 import manifest_pb2, models_pb2, models_pb2_grpc
-from headrace_cli.commands.session import (
-    DEFAULT_API_KEY,
-    ApiKey,
-    AsJson,
-    Endpoint,
-    Timeout,
-    connect,
-    print_json,
-)
-from headrace_cli.connection import Connection
-from headrace_cli.presentation import enum_text, shape_text, size_text, table, time_text
-from headrace_cli.terminal import messages, output
-from headrace_cli.upload import file_sha256, read_manifest, upload_version
-from headrace_common.errors import ValidationError
+from headrace_cli.documents import print_json
+from headrace_cli.model_names import split_version, with_version, without_version
+from headrace_cli.model_pages import model_table, statistics_table, tensor_table, version_page
+from headrace_cli.presentation import enum_text, size_text
+from headrace_cli.session import Session, calls_mesh
+from headrace_cli.terminal import elapsed, output, transfer_bar
 
 app = typer.Typer(help="Models and their versions.", no_args_is_help=True)
-
-
-def split_version(text: str) -> tuple[str, int]:
-    """`NAME` or `NAME:VERSION`; 0 stands for the latest version.
-
-    Raises:
-        ValidationError: the version is not a number of 1 or more.
-    """
-    name, separator, version = text.partition(":")
-    if not separator:
-        return name, 0
-    if not (version.isascii() and version.isdigit() and int(version) > 0):
-        raise ValidationError(f"'{version}' is not a version: it must be a whole number of 1 or more")
-    return name, int(version)
+_TRANSFER_TIMEOUT_S = 300.0
+Model = Annotated[str, typer.Argument(metavar="NAME[:VERSION]", help="Without a version: the newest ready one.")]
+Name = Annotated[str, typer.Argument(metavar="NAME", help="The model.")]
 
 
 @app.command("push")
+@calls_mesh
 def push(
+    session: Session,
     file: Annotated[Path, typer.Argument(help="The model file.", exists=True, dir_okay=False, readable=True)],
-    name: Annotated[str, typer.Option("--name", help="The model; it is created when it does not exist.")],
+    name: Annotated[str, typer.Option("--name", help="The model; it is created when it doesn't exist.")],
     version: Annotated[
         int, typer.Option("--version", min=0, help="The version's number. 0 means the next free one.")
     ] = 0,
@@ -55,129 +37,137 @@ def push(
             "--manifest",
             exists=True,
             dir_okay=False,
-            help="A model.yaml with fields that override what is read from the file.",
+            help="A model.yaml or .json with fields that override what is read from the file.",
         ),
     ] = None,
-    endpoint: Endpoint = None,
-    api_key: ApiKey = DEFAULT_API_KEY,
-    as_json: AsJson = False,
 ) -> None:
-    """Upload a model file as a new version.
+    """Upload a model file as a new version, and wait until it can be called.
 
-    Pushing the same bytes again under the same version number changes nothing; other bytes are refused.
+    Pushing the same bytes again changes nothing; other bytes under a version number that is taken are refused.
     """
-    override = read_manifest(manifest) if manifest else None
-    size_bytes = file.stat().st_size
-    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(True), TransferSpeedColumn())
-    with (
-        connect(endpoint, api_key) as connection,
-        Progress(*columns, console=messages(), transient=True, disable=as_json) as progress,
-    ):
-        reading = progress.add_task("reading", total=size_bytes)
-        sha256 = file_sha256(file, lambda count: progress.advance(reading, count))
-        sending = progress.add_task("sending", total=size_bytes)
-        stored = upload_version(
-            connection,
-            model=name,
-            file=file,
-            sha256=sha256,
-            version=version,
-            manifest=override,
-            progress=lambda count: progress.advance(sending, count),
+    with session.client() as client, transfer_bar("sending", then="checking") as progress:
+        stored = client.models.push(
+            file, name=name, version=version, manifest=manifest, progress=progress, timeout_s=session.timeout_s
         )
-    if as_json:
+    if session.as_json:
         print_json(stored)
         return
-    output().print(
-        Text.assemble(
-            ("✓ ", "good"),
-            (f"{stored.model}:{stored.version}", "name"),
-            f"  {size_text(stored.size_bytes)}  sha256 {sha256[:12]}…",
-        )
-    )
-    _print_tensors(stored.manifest)
+    size = size_text(stored.size_bytes)
+    sha256 = stored.files[0].sha256[:12]
+    console = output()
+    console.print(Text.assemble(("✓ ", "good"), (f"{stored.model}:{stored.version}", "name"), f"  {size}  {sha256}…"))
+    console.print(tensor_table(stored.manifest))
 
 
 @app.command("list")
-def list_models(
-    endpoint: Endpoint = None,
-    api_key: ApiKey = DEFAULT_API_KEY,
-    timeout: Timeout = 30.0,
-    as_json: AsJson = False,
-) -> None:
+@calls_mesh
+def list_models(session: Session) -> None:
     """List the tenant's models."""
-    with connect(endpoint, api_key, timeout_s=timeout) as connection:
-        stub = models_pb2_grpc.ModelServiceStub(connection.channel)
-        models = [
-            model for page in connection.pages(stub.ListModels, models_pb2.ListModelsRequest()) for model in page.models
-        ]
-    if as_json:
+    with session.client() as client:
+        models = client.models.list()
+    if session.as_json:
         print_json(models)
         return
-    shown = table("model", ">latest", "created (UTC)", "description")
-    for model in models:
-        latest = str(model.latest_version) if model.latest_version else "-"
-        shown.add_row(Text(model.name, style="name"), latest, time_text(model.create_time), Text(model.description))
-    output().print(shown if models else Text("no models yet; push one with `headrace models push`"))
+    output().print(model_table(models) if models else Text("no models yet; push one with `headrace models push`"))
 
 
 @app.command("show")
-def show(
-    model: Annotated[str, typer.Argument(metavar="NAME[:VERSION]", help="Without a version: the latest.")],
-    endpoint: Endpoint = None,
-    api_key: ApiKey = DEFAULT_API_KEY,
-    timeout: Timeout = 30.0,
-    as_json: AsJson = False,
-) -> None:
+@calls_mesh
+def show(session: Session, model: Model) -> None:
     """Show a version with its tensors, and which other versions there are."""
     name, number = split_version(model)
-    with connect(endpoint, api_key, timeout_s=timeout) as connection:
-        version = get_version(connection, name, number)
-        stub = models_pb2_grpc.ModelServiceStub(connection.channel)
-        versions = [
-            other
-            for page in connection.pages(stub.ListVersions, models_pb2.ListVersionsRequest(model=name))
-            for other in page.versions
-        ]
-    if as_json:
+    with session.client() as client:
+        version = client.models.version(name, number)
+        versions = client.models.versions(name)
+    if session.as_json:
         print_json(version)
         return
     console = output()
-    console.print(Text.assemble((f"{version.model}:{version.version}", "name")))
-    if version.manifest.description:
-        console.print(Text(version.manifest.description))
-    facts = table("", "")
-    facts.show_header = False
-    facts.add_row("state", enum_text(models_pb2.VersionState, version.state))
-    facts.add_row("format", enum_text(manifest_pb2.ArtifactFormat, version.manifest.format))
-    facts.add_row("backend", Text(version.manifest.backend))
-    facts.add_row("created", time_text(version.create_time) + " UTC")
-    facts.add_row("uid", version.uid)
-    for file in version.files:
-        facts.add_row("file", Text(f"{file.path}  {size_text(file.size_bytes)}"))
-        facts.add_row("sha256", file.sha256)
-    console.print(facts)
-    _print_tensors(version.manifest)
-    if version.manifest.class_labels:
-        console.print(Text(f"{len(version.manifest.class_labels)} class labels", style="quiet"))
-    others = ", ".join(f"{other.version} ({enum_text(models_pb2.VersionState, other.state)})" for other in versions)
-    console.print(Text(f"versions: {others}", style="quiet"))
+    for part in version_page(version, versions):
+        console.print(part)
 
 
-def get_version(connection: Connection, name: str, number: int) -> models_pb2.Version:
-    """One version from the registry; number 0 means the latest READY one."""
-    stub = models_pb2_grpc.ModelServiceStub(connection.channel)
-    return connection.call(stub.GetVersion, models_pb2.GetVersionRequest(model=name, version=number)).version
+@app.command("load")
+@calls_mesh
+def load(session: Session, model: Name) -> None:
+    """Have the newest version of a model in memory, and wait until it can serve."""
+    name = without_version(model)
+    started_at = time.monotonic()
+    timeout_s = session.timeout_or(_TRANSFER_TIMEOUT_S)
+    with session.client() as client, elapsed(f"loading {name}"):
+        client.models.load(name, timeout_s=timeout_s)
+    took_s = time.monotonic() - started_at
+    if session.as_json:
+        print_json({"model": name, "loaded": True, "took_s": round(took_s, 3)})
+        return
+    output().print(Text.assemble(("✓ ", "good"), (name, "name"), f" is loaded, after {took_s:.1f} s"))
 
 
-def _print_tensors(manifest: manifest_pb2.Manifest) -> None:
-    shown = table("tensor", "name", "datatype", "shape")
-    for kind, tensors in (("input", manifest.inputs), ("output", manifest.outputs)):
-        for tensor in tensors:
-            shown.add_row(
-                kind + (" (optional)" if tensor.optional else ""),
-                Text(tensor.name, style="name"),
-                tensor.datatype,
-                Text(shape_text(list(tensor.shape))),
-            )
-    output().print(shown)
+@app.command("unload")
+@calls_mesh
+def unload(session: Session, model: Name) -> None:
+    """Take a model out of memory; calls under way finish first, and the next call loads it again."""
+    name = without_version(model)
+    timeout_s = session.timeout_or(_TRANSFER_TIMEOUT_S)
+    with session.client() as client, elapsed(f"unloading {name}"):
+        client.models.unload(name, timeout_s=timeout_s)
+    if session.as_json:
+        print_json({"model": name, "loaded": False})
+        return
+    output().print(Text.assemble(("✓ ", "good"), (name, "name"), " is out of memory"))
+
+
+@app.command("archive")
+@calls_mesh
+def archive(
+    session: Session, model: Annotated[str, typer.Argument(metavar="NAME:VERSION", help="The version to archive.")]
+) -> None:
+    """Take a version out of service for good."""
+    name, number = with_version(model)
+    with session.client() as client:
+        version = client.models.archive(name, number)
+    if session.as_json:
+        print_json(version)
+        return
+    state = enum_text(version, "state")
+    output().print(Text.assemble(("✓ ", "good"), (f"{version.model}:{version.version}", "name"), f" is {state}"))
+
+
+@app.command("download")
+@calls_mesh
+def download(
+    session: Session,
+    model: Model,
+    to: Annotated[Path, typer.Option("--to", help="File to write, or a folder.")] = Path(),
+    file: Annotated[
+        str, typer.Option("--file", metavar="PATH", help="Which file of the version. Default: the only one.")
+    ] = "",
+) -> None:
+    """Fetch a version's file; it appears only whole, and with the right SHA-256."""
+    name, number = split_version(model)
+    if not to.parent.is_dir():
+        raise typer.BadParameter(f"the folder {to.parent} does not exist", param_hint="--to")
+    timeout_s = session.timeout_or(_TRANSFER_TIMEOUT_S)
+    with session.client() as client, transfer_bar("receiving", then="received") as progress:
+        path = client.models.download(name, to, version=number, file=file, progress=progress, timeout_s=timeout_s)
+    size_bytes = path.stat().st_size
+    if session.as_json:
+        print_json({"model": name, "path": str(path), "size_bytes": size_bytes})
+        return
+    output().print(Text.assemble(("✓ ", "good"), (str(path), "name"), f"  {size_text(size_bytes)}"))
+
+
+@app.command("stats")
+@calls_mesh
+def stats(
+    session: Session,
+    model: Annotated[str, typer.Argument(metavar="[NAME[:VERSION]]", help="Default: all models.")] = "",
+) -> None:
+    """Show what the answering gateway has counted of models' calls since it started."""
+    name, number = split_version(model) if model else ("", 0)
+    with session.client() as client:
+        counted = list(client.statistics(name, number))
+    if session.as_json:
+        print_json(counted)
+        return
+    output().print(statistics_table(counted) if counted else Text("nothing has been called at this gateway yet"))

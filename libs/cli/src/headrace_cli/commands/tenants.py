@@ -1,23 +1,19 @@
-"""`headrace tenants`: create, list, suspend, resume. For operators."""
+"""`headrace tenants`: create, list, show, suspend, resume. For operators."""
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.text import Text
 
-from headrace.quota.v1 import tenants_pb2, tenants_pb2_grpc
-from headrace_cli.commands.session import (
-    DEFAULT_API_KEY,
-    ApiKey,
-    AsJson,
-    Endpoint,
-    connect,
-    print_json,
-)
-from headrace_cli.presentation import enum_text, table, time_text
+from headrace_cli.documents import print_json
+from headrace_cli.presentation import enum_text, facts, table, time_text, words
+from headrace_cli.session import Session, calls_mesh
 from headrace_cli.terminal import output
+
+if TYPE_CHECKING:
+    from headrace_client.contracts.headrace.quota.v1 import tenants_pb2
 
 app = typer.Typer(
     help="Tenants. Needs an admin key of the tenant `default`; that of a local mesh is in its "
@@ -28,77 +24,80 @@ TenantId = Annotated[str, typer.Argument(metavar="TENANT", help="The tenant's id
 
 
 @app.command("create")
+@calls_mesh
 def create(
+    session: Session,
     tenant: TenantId,
     display_name: Annotated[str, typer.Option("--display-name", help="Name for people.")] = "",
-    tier: Annotated[str, typer.Option("--tier", help="Service tier.")] = "",
-    endpoint: Endpoint = None,
-    api_key: ApiKey = DEFAULT_API_KEY,
-    as_json: AsJson = False,
+    tier: Annotated[str, typer.Option("--tier", help="Service tier. Default: standard.")] = "",
 ) -> None:
     """Register a tenant. Repeating it with the same values changes nothing."""
-    request = tenants_pb2.CreateTenantRequest(id=tenant, display_name=display_name, tier=tier)
-    with connect(endpoint, api_key) as connection:
-        stub = tenants_pb2_grpc.TenantServiceStub(connection.channel)
-        _answer(connection.call(stub.CreateTenant, request).tenant, as_json=as_json)
+    with session.client() as client:
+        _answer(session, client.tenants.create(tenant, display_name=display_name, tier=tier))
 
 
 @app.command("list")
-def list_tenants(endpoint: Endpoint = None, api_key: ApiKey = DEFAULT_API_KEY, as_json: AsJson = False) -> None:
+@calls_mesh
+def list_tenants(session: Session) -> None:
     """List all tenants."""
-    with connect(endpoint, api_key) as connection:
-        stub = tenants_pb2_grpc.TenantServiceStub(connection.channel)
-        tenants = [
-            tenant
-            for page in connection.pages(stub.ListTenants, tenants_pb2.ListTenantsRequest())
-            for tenant in page.tenants
-        ]
-    if as_json:
+    with session.client() as client:
+        tenants = client.tenants.list()
+    if session.as_json:
         print_json(tenants)
         return
     shown = table("tenant", "name", "status", "tier", "created (UTC)")
     for tenant in tenants:
         shown.add_row(
-            Text(tenant.id, style="name"),
-            Text(tenant.display_name),
-            enum_text(tenants_pb2.TenantStatus, tenant.status),
-            Text(tenant.tier),
-            time_text(tenant.create_time),
+            words(tenant.id, "name"),
+            words(tenant.display_name),
+            enum_text(tenant, "status"),
+            words(tenant.tier),
+            time_text(tenant, "create_time"),
         )
     output().print(shown)
 
 
-@app.command("suspend")
-def suspend(
-    tenant: TenantId,
-    endpoint: Endpoint = None,
-    api_key: ApiKey = DEFAULT_API_KEY,
-    as_json: AsJson = False,
+@app.command("show")
+@calls_mesh
+def show(
+    session: Session,
+    tenant: Annotated[str, typer.Argument(metavar="[TENANT]", help="The tenant's id. Default: the caller's own.")] = "",
 ) -> None:
+    """Show a tenant; one's own needs no admin key."""
+    with session.client() as client:
+        found = client.tenants.get(tenant)
+    if session.as_json:
+        print_json(found)
+        return
+    shown = facts()
+    shown.add_row("tenant", words(found.id, "name"))
+    shown.add_row("name", words(found.display_name))
+    shown.add_row("status", enum_text(found, "status"))
+    shown.add_row("tier", words(found.tier))
+    shown.add_row("created", time_text(found, "create_time") + " UTC")
+    for name, value in sorted(found.metadata.items()):
+        shown.add_row(words(name), words(value))
+    output().print(shown)
+
+
+@app.command("suspend")
+@calls_mesh
+def suspend(session: Session, tenant: TenantId) -> None:
     """Refuse all calls of a tenant, at every gateway within seconds."""
-    with connect(endpoint, api_key) as connection:
-        stub = tenants_pb2_grpc.TenantServiceStub(connection.channel)
-        request = tenants_pb2.SuspendTenantRequest(id=tenant)
-        _answer(connection.call(stub.SuspendTenant, request).tenant, as_json=as_json)
+    with session.client() as client:
+        _answer(session, client.tenants.suspend(tenant))
 
 
 @app.command("resume")
-def resume(
-    tenant: TenantId,
-    endpoint: Endpoint = None,
-    api_key: ApiKey = DEFAULT_API_KEY,
-    as_json: AsJson = False,
-) -> None:
+@calls_mesh
+def resume(session: Session, tenant: TenantId) -> None:
     """End a suspension."""
-    with connect(endpoint, api_key) as connection:
-        stub = tenants_pb2_grpc.TenantServiceStub(connection.channel)
-        request = tenants_pb2.ResumeTenantRequest(id=tenant)
-        _answer(connection.call(stub.ResumeTenant, request).tenant, as_json=as_json)
+    with session.client() as client:
+        _answer(session, client.tenants.resume(tenant))
 
 
-def _answer(tenant: tenants_pb2.Tenant, *, as_json: bool) -> None:
-    if as_json:
+def _answer(session: Session, tenant: tenants_pb2.Tenant) -> None:
+    if session.as_json:
         print_json(tenant)
         return
-    status = enum_text(tenants_pb2.TenantStatus, tenant.status)
-    output().print(Text.assemble(("✓ ", "good"), (tenant.id, "name"), f" is {status}"))
+    output().print(Text.assemble(("✓ ", "good"), (tenant.id, "name"), f" is {enum_text(tenant, 'status')}"))

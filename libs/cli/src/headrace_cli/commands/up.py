@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from headrace_cli.mesh.failure import MeshError
 from headrace_cli.mesh.options import DEFAULT_GRPC_PORT, DEFAULT_HTTP_PORT, MeshOptions
-from headrace_cli.mesh.ports import choose_port, is_free
-from headrace_cli.mesh.up_report import UpReport
-from headrace_cli.terminal import output
-from headrace_common.clock import SystemClock
 
 _PORT_MAX = 65_535
 
@@ -66,18 +61,14 @@ def up(
     PostgreSQL, Valkey and the artefact store are started or made under the state directory, unless
     HEADRACE_POSTGRES_URL, HEADRACE_REDIS_URL or HEADRACE_STORAGE_URL name servers of yours.
     """
-    # Brings the clients of PostgreSQL and Valkey along, which no other command needs.
-    from headrace_cli.mesh.up import Up
-
-    clock = SystemClock()
-    report = UpReport(console=output(), clock=clock)
     if env is not None and env not in {"dev", "test", "prod"}:
         raise typer.BadParameter("must be dev, test or prod", param_hint="--env")
-    if http_port is not None:
-        _check_http_port(http_port, report)
+    if find_spec("headrace_gateway") is None:
+        raise typer.BadParameter("the services are not installed: pip install 'headrace[mesh]'", param_hint="up")
     options = MeshOptions(
         state_dir=state_dir,
         grpc_port=grpc_port,
+        http_port=http_port,
         runners=runners,
         gateways=gateways,
         samples=samples,
@@ -87,16 +78,10 @@ def up(
         redis_url=os.environ.get("HEADRACE_REDIS_URL") or None,
         storage_url=_absolute(os.environ.get("HEADRACE_STORAGE_URL") or None),
     )
-    run = Up(options=options, environ=dict(os.environ), clock=clock, report=report)
-    raise typer.Exit(asyncio.run(run.run()))
+    # Brings the services' common parts and the clients of PostgreSQL and Valkey along, which no other command needs.
+    from headrace_cli.mesh.start import run_mesh
 
-
-def _check_http_port(port: int, report: UpReport) -> None:
-    try:
-        choose_port(asked=port, default=DEFAULT_HTTP_PORT, option="--http-port", is_free=is_free)
-    except MeshError as error:
-        report.failed(error)
-        raise typer.Exit(1) from error
+    raise typer.Exit(run_mesh(options))
 
 
 def _absolute(storage_url: str | None) -> str | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,11 +10,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from headrace.gateway.v1 import mesh_pb2, mesh_pb2_grpc
-from headrace.registry.v1 import models_pb2, models_pb2_grpc
-from headrace_cli.connection import Connection, UnreachableError
-from headrace_common.errors import HeadraceError
-from inference import open_inference_pb2, open_inference_pb2_grpc
+from headrace_client import NO_RETRIES, AsyncClient, HeadraceError
+from headrace_client.contracts.headrace.gateway.v1 import mesh_pb2
 
 # Loading a model for the first time on a cold machine belongs to the first request.
 _TIMEOUT_S = 60.0
@@ -49,64 +47,53 @@ def file_features(path: Path) -> NDArray[np.int32]:
     return features
 
 
-def ask_file_type(connection: Connection, *, model: str, version: int, file: Path) -> FileType:
+def client_of(endpoint: str, api_key: str) -> AsyncClient:
+    """A client of a mesh that is still starting: calls fail at once, and are repeated here."""
+    return AsyncClient(endpoint, api_key=api_key, retry=NO_RETRIES)
+
+
+async def ask_file_type(client: AsyncClient, *, model: str, version: int, file: Path) -> FileType:
     """Send one file to the model and read the answer.
 
     Raises:
-        HeadraceError: the mesh refused it.
-        UnreachableError: the gateway does not answer.
+        HeadraceError: the mesh refused it, or doesn't answer.
     """
-    models = models_pb2_grpc.ModelServiceStub(connection.channel)
-    named = models_pb2.GetVersionRequest(model=model, version=version)
-    labels = connection.call(models.GetVersion, named).version.manifest.class_labels
-    features = file_features(file)
-    tensor = open_inference_pb2.ModelInferRequest.InferInputTensor(name="bytes", datatype="INT32", shape=features.shape)
-    request = open_inference_pb2.ModelInferRequest(
-        model_name=model,
-        model_version=str(version),
-        inputs=[tensor],
-        raw_input_contents=[features.tobytes()],
-    )
-    inference = open_inference_pb2_grpc.GRPCInferenceServiceStub(connection.channel)
-    # The catalogue that the registry has confirmed reaches a gateway's memory a moment later.
+    labels = (await client.models.version(model, version)).manifest.class_labels
+    features = await asyncio.to_thread(file_features, file)
     give_up_at = time.monotonic() + _TIMEOUT_S
     while True:
         started_at = time.monotonic()
         try:
-            answer = connection.call(inference.ModelInfer, request, timeout_s=_TIMEOUT_S)
+            result = await client.infer(model, {"bytes": features}, version=version, timeout_s=_TIMEOUT_S)
             break
         except HeadraceError as error:
-            if time.monotonic() >= give_up_at or not (error.retryable or error.entry.grpc == "NOT_FOUND"):
+            if time.monotonic() >= give_up_at or not error.retryable:
                 raise
-            time.sleep(_POLL_S)
+            await asyncio.sleep(_POLL_S)
     took_s = time.monotonic() - started_at
-    scores = np.frombuffer(answer.raw_output_contents[0], np.float32)
+    scores = next(iter(result.outputs.values())).ravel()
     best = int(scores.argmax())
-    return FileType(
-        file=file, label=labels[best], score=float(scores[best]), took_s=took_s, version=answer.model_version
-    )
+    return FileType(file=file, label=labels[best], score=float(scores[best]), took_s=took_s, version=result.version)
 
 
-def wait_until_complete(connection: Connection, *, runners: int) -> str:
-    """Wait until the gateway is ready and has all runners; returns its version. Each try is a real call.
+async def wait_until_complete(client: AsyncClient, *, runners: int) -> None:
+    """Wait until the gateway is ready and has all runners. Each try is a real call.
 
     Raises:
-        HeadraceError: the gateway refuses for good, or the runners don't come in time.
-        UnreachableError: the gateway does not answer in time.
+        HeadraceError: the gateway refuses for good, or doesn't answer in time.
+        TimeoutError: the runners don't come in time.
     """
-    inference = open_inference_pb2_grpc.GRPCInferenceServiceStub(connection.channel)
-    mesh = mesh_pb2_grpc.MeshServiceStub(connection.channel)
     give_up_at = time.monotonic() + _TIMEOUT_S
     while True:
         try:
-            ready = connection.call(inference.ServerReady, open_inference_pb2.ServerReadyRequest()).ready
-            listed = connection.call(mesh.ListRunners, mesh_pb2.ListRunnersRequest()).runners
+            ready = await client.server.ready()
+            listed = (await client.runners.list()).runners
             present = sum(runner.state == mesh_pb2.RUNNER_STATE_READY for runner in listed)
             if ready and present >= runners:
-                return connection.call(inference.ServerMetadata, open_inference_pb2.ServerMetadataRequest()).version
+                return
             if time.monotonic() >= give_up_at:
                 raise TimeoutError(f"the gateway has {present} of {runners} runners")
-        except (HeadraceError, UnreachableError) as error:
-            if time.monotonic() >= give_up_at or (isinstance(error, HeadraceError) and not error.retryable):
+        except HeadraceError as error:
+            if time.monotonic() >= give_up_at or not error.retryable:
                 raise
-        time.sleep(_POLL_S)
+        await asyncio.sleep(_POLL_S)

@@ -16,6 +16,7 @@ class MeshOptions:
 
     state_dir: Path
     grpc_port: int | None = None
+    http_port: int | None = None
     runners: int = 2
     gateways: int = 1
     samples: bool = True

@@ -13,22 +13,20 @@ from pathlib import Path
 
 from rich.text import Text
 
-from headrace_cli.connection import Connection, UnreachableError
 from headrace_cli.mesh.assembly import MeshAssembly
 from headrace_cli.mesh.failure import MeshError
-from headrace_cli.mesh.first_request import FileType, ask_file_type, wait_until_complete
+from headrace_cli.mesh.first_request import FileType, ask_file_type, client_of, wait_until_complete
 from headrace_cli.mesh.log_files import set_aside
 from headrace_cli.mesh.options import DEFAULT_GRPC_PORT, MeshOptions
 from headrace_cli.mesh.orphan_guard import OrphanGuard
 from headrace_cli.mesh.ready_file import ready_content, write_atomically
-from headrace_cli.mesh.sample_models import RegisteredSample, register_sample
 from headrace_cli.mesh.state_dir import StateDir
 from headrace_cli.mesh.supervisor import Supervisor
 from headrace_cli.mesh.up_report import UpReport
 from headrace_cli.mesh.upkeep import Upkeep
 from headrace_cli.samples import available_samples
+from headrace_client import AsyncClient, HeadraceError
 from headrace_common.clock import Clock
-from headrace_common.errors import HeadraceError
 
 API_KEY = "community"
 _LOG_CHECK_S = 10.0
@@ -136,54 +134,47 @@ class Up:
         Raises:
             MeshError: the mesh did not answer.
         """
-        connections = [
-            Connection(endpoint=gateway.endpoints.grpc or "", api_key=API_KEY) for gateway in assembly.gateways
-        ]
+        clients = [client_of(gateway.endpoints.grpc or "", API_KEY) for gateway in assembly.gateways]
         try:
             with self._report.step("mesh") as details:
-                for connection in connections:
-                    await asyncio.to_thread(wait_until_complete, connection, runners=self._options.runners)
+                for client in clients:
+                    await wait_until_complete(client, runners=self._options.runners)
                 details.append(
-                    f"{len(connections)} gateway{'s'[: len(connections) != 1]}, "
+                    f"{len(clients)} gateway{'s'[: len(clients) != 1]}, "
                     f"{self._options.runners} runner{'s'[: self._options.runners != 1]}"
                 )
-            samples = await self._register_samples(connections[0])
-            if "magika" in samples and self._options.runners > 0:
-                await self._ask(connections[0], samples["magika"])
-        except (HeadraceError, UnreachableError, TimeoutError) as error:
+            versions = await self._register_samples(clients[0])
+            if "magika" in versions and self._options.runners > 0:
+                await self._ask(clients[0], "magika", versions["magika"])
+        except (HeadraceError, TimeoutError) as error:
             raise MeshError(
                 f"the mesh runs, but does not answer: {error}",
                 log=self._state.logs / f"{assembly.gateway_names[0]}.log",
             ) from error
         finally:
-            # Also ends calls that a thread still waits for after an interruption.
-            for connection in connections:
-                connection.close()
+            for client in clients:
+                await client.close()
 
-    async def _register_samples(self, connection: Connection) -> dict[str, RegisteredSample]:
+    async def _register_samples(self, client: AsyncClient) -> dict[str, int]:
+        """Versions by the samples' names; a file that is there already becomes no new version."""
         found = available_samples() if self._options.samples else []
-        registered: dict[str, RegisteredSample] = {}
+        versions: dict[str, int] = {}
         if found:
             with self._report.step("samples") as details:
                 for sample in found:
-                    one = await asyncio.to_thread(register_sample, connection, sample)
-                    registered[sample.name] = one
-                    details.append(f"{sample.name}:{one.version}")
+                    stored = await client.models.push(
+                        sample.model_path, name=sample.name, manifest=sample.manifest_path
+                    )
+                    versions[sample.name] = stored.version
+                    details.append(f"{sample.name}:{stored.version}")
         elif self._options.samples:
             self._report.notice("no sample models are installed: pip install magika silero-vad")
-        return registered
+        return versions
 
-    async def _ask(self, connection: Connection, magika: RegisteredSample) -> None:
-        file = Path(__file__)
+    async def _ask(self, client: AsyncClient, model: str, version: int) -> None:
         with self._report.step("first request") as details:
-            answer = await asyncio.to_thread(
-                ask_file_type,
-                connection,
-                model=magika.sample.name,
-                version=magika.version,
-                file=file,
-            )
-            details.append(f"magika answered in {answer.took_s * 1000:.0f} ms")
+            answer = await ask_file_type(client, model=model, version=version, file=Path(__file__))
+            details.append(f"{model} answered in {answer.took_s * 1000:.0f} ms")
         self._report.answer([_answer_line(answer)])
 
     async def _stay(self, supervisor: Supervisor, assembly: MeshAssembly) -> None:
