@@ -141,3 +141,12 @@ async def test_infer_batch_and_stream_answer_alike_and_say_where_it_ran(front: F
     await stream.call.done_writing()
     assert await stream.call.read() is grpc.aio.EOF
     assert await stream.call.code() == grpc.StatusCode.OK
+
+
+async def test_a_stream_that_breaks_the_contract_at_once_ends_with_its_status_each_time(front: Front) -> None:
+    """The status must not get lost when it overtakes the stream's first message, so once would prove little."""
+    request = request_for(front.model)
+    for _ in range(150):
+        stream = front.stream()
+        await stream.send(call(1, request), call(2, request), call(1, request))
+        assert await stream.failure() == "CALL_ID_IN_USE"

@@ -149,6 +149,9 @@ class StreamEndpoint:
             self.gate.enter()
             self._open.add(stream)
             try:
+                # Not with the first message: a status can't follow headers whose sending was cancelled with that write,
+                # and the client would wait for ever.
+                await context.send_initial_metadata(())
                 watching = self._access.watch(tuple(metadata.items()), principal)
                 await run_until_one_fails(stream.read(), stream.write(), watching)
             finally:
