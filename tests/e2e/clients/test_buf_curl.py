@@ -25,6 +25,7 @@ SERVICES = {
     "grpc.health.v1.Health",
     "grpc.reflection.v1.ServerReflection",
     "grpc.reflection.v1alpha.ServerReflection",
+    "headrace.gateway.v1.InferenceService",
     "headrace.gateway.v1.MeshService",
     "headrace.quota.v1.TenantService",
     "headrace.registry.v1.ModelService",
@@ -52,6 +53,16 @@ def _infer(mesh: Mesh, request: dict[str, Any], folder: Path) -> dict[str, NDArr
     }
 
 
+def _documents(printed: str) -> list[dict[str, Any]]:
+    """The JSON documents that follow one another."""
+    documents: list[dict[str, Any]] = []
+    while printed := printed.lstrip():
+        document, end = json.JSONDecoder().raw_decode(printed)
+        documents.append(document)
+        printed = printed[end:]
+    return documents
+
+
 def _base64(values: NDArray[Any]) -> str:
     return b64encode(values.tobytes()).decode()
 
@@ -60,6 +71,18 @@ def test_reflection_lists_the_public_services_and_no_internal_one(mesh: Mesh) ->
     listed = set(_buf_curl(mesh, "--list-services", f"http://{mesh.grpc}").split())
     assert listed >= {"inference.GRPCInferenceService", "headrace.registry.v1.ModelService"}
     assert listed <= SERVICES
+
+
+def test_buf_curl_shows_why_a_call_on_a_packed_stream_failed(mesh: Mesh) -> None:
+    calls = {"calls": [{"id": 7, "infer": {"request": {"model_name": "absent"}}}]}
+    printed = _buf_curl(
+        mesh, "--data", json.dumps(calls), f"http://{mesh.grpc}/headrace.gateway.v1.InferenceService/Stream"
+    )
+    messages = _documents(printed)
+    assert messages[0]["limits"]["callsMax"] == 1024
+    (answer,) = (answer for message in messages for answer in message.get("answers", []))
+    assert (answer["id"], answer["error"]["message"]) == ("7", "model 'absent' was not found")
+    assert [detail["reason"] for detail in answer["error"]["details"]] == ["MODEL_NOT_FOUND"]
 
 
 def test_buf_curl_gets_the_scores_and_labels_of_real_files(

@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Callable, Iterable
 import grpc
 from google.protobuf import descriptor_pool
 from google.protobuf.descriptor import FileDescriptor
+from google.rpc import error_details_pb2  # pyright: ignore[reportMissingTypeStubs]
 from grpc_reflection.v1alpha import reflection_pb2
 
 from headrace_common.call import Call
@@ -18,7 +19,7 @@ REFLECTION_SERVICES = ("grpc.reflection.v1.ServerReflection", "grpc.reflection.v
 
 
 class Reflection:
-    """Answers from the files of the named services and their imports: internal contracts stay unseen.
+    """Answers from the files of the named services, their imports and what failures carry; the rest stays unseen.
 
     Raises:
         KeyError: A service isn't in the process's descriptor pool.
@@ -30,6 +31,8 @@ class Reflection:
         pool = descriptor_pool.Default()
         for service in self._services:
             self._add(pool.FindFileContainingSymbol(service))
+        # No service names these, because failures carry them as `Any`.
+        self._add(error_details_pb2.DESCRIPTOR)
         self._file_by_symbol = {symbol: file for file in self._files.values() for symbol in _symbols(file)}
 
     async def info(
