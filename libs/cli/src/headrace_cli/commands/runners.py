@@ -89,7 +89,14 @@ def _show_live(changes: Iterable[mesh_pb2.WatchRunnersResponse]) -> None:
     runners: dict[str, mesh_pb2.Runner] = {}
     with Live(Text("no runner is connected to this gateway yet"), console=output(), auto_refresh=False) as live:
         for change in changes:
-            runners[change.runner.id] = change.runner
+            new = change.runner
+            # One that has gone is shown until its successor is there.
+            runners = {
+                key: runner
+                for key, runner in runners.items()
+                if runner.name != new.name or enum_text(runner, "state") != "gone"
+            }
+            runners[new.id] = new
             live.update(runner_table(runners[key] for key in sorted(runners)), refresh=True)
 
 
