@@ -74,7 +74,9 @@ def model_file(tmp_path: Path) -> Path:
 def test_a_version_lives_from_push_to_archive(world: World, model_file: Path, tmp_path: Path) -> None:
     admin = world.admin
     assert "✓ life:1" in admin("models", "push", str(model_file), "--name", "life").stdout
-    pushed = admin("models", "push", str(model_file), "--name", "life", "--json").document
+    done = admin("models", "push", str(model_file), "--name", "life", "--json")
+    assert done.stderr == ""
+    pushed = done.document
     assert (pushed["model"], pushed["version"], pushed["state"]) == ("life", "1", "VERSION_STATE_READY")
     manifest = tmp_path / "model.yaml"
     manifest.write_text("description: the same again\n")

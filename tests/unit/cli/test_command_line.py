@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -126,3 +127,22 @@ main()
     command[3:] = ["up"]
     ended = subprocess.run(command, check=False, capture_output=True, text=True, env=HEADRACE.variables(), cwd=tmp_path)
     assert (ended.returncode, "headrace[mesh]" in ended.stderr) == (2, True), ended.stderr
+
+
+def test_streams_that_are_closed_or_full_are_no_reason_for_a_traceback() -> None:
+    def ended(redirection: str) -> tuple[int, str]:
+        command = f"{sys.executable} -m headrace_cli version --json {redirection}"
+        done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=False)
+        return done.returncode, done.stderr
+
+    assert ended(">&-") == (0, "")
+    assert ended("2>&-") == (0, "")
+    status, told = ended(">/dev/full")
+    assert status == 1
+    assert json.loads(told)["error"]["reason"] == "LOCAL_FILE"
+
+
+def test_grpc_keeps_its_own_log_to_itself(tmp_path: Path) -> None:
+    (tmp_path / "ca.pem").write_text("no certificate")
+    arguments = ("models", "list", "--json", "--endpoint", "127.0.0.1:9", "--ca-file", str(tmp_path / "ca.pem"))
+    assert HEADRACE.process(*arguments, status=3).error["reason"] == "UNREACHABLE"

@@ -7,6 +7,7 @@ import os
 import signal
 import sys
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 if TYPE_CHECKING:
@@ -20,10 +21,14 @@ def main() -> NoReturn:
 
         from headrace_cli.app import app
 
-    for stream in (sys.stdout, sys.stderr):
+    for name in ("stdout", "stderr"):
+        stream: object = getattr(sys, name)
         if isinstance(stream, io.TextIOWrapper):
             # A terminal without UTF-8 gets a question mark for what it can't show.
             stream.reconfigure(errors="replace")
+        elif stream is None:
+            # Whoever started the command closed it, and doesn't want to hear anything.
+            setattr(sys, name, Path(os.devnull).open("w"))  # noqa: SIM115 - stays open as long as the process
     as_json = "--json" in sys.argv
     try:
         # Ends the process by itself, unless failures are to be JSON.

@@ -101,6 +101,8 @@ def calls_mesh(command: Callable[Concatenate[Session, P], None]) -> Callable[...
 
     @functools.wraps(command)
     def called(**arguments: Any) -> None:
+        # Read when gRPC is first imported: its own log would mix with what is said here.
+        os.environ.setdefault("GRPC_VERBOSITY", "NONE")
         session = Session(**{parameter.name: arguments.pop(parameter.name) for parameter in shared})
         command(session, **arguments)  # pyright: ignore[reportCallIssue]
 
