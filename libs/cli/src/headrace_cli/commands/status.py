@@ -26,7 +26,7 @@ def status(session: Session) -> None:
     """Tell whether the mesh is ready, its version, its runners, the models in memory, and whose key this is.
 
     Exit status: 0 ready, 1 not ready or the key is refused, 3 nobody answers. --api-key '' asks without a key, which
-    tells no more than ready or not.
+    tells no more than ready or not; so does a mesh that isn't ready.
     """
     options = session.options()
     with session.client(timeout_s=_TIMEOUT_S) as client:
@@ -39,7 +39,7 @@ def status(session: Session) -> None:
 
 
 def _asked(client: Client, *, endpoint: str, with_key: bool) -> dict[str, object]:
-    """The document; what needs a key is null without one.
+    """The document; what needs a key and a mesh that is ready is null without them.
 
     Raises:
         UnreachableError: nobody answers, or not in time.
@@ -52,7 +52,7 @@ def _asked(client: Client, *, endpoint: str, with_key: bool) -> dict[str, object
     except DeadlineError:
         raise UnreachableError(f"no mesh answers at {endpoint} in time", context={"endpoint": endpoint}) from None
     found: dict[str, object] = {"endpoint": endpoint, "live": True, "ready": ready}
-    if not with_key:
+    if not (ready and with_key):
         return found | {"server": None, "tenant": None, "runners": None, "models": None}
     server = client.server.metadata()
     runners = client.runners.list().runners
