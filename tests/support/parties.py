@@ -11,6 +11,7 @@ from typing import Any
 
 import grpc
 
+from headrace.gateway.v1.inference_pb2_grpc import InferenceServiceStub
 from headrace.gateway.v1.mesh_pb2_grpc import MeshServiceStub
 from headrace.quota.v1 import tenants_pb2 as quota
 from headrace.quota.v1.tenants_pb2_grpc import TenantServiceStub
@@ -48,6 +49,10 @@ class Party:
     @property
     def inference(self) -> GRPCInferenceServiceStub:
         return GRPCInferenceServiceStub(self.channel)
+
+    @property
+    def packed(self) -> InferenceServiceStub:
+        return InferenceServiceStub(self.channel)
 
     @property
     def models(self) -> ModelServiceStub:

@@ -22,6 +22,7 @@ from inference import open_inference_pb2 as oip
 from support import onnx_models
 from support.mesh import Mesh
 from support.open_inference_cases import INFERENCE, model_infer
+from support.packed_inference_cases import PACKED
 from support.parties import Party, operator, until
 from support.refusals import refusal_of
 from support.rpc_cases import CASES, World, case
@@ -30,7 +31,7 @@ HEALTH = "grpc.health.v1.Health"
 MESH = "headrace.gateway.v1.MeshService"
 MODELS = "headrace.registry.v1.ModelService"
 TENANTS = "headrace.quota.v1.TenantService"
-PUBLIC = (HEALTH, INFERENCE, MESH, MODELS, TENANTS)
+PUBLIC = (HEALTH, PACKED, INFERENCE, MESH, MODELS, TENANTS)
 REFLECTION = ("grpc.reflection.v1.ServerReflection", "grpc.reflection.v1alpha.ServerReflection")
 NOT_SERVED = {f"{HEALTH}/List"}
 """What the contracts have and this release doesn't."""
@@ -263,7 +264,7 @@ def revoke_api_key(world: World) -> None:
 @case(f"{HEALTH}/Check")
 def health_check(world: World) -> None:
     stub: Any = health_pb2_grpc.HealthStub(world.channel)
-    for service in ("", INFERENCE, MESH, MODELS, TENANTS):
+    for service in ("", INFERENCE, PACKED, MESH, MODELS, TENANTS):
         answer = stub.Check(health_pb2.HealthCheckRequest(service=service), timeout=10)
         assert answer.status == health_pb2.HealthCheckResponse.SERVING
 

@@ -33,9 +33,11 @@ from support.processes import Unprivileged, command_as, free_port, listens, stop
 
 BUF = Path(sys.executable).with_name("buf")
 INFERENCE = "inference.GRPCInferenceService"
+PACKED = "headrace.gateway.v1.InferenceService"
 TENANTS = "headrace.quota.v1.TenantService"
 PUBLIC = {
     INFERENCE,
+    PACKED,
     TENANTS,
     "headrace.gateway.v1.MeshService",
     "headrace.registry.v1.ModelService",
@@ -79,9 +81,13 @@ def get_tenant(door: FrontDoor, timeout: float = 10) -> Any:
         (f"/{TENANTS}/GetTenant", "CREDENTIAL_MISSING"),
         ("/headrace.registry.v1.ModelService/UploadVersion", "CREDENTIAL_MISSING"),
         ("/headrace.gateway.v1.MeshService/WatchRunners", "CREDENTIAL_MISSING"),
-        (f"/{INFERENCE}/ModelStreamInfer", "METHOD_UNKNOWN"),
-        (f"/{INFERENCE}/RepositoryIndex", "METHOD_UNKNOWN"),
+        (f"/{INFERENCE}/ModelStreamInfer", "CREDENTIAL_MISSING"),
+        (f"/{INFERENCE}/RepositoryIndex", "CREDENTIAL_MISSING"),
+        (f"/{PACKED}/Infer", "CREDENTIAL_MISSING"),
+        (f"/{PACKED}/InferBatch", "CREDENTIAL_MISSING"),
+        (f"/{PACKED}/Stream", "CREDENTIAL_MISSING"),
         (f"/{INFERENCE}/Nothing", "METHOD_UNKNOWN"),
+        (f"/{PACKED}/Nothing", "METHOD_UNKNOWN"),
         ("/headrace.quota.internal.v1.PrincipalFeedService/WatchPrincipals", "METHOD_UNKNOWN"),
         ("/headrace.registry.internal.v1.ArtifactService/ReadArtifact", "METHOD_UNKNOWN"),
         ("/headrace.runner.internal.v1.RunnerMesh/Register", "METHOD_UNKNOWN"),
