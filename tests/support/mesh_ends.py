@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Coroutine
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+from headrace.runner.internal.v1 import mesh_pb2
 from headrace_common.clock import SystemClock
 from headrace_common.errors import HeadraceError
 from headrace_gateway.catalog import CatalogVersion
@@ -14,6 +16,30 @@ from headrace_gateway.inference.dispatcher import Dispatcher
 from headrace_gateway.mesh.session_calls import Answer as GatewayAnswer
 from headrace_gateway.version_meters import VersionMeters
 from headrace_runner.calls import Answer, Cancel, Ended, IncomingCall
+
+
+@dataclass
+class SentCall:
+    """A call for a session, and what it was told, which may happen once."""
+
+    payload: bytes = b""
+    attempt: int = 0
+    outcomes: list[Outcome] = field(default_factory=list[Outcome])
+    id: int = 0
+
+    def describe(self, into: mesh_pb2.Call) -> None:
+        into.tenant_id = "t"
+        into.version_uid = "v"
+        into.timeout_ms = 1_000
+
+    def answered(self, outcome: Outcome) -> None:
+        self.outcomes.append(outcome)
+
+    @property
+    def reason(self) -> str:
+        (outcome,) = self.outcomes
+        assert isinstance(outcome, HeadraceError)
+        return outcome.reason
 
 
 class Begin(Protocol):
@@ -44,8 +70,9 @@ async def dispatched(
         deadline=now + timeout_s,
         payload=payload,
         meters=VersionMeters((version.tenant_id, version.model, version.version_text)),
-        finished=finished,
         ended=None,
+        tag=0,
+        finished=finished,
     )
     dispatcher.start(call)
     try:

@@ -16,7 +16,7 @@ async def test_a_replica_that_comes_before_the_wait_has_begun_gets_the_call() ->
     runner = core.join()
     uid = core.register("m")
     outcomes: list[Outcome] = []
-    core.handler.begin(REQUEST, Caller("acme", "r", "", 30.0), outcomes.append)
+    core.handler.begin(REQUEST, Caller("acme", "r", "", 30.0), lambda call, outcome: outcomes.append(outcome))
     runner.loaded(uid)
     await asyncio.sleep(0)
     assert outcomes == [], "it is not refused as if the replica had no room"

@@ -7,7 +7,7 @@ import pytest
 from headrace_common.errors import RouteUnavailable, ValidationError
 from headrace_common.wire import REQUEST_FIELDS_MAX as FIELDS_MAX
 from headrace_gateway.inference.payload_gate import PayloadGate
-from headrace_gateway.inference.request_fields import read_request_fields
+from headrace_gateway.inference.request_fields import RequestFieldReader
 from inference.open_inference_pb2 import ModelInferRequest
 
 
@@ -25,6 +25,6 @@ def test_requests_over_the_bound_are_refused_and_room_comes_back() -> None:
 def test_request_of_very_many_fields_is_refused_before_it_is_walked() -> None:
     name = ModelInferRequest(model_name="m").SerializeToString()
     unknown = b"\xa0\x06\x01"
-    assert read_request_fields(name + unknown * (FIELDS_MAX - 1)).model_name == "m"
+    assert RequestFieldReader().read(name + unknown * (FIELDS_MAX - 1)).model_name == "m"
     with pytest.raises(ValidationError):
-        read_request_fields(name + unknown * FIELDS_MAX)
+        RequestFieldReader().read(name + unknown * FIELDS_MAX)

@@ -11,7 +11,7 @@ from headrace_common.loop_load import LoopLoad
 from headrace_common.testing import FakeClock
 from headrace_gateway.inference.routing import FULL_SCAN_MAX, choose
 from headrace_gateway.mesh.runner_session import RunnerSession
-from headrace_gateway.mesh.session_calls import CallHeader
+from support.mesh_ends import SentCall
 
 UID = "uid-1"
 
@@ -29,7 +29,7 @@ def replica(name: str, *, in_flight: int = 0, slots: int = 1, latency_s: float =
     credit = mesh_pb2.ResultFrame(credit=mesh_pb2.Credit(messages=100, payload_bytes=1000))
     session.calls.on_result_frame(credit)
     for _ in range(in_flight):
-        session.calls.send(CallHeader(tenant_id="t", version_uid=UID, timeout_ms=1), b"", lambda outcome: None)
+        session.calls.send(SentCall())
     session.latency_s = latency_s
     return session
 
@@ -72,7 +72,7 @@ async def test_short_calls_gather_at_one_replica_and_spread_when_a_millisecond_o
         chosen = choose([first, second], UID, 10, set(), Random(0))
         assert chosen is not None
         counts[chosen.id] += 1
-        chosen.calls.send(CallHeader(tenant_id="t", version_uid=UID, timeout_ms=1), b"", lambda outcome: None)
+        chosen.calls.send(SentCall())
     assert sorted(counts.values()) == [6, 10]
 
 
@@ -83,5 +83,5 @@ async def test_long_calls_are_spread_one_by_one() -> None:
             session.observe(UID, 0.03, 0.02)
     chosen = choose([first, second], UID, 10, set(), Random(0))
     assert chosen is not None
-    chosen.calls.send(CallHeader(tenant_id="t", version_uid=UID, timeout_ms=1), b"", lambda outcome: None)
+    chosen.calls.send(SentCall())
     assert choose([first, second], UID, 10, set(), Random(0)) is not chosen

@@ -89,7 +89,7 @@ async def test_counters_are_those_of_the_calls_that_were_made() -> None:
     request = oip.ModelInferRequest(model_name="m").SerializeToString()
     outcomes: list[object] = []
     for rows in (2, 2, 5, 0):
-        core.handler.begin(request, Caller("acme", "r", "", 30.0), outcomes.append)
+        core.handler.begin(request, Caller("acme", "r", "", 30.0), lambda call, outcome: outcomes.append(outcome))
         (call,) = runner.received()
         core.clock.advance(0.5)
         failure = None if rows else ModelError("no", entry=catalogue.MODEL_EXECUTION_FAILED)

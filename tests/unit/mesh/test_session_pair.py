@@ -18,11 +18,10 @@ from headrace_common.lanes import ByteBudget, LaneLimits, LaneViolation, decode_
 from headrace_common.testing import FakeClock
 from headrace_gateway.mesh.runner_session import runner_lost
 from headrace_gateway.mesh.session_calls import Answer as GatewayAnswer
-from headrace_gateway.mesh.session_calls import CallHeader, OpenCall
 from headrace_gateway.mesh.session_calls import SessionCalls as GatewayCalls
 from headrace_runner.calls import Answer, IncomingCall
 from headrace_runner.mesh.session_calls import SessionCalls as RunnerCalls
-from support.mesh_ends import begin_with
+from support.mesh_ends import SentCall, begin_with
 
 LIMITS = LaneLimits(
     frame_bytes_max=4096,
@@ -57,20 +56,6 @@ class Model:
             if not gate.done():
                 gate.set_result(None)
                 return
-
-
-@dataclass
-class Sent:
-    """A call and what its caller was told, which may happen once."""
-
-    outcomes: list[GatewayAnswer | HeadraceError] = field(default_factory=list[GatewayAnswer | HeadraceError])
-    call: OpenCall = field(init=False)
-
-    @property
-    def reason(self) -> str:
-        (outcome,) = self.outcomes
-        assert isinstance(outcome, HeadraceError)
-        return outcome.reason
 
 
 @dataclass
@@ -122,9 +107,9 @@ class Pair:
             assert len(frame) <= LIMITS.frame_bytes_max
             self.lanes[lane].append(frame)
 
-    def send(self, payload: bytes) -> Sent:
-        sent = Sent()
-        sent.call = self.gateway.send(CallHeader("t", "v", 1000), payload, sent.outcomes.append)
+    def send(self, payload: bytes) -> SentCall:
+        sent = SentCall(payload)
+        sent.id = self.gateway.send(sent)
         return sent
 
 
@@ -168,7 +153,7 @@ async def test_every_call_ends_once_whatever_is_cancelled_when(seed: int, sizes:
         (b"!" if random.random() < 0.2 else b"-") * min(1, size) + random.randbytes(max(0, size - 1)) for size in sizes
     ]
     waiting = list(payloads)
-    calls: list[tuple[Sent, bytes]] = []
+    calls: list[tuple[SentCall, bytes]] = []
     left: set[int] = set()
     for _ in range(steps):
         roll = random.random()
@@ -178,15 +163,15 @@ async def test_every_call_ends_once_whatever_is_cancelled_when(seed: int, sizes:
         elif roll < 0.17 and calls:
             sent, _ = random.choice(calls)
             if not sent.outcomes:
-                left.add(sent.call.id)
-            pair.gateway.leave(sent.call)
+                left.add(sent.id)
+            pair.gateway.leave(sent.id)
         else:
             pair.step(random.choice(ACTIONS))
         if roll > 0.7:
             await asyncio.sleep(0)
     await settle(pair)
     for sent, payload in calls:
-        if sent.call.id in left:
+        if sent.id in left:
             assert sent.outcomes == []
         elif payload.startswith(b"!"):
             assert sent.reason == catalogue.MODEL_EXECUTION_FAILED.reason
@@ -213,7 +198,7 @@ async def pair() -> Pair:
 async def test_cancel_before_the_first_step_of_the_execution_still_gets_its_terminal_answer(pair: Pair) -> None:
     call = pair.send(b"x")
     pair.step("gateway sends small")
-    pair.gateway.leave(call.call)
+    pair.gateway.leave(call.id)
     pair.step("gateway sends small")
     pair.step("runner gets small")
     pair.step("runner gets small")
@@ -223,7 +208,7 @@ async def test_cancel_before_the_first_step_of_the_execution_still_gets_its_term
 
 
 async def test_call_that_has_not_left_is_taken_back_without_a_word_to_the_runner(pair: Pair) -> None:
-    pair.gateway.leave(pair.send(b"x").call)
+    pair.gateway.leave(pair.send(b"x").id)
     assert pair.gateway.in_flight == 0
     assert pair.gateway.next_small_frame() is None
 
@@ -233,7 +218,7 @@ async def test_slot_stays_taken_until_the_runner_has_ended_a_cancelled_call(pair
     for action in ("gateway sends small", "runner gets small"):
         pair.step(action)
     await asyncio.sleep(0)
-    pair.gateway.leave(call.call)
+    pair.gateway.leave(call.id)
     assert pair.gateway.in_flight == 1
     await settle(pair)
     assert pair.gateway.in_flight == 0

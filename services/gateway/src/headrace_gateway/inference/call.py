@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import NamedTuple, TypeAlias
 
+from headrace.runner.internal.v1 import mesh_pb2
 from headrace_common import catalogue
 from headrace_common.errors import HeadraceError
 from headrace_common.request_id import trace_id_of
 from headrace_gateway.catalog import CatalogVersion
 from headrace_gateway.mesh.runner_session import RunnerSession
-from headrace_gateway.mesh.session_calls import Answer, OpenCall
+from headrace_gateway.mesh.session_calls import Answer
 from headrace_gateway.version_meters import VersionMeters
 
 ATTEMPTS_MAX = 3
@@ -31,6 +32,7 @@ _ELSEWHERE = frozenset(
 )
 
 Outcome: TypeAlias = Answer | HeadraceError
+Ended: TypeAlias = "Callable[[InferenceCall, Outcome], None]"
 
 
 class Caller(NamedTuple):
@@ -48,18 +50,20 @@ class Caller(NamedTuple):
     priority: int | None = None
 
 
-@dataclass(slots=True, eq=False, kw_only=True)
+@dataclass(slots=True, eq=False)
 class InferenceCall:
     """A call and what has happened to it so far. Event loop only.
 
     Attributes:
         payload: The client's ModelInferRequest, as it came.
         arrived_at: Reading of the monotonic clock, as `deadline` is, at which the answer is worth nothing any more.
-        finished: Told by whoever learns first how the call ended; whom it tells in turn is `ended`.
         ended: Told once how the call ended; None when that was told or nobody wants to know any more.
+        tag: Whatever `ended` knows the call by.
+        finished: Told by whoever learns first how the call ended: the handler, which tells `ended`.
+        routed: Told what a runner answered: the dispatcher, which may try another one.
         attempt: How often it was sent to some runner before.
         refused_by: Tokens of the sessions that have refused it.
-        session: Who has it now; `opened` is its place there and `sent_at` when it went.
+        session: Who has it now; `id` is its identifier there and `sent_at` when it went.
         waiting: The task that waits for a replica on its behalf.
     """
 
@@ -71,16 +75,34 @@ class InferenceCall:
     deadline: float
     payload: bytes
     meters: VersionMeters
-    finished: Callable[[InferenceCall, Outcome], None]
-    ended: Callable[[Outcome], None] | None
+    ended: Ended | None
+    tag: int
+    finished: Ended
+    routed: Ended | None = None
     attempt: int = 0
     losses: int = 0
     last_error: HeadraceError | None = None
-    refused_by: set[str] = field(default_factory=set[str])
+    refused_by: frozenset[str] = frozenset()
     session: RunnerSession | None = None
-    opened: OpenCall | None = None
+    id: int = 0
     sent_at: float = 0.0
     waiting: asyncio.Task[None] | None = None
+
+    def describe(self, into: mesh_pb2.Call) -> None:
+        """Writes what a runner must know beside the payload."""
+        version = self.version
+        into.tenant_id = version.tenant_id
+        into.version_uid = version.uid
+        into.timeout_ms = max(0, int((self.deadline - self.sent_at) * 1000))
+        into.priority = self.priority
+        into.request_id = self.request_id
+        if self.traceparent:
+            into.traceparent = self.traceparent
+
+    def answered(self, outcome: Outcome) -> None:
+        """What the session says that has the call."""
+        assert self.routed is not None, "a call is routed before it is sent"
+        self.routed(self, outcome)
 
     def goes_on_after(self, error: HeadraceError) -> bool:
         """Whether the call may be sent again. One that two runners died of is not given a third."""

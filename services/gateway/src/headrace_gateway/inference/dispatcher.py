@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from functools import partial
 from random import Random
 
 from prometheus_client import CollectorRegistry, Counter
@@ -16,7 +15,6 @@ from headrace_gateway.inference.outlook import why_not_wait
 from headrace_gateway.inference.routing import choose
 from headrace_gateway.mesh.directory import RunnerDirectory
 from headrace_gateway.mesh.runner_session import RunnerSession
-from headrace_gateway.mesh.session_calls import CallHeader
 from headrace_gateway.mesh.wants import Wants
 
 RUNNER_WAIT_S = 3.0
@@ -60,6 +58,7 @@ class Dispatcher:
             RunnerUnavailable: RUNNER_OVERLOADED (RESOURCE_EXHAUSTED): too many wait already.
         """
         self._wants.touch(call.version)
+        call.routed = self._answered
         replica = self._choice(call)
         if replica is not None:
             self._send(call, replica)
@@ -76,29 +75,21 @@ class Dispatcher:
         """Nobody waits for the call any more: takes it back, or cancels it on the runner."""
         if call.waiting is not None:
             call.waiting.cancel()
-        if call.session is not None and call.opened is not None:
-            call.session.calls.leave(call.opened)
+        if call.session is not None:
+            call.session.calls.leave(call.id)
 
     def _choice(self, call: InferenceCall) -> RunnerSession | None:
         replicas = self._directory.replicas(call.version.uid)
         return choose(replicas, call.version.uid, len(call.payload), call.refused_by, self._random)
 
     def _send(self, call: InferenceCall, session: RunnerSession) -> None:
-        version = call.version
         call.session = session
         call.sent_at = self._clock.monotonic()
-        header = CallHeader(
-            version.tenant_id,
-            version.uid,
-            max(0, int((call.deadline - call.sent_at) * 1000)),
-            call.attempt,
-            call.priority,
-            call.request_id,
-            call.traceparent,
-        )
-        call.opened = session.calls.send(header, call.payload, partial(self._answered, call, session))
+        call.id = session.calls.send(call)
 
-    def _answered(self, call: InferenceCall, session: RunnerSession, outcome: Outcome) -> None:
+    def _answered(self, call: InferenceCall, outcome: Outcome) -> None:
+        session = call.session
+        assert session is not None, "only a call that was sent is answered"
         if isinstance(outcome, HeadraceError):
             self._failed(call, session, outcome)
         else:
@@ -106,21 +97,18 @@ class Dispatcher:
             call.finished(call, outcome)
 
     def _failed(self, call: InferenceCall, session: RunnerSession, error: HeadraceError) -> None:
-        # Open still where the failure is the gateway's verdict on a silent runner.
-        if call.opened is not None:
-            session.calls.leave(call.opened)
-        if call.goes_on_after(error):
-            if error.reason == catalogue.MODEL_LOADING.reason:
-                self._directory.forget_model(session, call.version.uid)
-            elif error.reason != catalogue.RUNNER_LOST.reason:
-                call.refused_by.add(session.token)
-            self._retries.labels(error.reason).inc()
-            try:
-                self.start(call)
-            except HeadraceError as refusal:
-                call.finished(call, refusal)
-        else:
+        if not call.goes_on_after(error):
             call.finished(call, error)
+            return
+        if error.reason == catalogue.MODEL_LOADING.reason:
+            self._directory.forget_model(session, call.version.uid)
+        elif error.reason != catalogue.RUNNER_LOST.reason:
+            call.refused_by |= {session.token}
+        self._retries.labels(error.reason).inc()
+        try:
+            self.start(call)
+        except HeadraceError as refusal:
+            call.finished(call, refusal)
 
     async def _send_when_possible(self, call: InferenceCall) -> None:
         try:

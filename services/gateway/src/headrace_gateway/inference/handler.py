@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
 
 from headrace_common import catalogue
 from headrace_common.clock import Clock
 from headrace_common.deadline_wheel import DeadlineWheel
 from headrace_common.errors import HeadraceError, InferenceTimeout, ValidationError
 from headrace_gateway.catalog import Catalog
-from headrace_gateway.inference.call import Caller, InferenceCall, Outcome
+from headrace_gateway.inference.call import Caller, Ended, InferenceCall, Outcome
 from headrace_gateway.inference.dispatcher import Dispatcher
 from headrace_gateway.inference.payload_gate import PayloadGate
-from headrace_gateway.inference.request_fields import read_request_fields
+from headrace_gateway.inference.request_fields import RequestFieldReader
 from headrace_gateway.mesh.session_calls import Answer
 from headrace_gateway.metrics import GatewayMetrics
 
@@ -46,10 +45,11 @@ class InferenceHandler:
         self._metrics = metrics
         self._clock = clock
         self._message_bytes_max = message_bytes_max
+        self._fields = RequestFieldReader()
         self._deadlines: DeadlineWheel[InferenceCall] = DeadlineWheel(tick_s=_TICK_S)
 
-    def begin(self, request: bytes, caller: Caller, ended: Callable[[Outcome], None]) -> InferenceCall:
-        """Starts a call; `ended` is told its outcome once, later, unless it is cancelled.
+    def begin(self, request: bytes, caller: Caller, ended: Ended, tag: int = 0) -> InferenceCall:
+        """Starts a call; `ended` is told its outcome once, later, unless it is cancelled. `tag` stays with the call.
 
         Raises:
             HeadraceError: MESSAGE_TOO_LARGE, SERVER_OVERLOADED, RUNNER_OVERLOADED (RESOURCE_EXHAUSTED),
@@ -59,22 +59,23 @@ class InferenceHandler:
         size = len(request)
         if size > self._message_bytes_max:
             raise too_large(size, self._message_bytes_max)
-        name, number, priority, timeout_us = read_request_fields(request)
+        name, number, priority, timeout_us = self._fields.read(request)
         version = self._catalog.resolve(caller.tenant_id, name, number)
         timeout_s = min(caller.timeout_s, TIMEOUT_MAX_S)
         if timeout_us:
             timeout_s = min(timeout_s, timeout_us / 1e6)
         call = InferenceCall(
-            version=version,
-            request_id=caller.request_id,
-            traceparent=caller.traceparent,
-            priority=priority if caller.priority is None else caller.priority,
-            arrived_at=now,
-            deadline=now + timeout_s,
-            payload=request,
-            meters=self._metrics.version(version),
-            finished=self._finished,
-            ended=ended,
+            version,
+            caller.request_id,
+            caller.traceparent,
+            priority if caller.priority is None else caller.priority,
+            now,
+            now + timeout_s,
+            request,
+            self._metrics.version(version),
+            ended,
+            tag,
+            self._finished,
         )
         self._payloads.enter(size)
         try:
@@ -107,7 +108,7 @@ class InferenceHandler:
         """Like `model_infer`, with everything that is known of the answer. Cancelling it cancels the call."""
         future: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
 
-        def ended(outcome: Outcome) -> None:
+        def ended(_call: InferenceCall, outcome: Outcome) -> None:
             if isinstance(outcome, HeadraceError):
                 future.set_exception(outcome)
             else:
@@ -148,7 +149,7 @@ class InferenceHandler:
             call.meters.failed(outcome.reason, now - call.arrived_at)
         else:
             call.meters.answered(outcome, call.arrived_at, now)
-        ended(outcome)
+        ended(call, outcome)
 
     def _close(self, call: InferenceCall) -> None:
         call.ended = None

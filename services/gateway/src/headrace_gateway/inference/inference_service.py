@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from functools import partial
 
 from google.protobuf.message import DecodeError
 
@@ -98,7 +97,7 @@ class _Batch:
             message = self._requests[index]
             try:
                 caller = prioritised(self._caller, message, f"requests[{index}].priority")
-                call = self._inference.begin(message.request, caller, partial(self._ended, index))
+                call = self._inference.begin(message.request, caller, self._ended, index)
             except HeadraceError as error:
                 self._fail(index, error)
             else:
@@ -106,8 +105,9 @@ class _Batch:
         if not self._in_flight and not self._done.done():
             self._done.set_result(None)
 
-    def _ended(self, index: int, outcome: Outcome) -> None:
-        call = self._in_flight.pop(index)
+    def _ended(self, call: InferenceCall, outcome: Outcome) -> None:
+        index = call.tag
+        del self._in_flight[index]
         if isinstance(outcome, HeadraceError):
             self._fail(index, outcome)
         else:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 
 from google.protobuf.message import DecodeError
 
@@ -179,7 +178,7 @@ class PackedStream:
             request, caller = self._read(call, index)
             self._gate.enter()
             try:
-                begun = self._inference.begin(request, caller, partial(self._ended, call_id))
+                begun = self._inference.begin(request, caller, self._ended, call_id)
             except BaseException:
                 self._gate.leave()
                 raise
@@ -222,11 +221,9 @@ class PackedStream:
         call = self._open.get(call_id)
         if call is not None and call.ended is not None:
             self._inference.cancel(call)
-            self._ended(call_id, DeadlineError("the call was cancelled", entry=catalogue.CALL_CANCELLED))
+            self._ended(call, DeadlineError("the call was cancelled", entry=catalogue.CALL_CANCELLED))
 
-    def _ended(self, call_id: int, outcome: Outcome) -> None:
-        call = self._open[call_id]
-        assert call is not None, "a call ends once"
+    def _ended(self, call: InferenceCall, outcome: Outcome) -> None:
         self._gate.leave()
         self._held_bytes -= len(call.payload)
         if not isinstance(outcome, HeadraceError):
@@ -234,7 +231,7 @@ class PackedStream:
             if self._unread_bytes > self._limits.unread_bytes_max and self._answers:
                 self._unread_bytes -= len(outcome.payload)
                 outcome = self._too_slow()
-        self._answer(call_id, call, outcome)
+        self._answer(call.tag, call, outcome)
         self._wake()
 
     def _answer(self, call_id: int, call: InferenceCall | None, outcome: Outcome) -> None:

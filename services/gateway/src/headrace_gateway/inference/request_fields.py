@@ -6,8 +6,9 @@ from typing import NamedTuple
 
 from headrace_common import catalogue, wire
 from headrace_common.errors import ValidationError
+from headrace_common.request_templates import RequestTemplates
 
-_MODEL_NAME, _MODEL_VERSION, _PARAMETERS = 1, 2, 4
+_MODEL_NAME, _MODEL_VERSION, _PARAMETERS, _RAW_CONTENTS = 1, 2, 4, 7
 _KEY, _VALUE = 1, 2
 _INT64, _UINT64 = 2, 5
 _PARAMETER_FIELDS_MAX = 64
@@ -30,12 +31,28 @@ class RequestFields(NamedTuple):
     timeout_us: int = 0
 
 
-def read_request_fields(request: bytes) -> RequestFields:
-    """Walks the top-level fields; as in protobuf, the last of a repeated scalar wins.
+class RequestFieldReader:
+    """Reads the fields of requests; one that differs from a former one in its elements alone takes no walk."""
 
-    Raises:
-        ValidationError: REQUEST_MALFORMED, FIELD_REQUIRED or PARAMETER_INVALID (INVALID_ARGUMENT).
-    """
+    def __init__(self) -> None:
+        self._templates: RequestTemplates[RequestFields] = RequestTemplates()
+
+    def read(self, request: bytes) -> RequestFields:
+        """Walks the top-level fields; as in protobuf, the last of a repeated scalar wins.
+
+        Raises:
+            ValidationError: REQUEST_MALFORMED, FIELD_REQUIRED or PARAMETER_INVALID (INVALID_ARGUMENT).
+        """
+        found = self._templates.find(request)
+        if found is not None:
+            return found[0]
+        raw_sizes: list[int] = []
+        fields = _walk(request, raw_sizes)
+        self._templates.remember(request, raw_sizes, fields)
+        return fields
+
+
+def _walk(request: bytes, raw_sizes: list[int]) -> RequestFields:
     name: int | memoryview = memoryview(b"")
     version: int | memoryview = memoryview(b"")
     parameters: list[memoryview] = []
@@ -44,8 +61,11 @@ def read_request_fields(request: bytes) -> RequestFields:
             name = value
         elif number == _MODEL_VERSION:
             version = value
-        elif number == _PARAMETERS and not isinstance(value, int):
-            parameters.append(value)
+        elif isinstance(value, memoryview):
+            if number == _PARAMETERS:
+                parameters.append(value)
+            elif number == _RAW_CONTENTS:
+                raw_sizes.append(len(value))
     if not name:
         raise ValidationError(
             "model_name is required",

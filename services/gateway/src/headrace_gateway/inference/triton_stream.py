@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
-from functools import partial
 
 from headrace_common import catalogue, wire
 from headrace_common.errors import HeadraceError, RouteUnavailable, ValidationError
@@ -96,7 +95,7 @@ class TritonStream:
                 raise RouteUnavailable("the server is shutting down", entry=catalogue.SERVER_DRAINING)
             self._gate.enter()
             try:
-                self._open[number] = self._inference.begin(received, caller, partial(self._ended, number))
+                self._open[number] = self._inference.begin(received, caller, self._ended, number)
             except BaseException:
                 self._gate.leave()
                 raise
@@ -138,9 +137,8 @@ class TritonStream:
         self._open.clear()
         self._answers.clear()
 
-    def _ended(self, number: int, outcome: Outcome) -> None:
-        call = self._open[number]
-        assert call is not None, "a call ends once"
+    def _ended(self, call: InferenceCall, outcome: Outcome) -> None:
+        number = call.tag
         self._gate.leave()
         self._held_bytes -= len(call.payload)
         if isinstance(outcome, HeadraceError):

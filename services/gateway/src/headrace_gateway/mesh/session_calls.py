@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 from headrace.runner.internal.v1 import mesh_pb2
 from headrace_common.errors import HeadraceError
@@ -30,37 +30,24 @@ class Answer(NamedTuple):
     leads_batch: bool
 
 
-class CallHeader(NamedTuple):
-    """What a call says of itself beside its payload; the fields of `headrace.runner.internal.v1.Call`."""
+class Call(Protocol):
+    """A call as a session sees it.
 
-    tenant_id: str
-    version_uid: str
-    timeout_ms: int
-    attempt: int = 0
-    priority: int = 0
-    request_id: str = ""
-    traceparent: str = ""
+    Attributes:
+        payload: A serialised ModelInferRequest.
+        attempt: How often it was sent to some runner before.
+    """
 
+    payload: bytes
+    attempt: int
 
-Ended = Callable[[Answer | HeadraceError], None]
-"""Told once, on the event loop, how a call ended."""
+    def describe(self, into: mesh_pb2.Call) -> None:
+        """Writes the call's fields but for its id, attempt and payload."""
+        ...
 
-
-class OpenCall:
-    """A call on its way. `ended` is called once, with the answer or the failure, unless the caller leaves first."""
-
-    __slots__ = ("attempt", "ended", "id")
-
-    def __init__(self, call_id: int, attempt: int, ended: Ended) -> None:
-        self.id = call_id
-        self.attempt = attempt
-        self.ended: Ended | None = ended
-
-    def end(self, outcome: Answer | HeadraceError) -> None:
-        """Tells the caller, if it has neither been told nor left."""
-        ended, self.ended = self.ended, None
-        if ended is not None:
-            ended(outcome)
+    def answered(self, outcome: Answer | HeadraceError) -> None:
+        """Told once, on the event loop, how the call ended here, unless the caller leaves first."""
+        ...
 
 
 class SessionCalls:
@@ -89,9 +76,11 @@ class SessionCalls:
         self._wake = wake
         self._gather_s = gather_s
         self._ended = ended
-        self._outbox: Outbox[CallHeader] = Outbox(limits=limits)
+        self._outbox: Outbox[Call] = Outbox(limits=limits)
         self._inbox: Inbox[mesh_pb2.Result] = Inbox(limits=limits, budget=budget, wake=wake)
-        self._open: dict[int, OpenCall] = {}
+        self._open: dict[int, Call] = {}
+        # Attempts of calls that nobody waits for any more and that the runner has yet to end.
+        self._left: dict[int, int] = {}
         self._cancels: list[int] = []
         self._last_id = 0
         self._frame = ReusedMessage(mesh_pb2.CallFrame)
@@ -99,7 +88,7 @@ class SessionCalls:
     @property
     def in_flight(self) -> int:
         """Calls without a terminal answer."""
-        return len(self._open)
+        return len(self._open) + len(self._left)
 
     @property
     def queued(self) -> int:
@@ -120,42 +109,43 @@ class SessionCalls:
         """Whether the runner has granted credit for one more call of that size."""
         return self._outbox.has_room(payload_bytes)
 
-    def send(self, header: CallHeader, payload: bytes, ended: Ended) -> OpenCall:
-        """Opens a call. The caller has asked `has_room`. `ended` is never called before this returns."""
+    def send(self, call: Call) -> int:
+        """Opens a call and returns its id here. The caller has asked `has_room`. Tells nothing before this returns."""
         self._last_id += 1
-        opened = OpenCall(self._last_id, header.attempt, ended)
-        self._open[opened.id] = opened
-        self._outbox.push(opened.id, header, payload)
+        self._open[self._last_id] = call
+        self._outbox.push(self._last_id, call, call.payload)
         self._wake()
-        return opened
+        return self._last_id
 
-    def leave(self, call: OpenCall) -> None:
+    def leave(self, call_id: int) -> None:
         """The caller stops waiting; does nothing when the call has had its answer.
 
         A call that has not left yet is taken back, another one is cancelled on the runner.
         """
-        call.ended = None
-        if call.id not in self._open:
+        call = self._open.pop(call_id, None)
+        if call is None:
             return
-        withdrawn = self._outbox.withdraw(call.id)
+        withdrawn = self._outbox.withdraw(call_id)
         if withdrawn is not None and withdrawn.unseen:
-            del self._open[call.id]
             self._ended()
             return
-        self._cancels.append(call.id)
+        self._left[call_id] = call.attempt
+        self._cancels.append(call_id)
         self._wake()
 
     def fail_all(self, error: HeadraceError) -> None:
-        """Fails every waiting caller; the calls stay open until their terminal answers, or `close`."""
-        for call in list(self._open.values()):
-            call.end(error)
+        """Fails every waiting caller and cancels their calls, which stay in flight until their terminal answers."""
+        for call_id, call in list(self._open.items()):
+            self.leave(call_id)
+            call.answered(error)
 
     def close(self, error: HeadraceError) -> None:
         """The session is lost: fails every waiting caller and forgets the calls."""
         failed, self._open = list(self._open.values()), {}
+        self._left.clear()
         self._inbox.close()
         for call in failed:
-            call.end(error)
+            call.answered(error)
         self._ended()
 
     def on_result_frame(self, frame: mesh_pb2.ResultFrame) -> None:
@@ -208,7 +198,11 @@ class SessionCalls:
         frame.gather_us = int(self._gather_s() * 1e6)
         for parcel in parcels:
             call = frame.offers.add() if parcel.offered else frame.calls.add()
-            _write(call, parcel.id, parcel.header, len(parcel.payload))
+            call.id = parcel.id
+            call.attempt = parcel.header.attempt
+            call.kind = mesh_pb2.CALL_KIND_INFER
+            call.payload_bytes = len(parcel.payload)
+            parcel.header.describe(call)
             if not parcel.offered:
                 call.payload = bytes(parcel.payload)
         if credit:
@@ -221,17 +215,21 @@ class SessionCalls:
 
     def _check(self, result: mesh_pb2.Result) -> None:
         call = self._open.get(result.id)
-        if call is None:
+        attempt = self._left.get(result.id) if call is None else call.attempt
+        if attempt is None:
             raise LaneViolation("result for a call that is not open")
-        if call.attempt != result.attempt or not result.terminal:
+        if attempt != result.attempt or not result.terminal:
             raise LaneViolation("result does not belong to the call")
 
     def _finish(self, result: mesh_pb2.Result, payload: bytes) -> None:
-        call = self._open.pop(result.id)
-        self._inbox.done(result.id)
-        self._outbox.answered(result.id)
-        if call.ended is not None:
-            call.end(from_status_bytes(result.status) if result.status else _answer(result, payload))
+        call_id = result.id
+        self._inbox.done(call_id)
+        self._outbox.answered(call_id)
+        call = self._open.pop(call_id, None)
+        if call is None:
+            del self._left[call_id]
+        else:
+            call.answered(from_status_bytes(result.status) if result.status else _answer(result, payload))
         self._ended()
 
 
@@ -245,16 +243,3 @@ def _answer(result: mesh_pb2.Result, payload: bytes) -> Answer:
         result.batch_rows,
         result.leads_batch,
     )
-
-
-def _write(call: mesh_pb2.Call, call_id: int, header: CallHeader, payload_bytes: int) -> None:
-    call.id = call_id
-    call.attempt = header.attempt
-    call.kind = mesh_pb2.CALL_KIND_INFER
-    call.tenant_id = header.tenant_id
-    call.version_uid = header.version_uid
-    call.timeout_ms = header.timeout_ms
-    call.priority = header.priority
-    call.request_id = header.request_id
-    call.traceparent = header.traceparent
-    call.payload_bytes = payload_bytes
