@@ -12,6 +12,7 @@ from typing import Any
 import grpc
 import pytest
 
+from headrace.gateway.v1 import inference_pb2 as pb
 from headrace.quota.v1 import tenants_pb2 as quota
 from headrace.registry.v1 import models_pb2 as registry
 from inference import model_repository_pb2 as repository
@@ -20,6 +21,7 @@ from inference import open_inference_pb2 as oip
 from support.bad_administration import FIELDS, PAGES, UPLOADS
 from support.bad_calls import SUM, SUM_FILE, Case, World, infer
 from support.bad_extensions import EXTENSIONS, loading, streaming
+from support.bad_inference import PACKED_INFERENCES, only_answer, only_result
 from support.bad_requests import CALLERS, INFERENCES, MESSAGES
 from support.mesh import Mesh
 from support.parties import Party, operator, until
@@ -29,7 +31,7 @@ pytestmark = pytest.mark.timeout(240)
 
 _UNDER_WAY = re.compile(r"^(\w+(?:in_flight|in_progress|queue_depth))(\{.*\})? (\S+)$", re.MULTILINE)
 
-CASES = INFERENCES | EXTENSIONS | MESSAGES | CALLERS | UPLOADS | FIELDS | PAGES
+CASES = INFERENCES | EXTENSIONS | PACKED_INFERENCES | MESSAGES | CALLERS | UPLOADS | FIELDS | PAGES
 
 
 @pytest.fixture(scope="module")
@@ -76,6 +78,7 @@ def test_is_refused_with_its_code_its_field_its_limit_and_no_text_of_a_library(c
 ABOUT_A_MODEL: dict[str, Callable[[Party, str], object]] = {
     "ModelInfer": lambda party, name: party.infer(infer(model_name=name)),
     "ModelInfer of a version": lambda party, name: party.infer(infer(model_name=name, model_version="1")),
+    "Infer": lambda party, name: party(party.packed.Infer, pb.InferRequest(request=infer(model_name=name))),
     "ModelReady": lambda party, name: party(party.inference.ModelReady, oip.ModelReadyRequest(name=name)),
     "ModelMetadata": lambda party, name: party(party.inference.ModelMetadata, oip.ModelMetadataRequest(name=name)),
     "ModelStreamInfer": lambda party, name: streaming(party, infer(model_name=name)),
@@ -110,6 +113,22 @@ def test_foreign_model_is_answered_byte_for_byte_as_one_that_is_not_there(
     assert foreign.reason == "MODEL_NOT_FOUND"
     assert (foreign.code, foreign.message.replace(SUM, absent)) == (missing.code, missing.message)
     assert [(key, renamed(value, SUM, absent)) for key, value in foreign.trailing] == list(missing.trailing)
+
+
+def test_foreign_model_in_a_batch_or_on_a_stream_is_answered_byte_for_byte_as_one_that_is_not_there(
+    world: World,
+) -> None:
+    absent = "nil"
+
+    def answers(party: Party, name: str) -> list[bytes]:
+        request = pb.InferRequest(request=infer(model_name=name))
+        call = pb.StreamCall(id=7, infer=request)
+        return [status.SerializeToString() for status in (only_result(party, request), only_answer(party, call))]
+
+    told = Party(world.neighbour.channel, (*world.neighbour.metadata, ("x-request-id", "the-same")))
+    foreign, missing = (answers(told, name) for name in (SUM, absent))
+    assert [answer.replace(SUM.encode(), absent.encode()) for answer in foreign] == missing
+    assert b"MODEL_NOT_FOUND" in missing[0]
 
 
 def renamed(value: str | bytes, old: str, new: str) -> str | bytes:

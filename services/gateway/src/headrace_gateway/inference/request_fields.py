@@ -100,7 +100,7 @@ def _read_numbers(entries: list[memoryview]) -> dict[str, int]:
         if key in ("priority", "timeout"):
             if value is None:
                 raise ValidationError(
-                    f"the parameter '{key}' must be a whole number of 0 or more",
+                    f"parameters.{key} must be a whole number of 0 or more",
                     entry=catalogue.PARAMETER_INVALID,
                     field=f"parameters.{key}",
                     context={"parameter": key},
