@@ -12,7 +12,7 @@ from headrace_common.catalogue import SETTING_MISSING
 from headrace_common.clock import Clock, SystemClock
 from headrace_common.errors import ConfigError
 from headrace_common.grpc_server import GrpcServer, Listener, RpcRuntime
-from headrace_common.lanes import ByteBudget, LaneLimits
+from headrace_common.lanes import LANE_OPTIONS, ByteBudget, LaneLimits
 from headrace_common.loop_load import LoopLoad
 from headrace_common.metrics import Metrics
 from headrace_common.principal import PrincipalSigner
@@ -197,7 +197,7 @@ class Gateway:
             listeners=[Listener(address=settings.mesh_address, tls=self._tls)],
             handlers=[handler],
             runtime=self._runtime,
-            options=[("grpc.max_receive_message_length", 2 * limits.frame_bytes_max)],
+            options=[("grpc.max_receive_message_length", 2 * limits.frame_bytes_max), *LANE_OPTIONS],
         )
 
     def _inference_handler(self) -> InferenceHandler:

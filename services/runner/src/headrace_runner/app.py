@@ -11,7 +11,7 @@ from headrace_common import catalogue
 from headrace_common.clock import Clock, SystemClock
 from headrace_common.errors import ConfigError
 from headrace_common.grpc_client import Caller, open_channel
-from headrace_common.lanes import ByteBudget, LaneLimits
+from headrace_common.lanes import LANE_OPTIONS, ByteBudget, LaneLimits
 from headrace_common.loop_load import LoopLoad
 from headrace_common.metrics import Metrics
 from headrace_common.ready_file import write_ready_file
@@ -121,7 +121,7 @@ def _build_mesh(
     limits = LaneLimits(message_bytes_max=settings.message_bytes_max)
     return MeshClient(
         targets=settings.gateways,
-        open_channel=lambda address: open_channel(address, tls=tls, own_connection=True),
+        open_channel=lambda address: open_channel(address, tls=tls, own_connection=True, options=LANE_OPTIONS),
         join_token=read_secret(token_file) if token_file is not None else None,
         name=settings.name,
         labels=settings.labels,

@@ -10,12 +10,13 @@ from headrace_common.lanes.budget import ByteBudget
 from headrace_common.lanes.chunks import Chunk, decode_chunks, encode_chunk
 from headrace_common.lanes.credit import CreditGrant, CreditWindow
 from headrace_common.lanes.inbox import Inbox
-from headrace_common.lanes.limits import LaneLimits
+from headrace_common.lanes.limits import LANE_OPTIONS, LaneLimits
 from headrace_common.lanes.outbox import Outbox, Parcel, Withdrawn
 from headrace_common.lanes.streams import FramePacer, run_until_one_fails, write_frames, write_paced
 from headrace_common.lanes.violation import LaneViolation
 
 __all__ = [
+    "LANE_OPTIONS",
     "ByteBudget",
     "Chunk",
     "CreditGrant",

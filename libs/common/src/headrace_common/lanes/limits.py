@@ -8,6 +8,11 @@ KIB = 1024
 MIB = 1024 * KIB
 
 
+LANE_OPTIONS: tuple[tuple[str, int], ...] = (("grpc.http2.bdp_probe", 0), ("grpc.http2.lookahead_bytes", 4 * MIB))
+"""gRPC arguments for both ends of a lane: a fixed window. By default each end pings the other to learn how large a
+window the network needs, which inside a cluster costs system calls with every frame and finds out nothing."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LaneLimits:
     """Bounds of one session's lanes, in bytes unless said otherwise.

@@ -109,6 +109,9 @@ class InferenceHandler:
         future: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
 
         def ended(_call: InferenceCall, outcome: Outcome) -> None:
+            # A cancelled task's future is done before the task runs and can cancel the call.
+            if future.done():
+                return
             if isinstance(outcome, HeadraceError):
                 future.set_exception(outcome)
             else:
@@ -125,8 +128,12 @@ class InferenceHandler:
         """Ends calls whose time is over, until cancelled; runners do so themselves, unless they are stuck."""
         while True:
             await asyncio.sleep(_TICK_S)
-            for call in self._deadlines.expired(self._clock.monotonic()):
-                self._expire(call)
+            self.end_overdue()
+
+    def end_overdue(self) -> None:
+        """Ends calls whose time is over."""
+        for call in self._deadlines.expired(self._clock.monotonic()):
+            self._expire(call)
 
     def _expire(self, call: InferenceCall) -> None:
         timeout_s = call.deadline - call.arrived_at

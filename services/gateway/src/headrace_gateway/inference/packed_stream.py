@@ -226,6 +226,8 @@ class PackedStream:
     def _ended(self, call: InferenceCall, outcome: Outcome) -> None:
         self._gate.leave()
         self._held_bytes -= len(call.payload)
+        # No longer counted, so no longer held: the answer may wait long for a client that doesn't read.
+        call.payload = b""
         if not isinstance(outcome, HeadraceError):
             self._unread_bytes += len(outcome.payload)
             if self._unread_bytes > self._limits.unread_bytes_max and self._answers:
