@@ -36,6 +36,7 @@ class GatewayCore:
         self.metrics = GatewayMetrics(registry=registry)
         self.directory = RunnerDirectory(clock=self.clock, known=self.catalog.by_uid)
         self.wants = Wants(directory=self.directory, sign_ticket=lambda version: version.uid, clock=self.clock)
+        self.payloads = PayloadGate(bytes_max=MIB)
         self.handler = InferenceHandler(
             catalog=self.catalog,
             dispatcher=Dispatcher(
@@ -46,7 +47,7 @@ class GatewayCore:
                 waiting_max=10,
                 registry=registry,
             ),
-            payloads=PayloadGate(bytes_max=MIB),
+            payloads=self.payloads,
             metrics=self.metrics,
             clock=self.clock,
             message_bytes_max=MIB,

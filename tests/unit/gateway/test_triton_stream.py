@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import gc
+
 import pytest
 
 from headrace_common import catalogue
 from headrace_common.errors import HeadraceError, TensorError
 from headrace_common.rpc_runtime import AdmissionGate
+from headrace_gateway.inference.call import InferenceCall
 from headrace_gateway.inference.packed_stream import StreamLimits
 from headrace_gateway.inference.triton_stream import TritonStream
 from inference import open_inference_pb2 as oip
@@ -166,6 +169,20 @@ async def test_a_client_that_does_not_read_gets_failures_in_place_of_large_answe
     assert (whole.error_message, len(whole.infer_response.raw_output_contents)) == ("", 1)
     assert cut.infer_response.id == "b"
     assert cut.infer_response.parameters["headrace_reason"].string_param == "READER_TOO_SLOW"
+
+
+async def test_requests_are_not_held_for_answers_that_wait_to_be_read() -> None:
+    stage = Stage()
+    stage.send("a", size=900)
+    held = [
+        found
+        for found in gc.get_objects()
+        if isinstance(found, InferenceCall) and getattr(found.ended, "__self__", None) is stage.stream
+    ]
+    assert [len(found.payload) > 900 for found in held] == [True]
+    stage.runner.answer(stage.runner.received()[0], response("a"))
+    assert stage.stream.in_flight == 1
+    assert not held[0].payload
 
 
 async def test_calls_of_all_streams_are_bounded_together() -> None:

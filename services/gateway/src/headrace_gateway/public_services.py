@@ -56,7 +56,7 @@ def inference_endpoints(
     runtime: RpcRuntime,
 ) -> dict[str, Endpoint]:
     """The RPCs that runners answer: bytes in and bytes out."""
-    service = InferenceService(inference=inference)
+    service = InferenceService(inference=inference, answer_bytes_max=runtime.message_bytes_max)
     unary_answers = {
         f"/{INFERENCE}/ModelInfer": inference.model_infer,
         f"/{PACKED}/Infer": service.infer,

@@ -20,10 +20,15 @@ REQUESTS_MAX = 1_024
 
 
 class InferenceService:
-    """Answers the unary methods, bytes in and bytes out; tensors stay unparsed."""
+    """Answers the unary methods, bytes in and bytes out; tensors stay unparsed.
 
-    def __init__(self, *, inference: InferenceHandler) -> None:
+    Args:
+        answer_bytes_max: Bytes of all responses of one batch.
+    """
+
+    def __init__(self, *, inference: InferenceHandler, answer_bytes_max: int) -> None:
         self._inference = inference
+        self._answer_bytes_max = answer_bytes_max
 
     async def infer(self, request: bytes, caller: Caller) -> bytes:
         """Serialised InferRequest in, serialised InferResponse out.
@@ -60,20 +65,28 @@ class InferenceService:
             )
         if len(requests) > REQUESTS_MAX:
             raise too_many("requests", len(requests), REQUESTS_MAX)
-        batch = _Batch(self._inference, requests, caller, message.max_concurrency or len(requests))
+        concurrency = message.max_concurrency or len(requests)
+        batch = _Batch(self._inference, requests, caller, concurrency, self._answer_bytes_max)
         return (await batch.run()).SerializeToString()
 
 
 class _Batch:
-    """The requests of one InferBatch, a bounded number of them in flight."""
+    """The requests of one InferBatch, a bounded number of them in flight and a bounded size of their answers."""
 
     def __init__(
-        self, inference: InferenceHandler, requests: Sequence[raw.RawInferRequest], caller: Caller, concurrency: int
+        self,
+        inference: InferenceHandler,
+        requests: Sequence[raw.RawInferRequest],
+        caller: Caller,
+        concurrency: int,
+        answer_bytes_max: int,
     ) -> None:
         self._inference = inference
         self._requests = requests
         self._caller = caller
         self._concurrency = concurrency
+        self._answer_bytes_max = answer_bytes_max
+        self._answer_bytes = 0
         self._response = raw.RawInferBatchResponse()
         for _ in requests:
             self._response.results.add()
@@ -110,9 +123,20 @@ class _Batch:
         del self._in_flight[index]
         if isinstance(outcome, HeadraceError):
             self._fail(index, outcome)
+        elif self._answer_bytes + len(outcome.payload) > self._answer_bytes_max:
+            self._fail(index, self._too_large(len(outcome.payload)))
         else:
+            self._answer_bytes += len(outcome.payload)
             write_response(self._response.results[index].response, call, outcome)
         self._fill()
+
+    def _too_large(self, size: int) -> ValidationError:
+        actual, limit = self._answer_bytes + size, self._answer_bytes_max
+        return ValidationError(
+            f"with this response the batch's would have {actual} bytes, at most {limit} are sent; ask for less at once",
+            entry=catalogue.MESSAGE_TOO_LARGE,
+            context={"limit": limit, "actual": actual},
+        )
 
     def _fail(self, index: int, error: HeadraceError) -> None:
         self._response.results[index].error = to_status(error, self._caller.request_id).SerializeToString()

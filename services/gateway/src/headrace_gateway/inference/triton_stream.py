@@ -147,8 +147,8 @@ class TritonStream:
             self._fail(number, call.payload, self._too_slow())
         else:
             self._answer(number, _answered(outcome.payload))
-        # Its request is no longer counted, so no longer held: the answer may wait long for a client that doesn't read.
-        self._open[number] = None
+        # No longer counted, so no longer held: the answer may wait long for a client that doesn't read.
+        call.payload = b""
         self._wake()
 
     def _fail(self, number: int, request: bytes, failure: HeadraceError) -> None:

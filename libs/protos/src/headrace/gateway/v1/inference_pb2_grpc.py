@@ -76,8 +76,9 @@ class InferenceServiceServicer:
 
     def InferBatch(self, request, context):
         """InferBatch runs many inferences, possibly of different models. The results are in the order of the requests, one
-        for each; every request succeeds or fails alone. The RPC's deadline is that of each request. Cancelling cancels
-        the requests that have not ended.
+        for each; every request succeeds or fails alone. The responses together have at most as many bytes as one request
+        may have; one that is too much fails with MESSAGE_TOO_LARGE. The RPC's deadline is that of each request. Cancelling
+        cancels the requests that have not ended.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

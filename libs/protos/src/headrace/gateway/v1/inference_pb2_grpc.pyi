@@ -47,8 +47,9 @@ class InferenceServiceStub:
     """
     InferBatch: _grpc.UnaryUnaryMultiCallable[_inference_pb2.InferBatchRequest, _inference_pb2.InferBatchResponse]
     """InferBatch runs many inferences, possibly of different models. The results are in the order of the requests, one
-    for each; every request succeeds or fails alone. The RPC's deadline is that of each request. Cancelling cancels
-    the requests that have not ended.
+    for each; every request succeeds or fails alone. The responses together have at most as many bytes as one request
+    may have; one that is too much fails with MESSAGE_TOO_LARGE. The RPC's deadline is that of each request. Cancelling
+    cancels the requests that have not ended.
     """
     Stream: _grpc.StreamStreamMultiCallable[_inference_pb2.StreamRequest, _inference_pb2.StreamResponse]
     """Stream runs calls as they come and answers each as it ends, in any order. A message carries as many calls or
@@ -79,8 +80,9 @@ class InferenceServiceAsyncStub(InferenceServiceStub):
     """
     InferBatch: _aio.UnaryUnaryMultiCallable[_inference_pb2.InferBatchRequest, _inference_pb2.InferBatchResponse]  # type: ignore[assignment]
     """InferBatch runs many inferences, possibly of different models. The results are in the order of the requests, one
-    for each; every request succeeds or fails alone. The RPC's deadline is that of each request. Cancelling cancels
-    the requests that have not ended.
+    for each; every request succeeds or fails alone. The responses together have at most as many bytes as one request
+    may have; one that is too much fails with MESSAGE_TOO_LARGE. The RPC's deadline is that of each request. Cancelling
+    cancels the requests that have not ended.
     """
     Stream: _aio.StreamStreamMultiCallable[_inference_pb2.StreamRequest, _inference_pb2.StreamResponse]  # type: ignore[assignment]
     """Stream runs calls as they come and answers each as it ends, in any order. A message carries as many calls or
@@ -120,8 +122,9 @@ class InferenceServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_inference_pb2.InferBatchResponse, _abc.Awaitable[_inference_pb2.InferBatchResponse]]:
         """InferBatch runs many inferences, possibly of different models. The results are in the order of the requests, one
-        for each; every request succeeds or fails alone. The RPC's deadline is that of each request. Cancelling cancels
-        the requests that have not ended.
+        for each; every request succeeds or fails alone. The responses together have at most as many bytes as one request
+        may have; one that is too much fails with MESSAGE_TOO_LARGE. The RPC's deadline is that of each request. Cancelling
+        cancels the requests that have not ended.
         """
 
     @_abc_1.abstractmethod
