@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -17,7 +18,7 @@ from headrace_client.tensors import Tensor, decode, encode
 
 ParameterValue = bool | int | float | str
 _PRIORITY_MAX = 9
-_REQUEST_ID_CHARS_MAX = 128
+_REQUEST_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/-]{0,127}")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -32,7 +33,7 @@ class InferRequest:
         parameters: Parameters of the Open Inference Protocol.
         priority: 0 to 9, 9 is most urgent; None means 5.
         timeout_s: Time for the answer in seconds; None means that of the client.
-        request_id: Up to 128 printable ASCII characters, for the logs of the mesh and for `InferResult.id`.
+        request_id: Up to 128 letters, digits and `._:/-`, a letter or digit first, for the logs of the mesh and for `InferResult.id`.
     """
 
     model: str
@@ -155,12 +156,14 @@ def checked_request_id(request_id: str | None) -> str | None:
     """The id as it is.
 
     Raises:
-        ValidationError: it is longer than 128 characters, or not printable ASCII.
+        ValidationError: it is another text than that.
     """
     if request_id is None:
         return None
-    if len(request_id) > _REQUEST_ID_CHARS_MAX or not (request_id.isascii() and request_id.isprintable()):
-        raise ValidationError("request_id is up to 128 printable ASCII characters", field="request_id")
+    if not _REQUEST_ID.fullmatch(request_id):
+        raise ValidationError(
+            "request_id is up to 128 letters, digits and ._:/-, a letter or digit first", field="request_id"
+        )
     return request_id
 
 

@@ -10,6 +10,8 @@ from headrace_common.loop_load import LoopLoad
 
 _GATHER_MAX_S = 0.004
 _GATHER_MIN_S = 0.0001
+# A busy loop gets no larger share of a processor that it has to share with others.
+_SATURATED = 0.5
 _QUORUM_MIN = 16
 
 
@@ -18,7 +20,7 @@ class FramePacer:
 
     A frame costs much the same however many calls it carries, at both of its ends. So what is due waits for company:
     at most until half of the calls in flight, and sixteen, have gathered, and at most for so long as this process or
-    its peer is busy. That is four milliseconds on an event loop that never rests, and nothing on an idle one. A call
+    its peer is busy. That is four milliseconds on an event loop that works half of the time, and nothing on an idle one. A call
     that is alone on its stream never waits.
     Source: adaptive interrupt moderation of network cards, which trades the same delay for the same saving.
 
@@ -40,7 +42,7 @@ class FramePacer:
     @property
     def gather_s(self) -> float:
         """How long this process would like frames to gather, its own and its peer's."""
-        return _GATHER_MAX_S * self._load.share**2
+        return _GATHER_MAX_S * min(1.0, self._load.share / _SATURATED) ** 2
 
     def notify(self) -> None:
         """Something became due."""

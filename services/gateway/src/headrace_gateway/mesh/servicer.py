@@ -193,6 +193,8 @@ class RunnerMeshHandler(grpc.GenericRpcHandler):
 
     async def _exchange(self, context: Context, session: RunnerSession, lane: str) -> None:
         try:
+            # Not with the first frame: a status can't follow headers whose sending was cancelled with that write.
+            await context.send_initial_metadata(())
             if lane == "small":
                 await run_until_one_fails(
                     _closed(session),

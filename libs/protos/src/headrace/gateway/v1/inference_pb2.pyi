@@ -253,7 +253,9 @@ class StreamCall(_message.Message):
     id: _builtins.int
     """Chosen by the client, unique among the calls in flight on this stream."""
     request_id: _builtins.str
-    """Identifier for logs: up to 128 printable ASCII characters. Empty means one of the server's making."""
+    """Identifier for logs: up to 128 letters, digits and `._:/-`, a letter or digit first. Empty means one of the
+    server's making, and so does any other text.
+    """
     traceparent: _builtins.str
     """W3C trace context. Empty means not traced; a malformed one counts as that."""
     @_builtins.property
