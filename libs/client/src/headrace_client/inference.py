@@ -33,7 +33,8 @@ class InferRequest:
         parameters: Parameters of the Open Inference Protocol.
         priority: 0 to 9, 9 is most urgent; None means 5.
         timeout_s: Time for the answer in seconds; None means that of the client.
-        request_id: Up to 128 letters, digits and `._:/-`, a letter or digit first, for the logs of the mesh and for `InferResult.id`.
+        request_id: For the logs of the mesh and for `InferResult.id`: up to 128 letters, digits and `._:/-`, a letter
+            or digit first.
     """
 
     model: str

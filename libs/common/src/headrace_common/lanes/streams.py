@@ -12,16 +12,15 @@ _GATHER_MAX_S = 0.004
 _GATHER_MIN_S = 0.0001
 # A busy loop gets no larger share of a processor that it has to share with others.
 _SATURATED = 0.5
-_QUORUM_MIN = 16
+_QUORUM = 16
 
 
 class FramePacer:
     """Decides when the next frame of a stream leaves.
 
-    A frame costs much the same however many calls it carries, at both of its ends. So what is due waits for company:
-    at most until half of the calls in flight, and sixteen, have gathered, and at most for so long as this process or
-    its peer is busy. That is four milliseconds on an event loop that works half of the time, and nothing on an idle one. A call
-    that is alone on its stream never waits.
+    A frame costs much the same however many calls it carries, at both of its ends. So what is due waits for company,
+    until sixteen have gathered, at most for so long as this process or its peer is busy: four milliseconds on an event
+    loop that works half of the time, nothing on an idle one. A call that is alone on its stream never waits.
     Source: adaptive interrupt moderation of network cards, which trades the same delay for the same saving.
 
     Args:
@@ -49,7 +48,7 @@ class FramePacer:
         if self._due.is_set():
             return
         waiting, in_flight = self._calls()
-        if in_flight <= 1 or waiting >= max(_QUORUM_MIN, in_flight // 2):
+        if in_flight <= 1 or waiting >= _QUORUM:
             self._set()
         elif self._timer is None:
             gather_s = min(_GATHER_MAX_S, max(self.gather_s, self.peer_gather_s))
