@@ -19,8 +19,8 @@ class FramePacer:
     """Decides when the next frame of a stream leaves.
 
     A frame costs much the same however many calls it carries, at both of its ends. So what is due waits for company,
-    until sixteen have gathered, at most for so long as this process or its peer is busy: four milliseconds on an event
-    loop that works half of the time, nothing on an idle one. A call that is alone on its stream never waits.
+    until sixteen have gathered or all that are in flight, at most for so long as this process or its peer is busy:
+    four milliseconds on an event loop that works half of the time, nothing on an idle one.
     Source: adaptive interrupt moderation of network cards, which trades the same delay for the same saving.
 
     Args:
@@ -48,7 +48,7 @@ class FramePacer:
         if self._due.is_set():
             return
         waiting, in_flight = self._calls()
-        if in_flight <= 1 or waiting >= _QUORUM:
+        if waiting >= min(_QUORUM, in_flight):
             self._set()
         elif self._timer is None:
             gather_s = min(_GATHER_MAX_S, max(self.gather_s, self.peer_gather_s))
