@@ -19,22 +19,25 @@ class FramePacer:
     """Decides when the next frame of a stream leaves.
 
     A frame costs much the same however many calls it carries, at both of its ends. So what is due waits for company,
-    until sixteen have gathered or all that are in flight, at most for so long as this process or its peer is busy:
-    four milliseconds on an event loop that works half of the time, nothing on an idle one.
+    until sixteen have gathered, at most for so long as this process or its peer is busy: four milliseconds on an event
+    loop that works half of the time, nothing on an idle one. A call that is alone in flight doesn't wait, nor do
+    answers when no other call is in flight.
     Source: adaptive interrupt moderation of network cards, which trades the same delay for the same saving.
 
     Args:
         calls: How many calls wait for a frame now, and how many are in flight, those that wait included.
         load: How busy the event loop is.
+        answers: Whether what is sent ends calls, so that nothing can join it once all in flight are here.
 
     Attributes:
         peer_gather_s: How long the peer would like frames to gather.
     """
 
-    def __init__(self, *, calls: Callable[[], tuple[int, int]], load: LoopLoad) -> None:
+    def __init__(self, *, calls: Callable[[], tuple[int, int]], load: LoopLoad, answers: bool) -> None:
         self.peer_gather_s = 0.0
         self._calls = calls
         self._load = load
+        self._answers = answers
         self._due = asyncio.Event()
         self._timer: asyncio.TimerHandle | None = None
 
@@ -48,7 +51,8 @@ class FramePacer:
         if self._due.is_set():
             return
         waiting, in_flight = self._calls()
-        if waiting >= min(_QUORUM, in_flight):
+        nobody_else = waiting >= in_flight if self._answers else in_flight <= 1
+        if nobody_else or waiting >= _QUORUM:
             self._set()
         elif self._timer is None:
             gather_s = min(_GATHER_MAX_S, max(self.gather_s, self.peer_gather_s))

@@ -195,7 +195,7 @@ class _Stream:
 
     def __init__(self, context: Context, load: LoopLoad) -> None:
         self._context = context
-        self._pacer = FramePacer(calls=lambda: (self.calls.waiting, self.calls.in_flight), load=load)
+        self._pacer = FramePacer(calls=lambda: (self.calls.waiting, self.calls.in_flight), load=load, answers=True)
         self._room = asyncio.Event()
         self._half_closed = False
         self._refusing = False

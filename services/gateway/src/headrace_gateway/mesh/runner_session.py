@@ -60,7 +60,7 @@ class RunnerSession:
         self.lanes: set[str] = set()
         self.opened = asyncio.Event()
         self.closed = asyncio.Event()
-        self.small_due = FramePacer(calls=lambda: (self.calls.queued, self.calls.in_flight), load=load)
+        self.small_due = FramePacer(calls=lambda: (self.calls.queued, self.calls.in_flight), load=load, answers=False)
         self.bulk_due = asyncio.Event()
         self.calls = SessionCalls(
             limits=limits,

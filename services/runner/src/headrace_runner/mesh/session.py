@@ -76,7 +76,7 @@ class Session:
         self._budget = budget
         self._clock = clock
         self._events: asyncio.Queue[mesh_pb2.RunnerEvent] = asyncio.Queue()
-        self._small_due = FramePacer(calls=self._load_of_lane, load=load)
+        self._small_due = FramePacer(calls=self._load_of_lane, load=load, answers=True)
         self._bulk_due = asyncio.Event()
         self._calls: SessionCalls | None = None
 
