@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Generic, NamedTuple, TypeVar
 
 from headrace_common import wire
+from headrace_common.errors import ValidationError
 
 T = TypeVar("T")
 
@@ -53,7 +54,7 @@ class RequestTemplates(Generic[T]):
         """
         headers = [wire.len_field_header(_RAW_CONTENTS, size) for size in raw_sizes]
         start = len(payload) - sum(raw_sizes) - sum(map(len, headers))
-        if not raw_sizes or not 0 <= start <= _PREFIX_BYTES_MAX:
+        if not raw_sizes or not 0 <= start <= _PREFIX_BYTES_MAX or not _has_no_elements(payload[:start]):
             return
         literals: list[tuple[int, bytes]] = []
         spans: list[tuple[int, int]] = []
@@ -68,3 +69,11 @@ class RequestTemplates(Generic[T]):
         if len(self._known) >= _KNOWN_MAX:
             self._known.clear()
         self._known[len(payload)] = _Known(tuple(literals), tuple(spans), meaning)
+
+
+def _has_no_elements(beginning: bytes) -> bool:
+    """Whether it is whole fields, none of them elements: else what looks like elements is the end of another field."""
+    try:
+        return all(number != _RAW_CONTENTS for number, _, _ in wire.fields(beginning))
+    except ValidationError:
+        return False
