@@ -27,6 +27,8 @@ def running_runner(
         "HEADRACE_RUNNER_REGISTRY_ADDRESS": backends.registry.address,
         "HEADRACE_RUNNER_CACHE_DIR": str(folder / "cache"),
         "HEADRACE_STATE_DIR": str(folder / "state"),
+        # The gateway is on the loop that waits for the runner's end, so neither hears the other's farewell.
+        "HEADRACE_SHUTDOWN_GRACE_S": "0.2",
     }
     argv = command_as(Unprivileged(0, 0), [sys.executable, "-m", "headrace_runner"])
     with (folder / f"{name}.log").open("ab") as log:

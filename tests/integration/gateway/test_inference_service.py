@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
-from dataclasses import dataclass
+import subprocess
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractContextManager, asynccontextmanager, suppress
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +17,13 @@ import grpc
 import grpc.aio
 import numpy as np
 import pytest
+import pytest_asyncio
+from google.protobuf.duration_pb2 import Duration
 from google.rpc.status_pb2 import Status
 
 from headrace.gateway.v1 import inference_pb2 as pb
-from headrace.gateway.v1 import inference_pb2_grpc
+from headrace.gateway.v1 import inference_pb2_grpc, mesh_pb2, mesh_pb2_grpc
+from headrace.quota.v1 import tenants_pb2, tenants_pb2_grpc
 from headrace_common.rpc_status import from_rpc_error, from_status
 from inference import open_inference_pb2 as oip
 from support import onnx_models
@@ -24,11 +31,28 @@ from support.eventually import eventually
 from support.gateway import COMMUNITY, Backends, FrontDoor, Pairs, fresh_name, open_door, upload
 from support.mesh_processes import running_runner
 
+pytestmark = pytest.mark.asyncio(loop_scope="module")
 
-def request_for(model: str, nonce: float = 1.0) -> pb.InferRequest:
-    tensor = oip.ModelInferRequest.InferInputTensor(name="x", datatype="FP32", shape=(1, 16))
-    raw = np.full((1, 16), nonce, np.float32).tobytes()
+LONG = 400_000
+"""Steps of a run that lasts for some tenths of a second. It ends also when nobody waits for it any more."""
+
+
+def request_for(model: str, nonce: float = 1.0, rows: int = 1) -> pb.InferRequest:
+    tensor = oip.ModelInferRequest.InferInputTensor(name="x", datatype="FP32", shape=(rows, 16))
+    raw = np.full((rows, 16), nonce, np.float32).tobytes()
     return pb.InferRequest(request=oip.ModelInferRequest(model_name=model, inputs=[tensor], raw_input_contents=[raw]))
+
+
+def counting(model: str, steps: int) -> pb.InferRequest:
+    """A request that takes about a microsecond a step."""
+    tensors = [oip.ModelInferRequest.InferInputTensor(name=name, datatype="INT64") for name in "xy"]
+    raw = [np.array(value, np.int64).tobytes() for value in (0, steps)]
+    return pb.InferRequest(request=oip.ModelInferRequest(model_name=model, inputs=tensors, raw_input_contents=raw))
+
+
+def counted(answer: pb.StreamAnswer) -> int:
+    assert answer.HasField("infer"), reason_of(answer.error)
+    return int(np.frombuffer(answer.infer.response.raw_output_contents[0], np.int64)[0])
 
 
 def reason_of(status: Status) -> str:
@@ -37,21 +61,49 @@ def reason_of(status: Status) -> str:
 
 @dataclass
 class Front:
-    """A gateway with one runner and one loaded model."""
+    """A gateway with one runner, which has two models: `model` is fast, `slow` takes as long as a request says."""
 
     door: FrontDoor
     stub: Any
     model: str
+    slow: str
+    runner: subprocess.Popen[bytes]
+    next_runner: Callable[..., AbstractContextManager[subprocess.Popen[bytes]]]
 
-    def expected(self, nonce: float) -> np.ndarray[Any, Any]:
-        return np.full((1, 16), nonce, np.float32) @ onnx_models.tiny_weights(seed=3)
+    streams: list[Stream] = field(default_factory=list["Stream"])
 
-    def check(self, answer: pb.InferResponse, nonce: float) -> None:
-        got = np.frombuffer(answer.response.raw_output_contents[0], np.float32).reshape(1, 16)
-        np.testing.assert_allclose(got, self.expected(nonce), rtol=1e-5, atol=1e-5)
+    def check(self, answer: pb.InferResponse, nonce: float, rows: int = 1) -> None:
+        got = np.frombuffer(answer.response.raw_output_contents[0], np.float32).reshape(rows, 16)
+        expected = np.full((1, 16), nonce, np.float32) @ onnx_models.tiny_weights(seed=3)
+        np.testing.assert_allclose(got, np.repeat(expected, rows, axis=0), rtol=1e-4, atol=1e-4)
+
+    def in_flight(self) -> float:
+        """Calls of both models that the gateway has not answered, and streams that are open."""
+        value = self.door.metrics.registry.get_sample_value
+        calls = sum(
+            value("headrace_infer_in_flight", {"tenant": "community", "model": model, "version": "1"}) or 0
+            for model in (self.model, self.slow)
+        )
+        return calls + (
+            value("headrace_rpc_in_flight", {"method": "/headrace.gateway.v1.InferenceService/Stream"}) or 0
+        )
+
+    async def until_joined(self, runners: int) -> None:
+        """Returns once the gateway has so many runners."""
+        mesh: Any = mesh_pb2_grpc.MeshServiceStub(self.door.channel)
+        async with asyncio.timeout(20):
+            while len((await mesh.ListRunners(mesh_pb2.ListRunnersRequest(), metadata=COMMUNITY)).runners) < runners:
+                await asyncio.sleep(0.02)
 
     def stream(self, metadata: Pairs = COMMUNITY) -> Stream:
-        return Stream(self.stub.Stream(metadata=metadata, timeout=30))
+        self.streams.append(Stream(self.stub.Stream(metadata=metadata, timeout=30)))
+        return self.streams[-1]
+
+    async def check_idle(self) -> None:
+        """Ends what the test has opened, after which nothing may be counted as under way."""
+        for stream in self.streams:
+            stream.call.cancel()
+        await eventually(lambda: self.in_flight() == 0)
 
 
 class Stream:
@@ -89,22 +141,39 @@ class Stream:
         return from_rpc_error(caught.value).reason
 
 
-@pytest.fixture
-async def front(backends: Backends, tmp_path: Path) -> AsyncIterator[Front]:
-    async with open_front(backends, tmp_path) as opened:
-        yield opened
-
-
 @asynccontextmanager
 async def open_front(backends: Backends, folder: Path) -> AsyncIterator[Front]:
     async with open_door(backends) as door:
         stub: Any = inference_pb2_grpc.InferenceServiceStub(door.channel)
-        name = fresh_name()
-        await upload(door, name, onnx_models.tiny(seed=3))
-        await eventually(lambda: bool(door.gateway.catalog.versions_of("community", name)))
-        with running_runner(backends, door, folder):
-            await stub.Infer(request_for(name), metadata=COMMUNITY, timeout=30)
-            yield Front(door, stub, name)
+        model, slow = fresh_name(), fresh_name()
+        await upload(door, model, onnx_models.tiny(seed=3))
+        await upload(door, slow, onnx_models.counting_loop())
+        await eventually(lambda: all(door.gateway.catalog.versions_of("community", name) for name in (model, slow)))
+        with running_runner(backends, door, folder) as runner:
+            await stub.Infer(request_for(model), metadata=COMMUNITY, timeout=30)
+            await stub.Infer(counting(slow, 1), metadata=COMMUNITY, timeout=30)
+            yield Front(door, stub, model, slow, runner, partial(running_runner, backends, door, folder))
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def shared(backends: Backends, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Front]:
+    async with open_front(backends, tmp_path_factory.mktemp("front")) as opened:
+        yield opened
+
+
+@pytest_asyncio.fixture(loop_scope="module")
+async def front(shared: Front) -> AsyncIterator[Front]:
+    """Each test finds it idle, and must leave it so."""
+    shared.streams.clear()
+    yield shared
+    await shared.check_idle()
+
+
+@pytest_asyncio.fixture(loop_scope="module")
+async def own_front(backends: Backends, tmp_path: Path) -> AsyncIterator[Front]:
+    """One that its test may break."""
+    async with open_front(backends, tmp_path) as opened:
+        yield opened
 
 
 def call(call_id: int, request: pb.InferRequest, **fields: Any) -> pb.StreamCall:
@@ -150,3 +219,173 @@ async def test_a_stream_that_breaks_the_contract_at_once_ends_with_its_status_ea
         stream = front.stream()
         await stream.send(call(1, request), call(2, request), call(1, request))
         assert await stream.failure() == "CALL_ID_IN_USE"
+
+
+async def test_a_message_of_100_000_calls_ends_its_stream_and_no_other(front: Front) -> None:
+    other, flood = front.stream(), front.stream()
+    await other.send(call(1, request_for(front.model)))
+    await other.answers(1)
+    await flood.send(*(pb.StreamCall(id=number) for number in range(100_000)))
+    assert await flood.failure() == "FIELD_TOO_LONG"
+    await other.send(call(1, request_for(front.model, 3.0)))
+    front.check((await other.answers(1))[1].infer, 3.0)
+
+
+async def test_times_that_calls_are_given_from_a_nanosecond_to_ten_thousand_years(front: Front) -> None:
+    stream = front.stream()
+    await stream.send(
+        call(1, request_for(front.model), timeout=Duration(nanos=1)),
+        call(2, request_for(front.model), timeout=Duration(seconds=315_576_000_000)),
+        call(3, request_for(front.model), timeout=Duration(seconds=-315_576_000_000)),
+        call(4, counting(front.slow, LONG), timeout=Duration(nanos=100_000_000)),
+    )
+    answers = await stream.answers(4)
+    # Whoever looks first, the gateway or the runner.
+    assert reason_of(answers[1].error) in {"DEADLINE_ALREADY_OVER", "INFERENCE_TIMEOUT"}
+    front.check(answers[2].infer, 1.0)
+    assert reason_of(answers[3].error) == "DEADLINE_ALREADY_OVER"
+    assert reason_of(answers[4].error) == "INFERENCE_TIMEOUT"
+
+
+async def test_cancelled_calls_are_answered_once_and_the_model_goes_on(front: Front) -> None:
+    stream, neighbour = front.stream(), front.stream()
+    await neighbour.send(call(1, counting(front.slow, LONG)))
+    await stream.send(*(call(number, counting(front.slow, LONG)) for number in range(1, 6)))
+    await stream.send(call(9, request_for(front.model)), cancels=(77,))
+    assert list(await stream.answers(1)) == [9]
+    await stream.send(cancels=(1, 2, 3, 4, 5, 5, 6))
+    answers = await stream.answers(5)
+    assert {reason_of(answer.error) for answer in answers.values()} == {"CALL_CANCELLED"}
+    await neighbour.send(cancels=(1,))
+    assert reason_of((await neighbour.answers(1))[1].error) == "CALL_CANCELLED"
+    await stream.send(call(1, counting(front.slow, 5)))
+    assert counted((await stream.answers(1))[1]) == 5
+
+
+async def test_a_client_that_sends_without_reading_is_stopped_and_loses_nothing(front: Front) -> None:
+    stream, count, together, rows = front.stream(), 8_192, 128, 128
+    sent = 0
+
+    async def send() -> None:
+        nonlocal sent
+        for first in range(0, count, together):
+            many = range(first, first + together)
+            await stream.send(*(call(n, request_for(front.model, float(n), rows)) for n in many))
+            sent += together
+
+    sending = asyncio.create_task(send())
+    before, settled_at = -1, time.monotonic()
+    async with asyncio.timeout(20):
+        while time.monotonic() - settled_at < 0.7:
+            await asyncio.sleep(0.02)
+            if sent != before:
+                before, settled_at = sent, time.monotonic()
+    assert not sending.done(), "it is not read from for ever"
+    await eventually(lambda: front.in_flight() == 1)
+    answers = await stream.answers(count)
+    assert answers.keys() == set(range(count))
+    answered = [number for number, answer in answers.items() if answer.HasField("infer")]
+    for number in answered[::37]:
+        front.check(answers[number].infer, float(number), rows)
+    # With the last message before it is stopped a client may have sent more than the only runner takes at once.
+    refused = {reason_of(answer.error) for answer in answers.values() if answer.HasField("error")}
+    assert refused <= {"RUNNER_OVERLOADED"}
+    assert len(answered) > count * 0.8
+    await sending
+    await stream.call.done_writing()
+    assert await stream.call.read() is grpc.aio.EOF
+
+
+async def test_calls_in_flight_finish_after_the_client_has_closed_its_side(front: Front) -> None:
+    stream = front.stream()
+    await stream.send(call(1, counting(front.slow, 300_000)), call(2, request_for(front.model)))
+    await stream.call.done_writing()
+    answers = await stream.answers(2)
+    assert (list(answers), counted(answers[1])) == ([2, 1], 300_000)
+    assert await stream.call.read() is grpc.aio.EOF
+    assert await stream.call.code() is grpc.StatusCode.OK
+
+
+async def test_a_client_that_leaves_leaves_nothing_in_flight(front: Front) -> None:
+    stream = front.stream()
+    await stream.send(*(call(number, counting(front.slow, LONG)) for number in range(20)))
+    batch = front.stub.InferBatch(
+        pb.InferBatchRequest(requests=[counting(front.slow, LONG)] * 5), metadata=COMMUNITY, timeout=30
+    )
+    single = front.stub.Infer(counting(front.slow, LONG), metadata=COMMUNITY, timeout=30)
+    waiting = [asyncio.ensure_future(_code(rpc)) for rpc in (batch, single)]
+    await eventually(lambda: front.in_flight() == 27)
+    for rpc in (stream.call, batch, single):
+        rpc.cancel()
+    await eventually(lambda: front.in_flight() == 0)
+    assert await asyncio.gather(*waiting) == [grpc.StatusCode.CANCELLED] * 2
+    answer = await front.stub.Infer(counting(front.slow, 3), metadata=COMMUNITY, timeout=10)
+    assert counted(pb.StreamAnswer(infer=answer)) == 3
+
+
+async def _code(rpc: Any) -> grpc.StatusCode:
+    with suppress(grpc.aio.AioRpcError, asyncio.CancelledError):
+        await rpc
+    return await rpc.code()
+
+
+async def test_a_stream_ends_soon_after_its_key_does(front: Front) -> None:
+    door = front.door
+    quota: Any = tenants_pb2_grpc.TenantServiceStub(door.channel)
+
+    async def revoke(_tenant_id: str, key_id: str) -> None:
+        request = tenants_pb2.RevokeApiKeyRequest(id=key_id)
+        await quota.RevokeApiKey(request, metadata=door.admin, timeout=10)
+
+    async def suspend(tenant_id: str, _key_id: str) -> None:
+        await quota.SuspendTenant(tenants_pb2.SuspendTenantRequest(id=tenant_id), metadata=door.admin, timeout=10)
+
+    async def ended_by(end: Callable[[str, str], Any]) -> tuple[str, float]:
+        tenant_id, key_id, key = await door.new_tenant(tenants_pb2.ROLE_USER)
+        stream = await opened(key)
+        await end(tenant_id, key_id)
+        started = time.monotonic()
+        return await stream.failure(), time.monotonic() - started
+
+    async def expiring() -> tuple[str, float]:
+        tenant_id, _, _ = await door.new_tenant(tenants_pb2.ROLE_USER)
+        expires = datetime.now(UTC) + timedelta(seconds=1.5)
+        request = tenants_pb2.CreateApiKeyRequest(tenant_id=tenant_id, roles=[tenants_pb2.ROLE_USER])
+        request.expire_time.FromDatetime(expires)
+        key = (await quota.CreateApiKey(request, metadata=door.admin, timeout=10)).key
+        await door.until_known(key)
+        stream = await opened(key)
+        return await stream.failure(), (datetime.now(UTC) - expires).total_seconds()
+
+    async def opened(key: str) -> Stream:
+        stream = front.stream((("x-api-key", key),))
+        await stream.send(call(1, request_for(front.model)))
+        assert reason_of((await stream.answers(1))[1].error) == "MODEL_NOT_FOUND", "it is another tenant's"
+        return stream
+
+    ends = await asyncio.gather(ended_by(revoke), ended_by(suspend), expiring())
+    assert [reason for reason, _ in ends] == ["KEY_REVOKED", "TENANT_SUSPENDED", "KEY_EXPIRED"]
+    assert max(took for _, took in ends) < 3, "half a second, and some for a busy machine"
+
+
+async def test_calls_of_a_runner_that_dies_are_answered_by_the_next_one(own_front: Front) -> None:
+    stream = own_front.stream()
+    await stream.send(*(call(number, counting(own_front.slow, 1_000_000 + number)) for number in range(2)))
+    await eventually(lambda: own_front.in_flight() == 3)
+    with own_front.next_runner("runner-1"):
+        await own_front.until_joined(2)
+        own_front.runner.kill()
+        answers = await stream.answers(2)
+        assert [counted(answers[number]) for number in range(2)] == [1_000_000, 1_000_001]
+        assert {answer.infer.execution.runner for answer in answers.values()} == {"runner-1"}
+
+
+async def test_a_stopping_gateway_says_so_answers_what_it_has_and_ends_the_stream(own_front: Front) -> None:
+    stream = own_front.stream()
+    await stream.send(call(1, counting(own_front.slow, 1_500_000)))
+    await eventually(lambda: own_front.in_flight() == 2)
+    closing = asyncio.create_task(own_front.door.gateway.close())
+    assert counted((await stream.answers(1))[1]) == 1_500_000
+    assert stream.draining, "told before the answer"
+    assert await stream.failure() == "SERVER_DRAINING"
+    await closing
