@@ -7,6 +7,7 @@ import os
 from pathlib import Path
 
 import pytest
+from google.protobuf.wrappers_pb2 import StringValue
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -17,6 +18,7 @@ from headrace_common.errors import ConfigError, RouteUnavailable, ValidationErro
 from headrace_common.page_token import Position, decode_page_token, encode_page_token
 from headrace_common.ready_file import write_ready_file
 from headrace_common.request_id import accept_request_id, new_request_id, trace_id_of
+from headrace_common.reused_message import ReusedMessage
 from headrace_common.rpc_runtime import AdmissionGate
 from headrace_common.testing import FakeClock
 
@@ -146,3 +148,11 @@ def test_clocks_agree_on_their_direction() -> None:
     assert (fake.now() - before).total_seconds() == 1.5
     with pytest.raises(ValueError, match="back"):
         fake.advance(-1)
+
+
+def test_a_message_for_much_content_is_given_away_and_not_kept() -> None:
+    reused = ReusedMessage(StringValue)
+    usual = reused.take(10)
+    assert reused.take(10) is usual
+    assert reused.take(2 << 20) is not usual
+    assert reused.take(10) is usual

@@ -11,7 +11,9 @@ from headrace.gateway.v1 import inference_pb2 as pb
 from headrace.runner.internal.v1 import mesh_pb2
 from headrace_common import catalogue
 from headrace_common.errors import HeadraceError, InferenceTimeout, ValidationError
+from headrace_common.rpc_runtime import AdmissionGate
 from headrace_common.rpc_status import from_status
+from headrace_gateway.inference import PayloadGate
 from headrace_gateway.inference.call import Caller
 from headrace_gateway.inference.inference_service import InferenceService
 from inference import open_inference_pb2 as oip
@@ -28,7 +30,15 @@ class Stage:
         self.runner: Runner = self.core.join()
         self.uid = self.core.register("m")
         self.runner.loaded(self.uid)
-        self.service = InferenceService(inference=self.core.handler, answer_bytes_max=1_000)
+        self.payloads = PayloadGate(bytes_max=1 << 20)
+        self.calls = AdmissionGate(limit=2_000)
+        self.service = InferenceService(
+            inference=self.core.handler,
+            payloads=self.payloads,
+            calls=self.calls,
+            clock=self.core.clock,
+            message_bytes_max=100_000,
+        )
 
     def infer(self, request: oip.ModelInferRequest | None = None) -> asyncio.Task[bytes]:
         sent = (request or oip.ModelInferRequest(model_name="m")).SerializeToString()
@@ -185,13 +195,56 @@ async def test_a_batch_s_answers_are_bounded_together() -> None:
     stage = Stage()
     running = stage.batch(*(request_for(n) for n in range(4)))
     received = await stage.received()
-    for sent, size in zip(received, (600, 600, 300, 100), strict=True):
+    for sent, size in zip(received, (60_000, 60_000, 30_000, 20_000), strict=True):
         stage.runner.answer(sent, oip.ModelInferResponse(id="x" * size).SerializeToString())
     results = await running
-    assert [len(result.response.response.id) for result in results] == [600, 0, 300, 0]
+    assert [len(result.response.response.id) for result in results] == [60_000, 0, 30_000, 0]
     failure = from_status(results[1].error)
-    assert (failure.reason, failure.context["limit"]) == ("MESSAGE_TOO_LARGE", "1000")
+    assert (failure.reason, failure.context["limit"]) == ("MESSAGE_TOO_LARGE", "100000")
     stage.check_idle()
+
+
+async def test_all_requests_of_a_batch_share_its_deadline() -> None:
+    stage = Stage()
+    running = stage.batch(request_for(1), request_for(2), request_for(3), max_concurrency=1)
+    (first,) = await stage.received()
+    assert 29_000 < first.timeout_ms < 30_000, "the batch answers before its own deadline"
+    stage.core.clock.advance(20)
+    stage.runner.answer(first, echo(first))
+    (second,) = await stage.received()
+    assert 9_000 < second.timeout_ms < 10_000
+    stage.core.clock.advance(20)
+    stage.runner.answer(second, echo(second))
+    results = await running
+    assert [result.WhichOneof("outcome") for result in results] == ["response", "response", "error"]
+    assert from_status(results[2].error).reason == "DEADLINE_ALREADY_OVER"
+    stage.check_idle()
+
+
+async def test_a_batch_counts_against_the_bounds_of_bytes_and_calls() -> None:
+    stage = Stage()
+    running = stage.batch(request_for(1), request_for(2))
+    received = await stage.received()
+    assert (stage.calls.taken, stage.payloads.held_bytes > 0) == (2, True)
+    for sent in received:
+        stage.runner.answer(sent, echo(sent))
+    await running
+    assert (stage.calls.taken, stage.payloads.held_bytes) == (0, 0)
+
+
+@pytest.mark.parametrize("method", ["infer", "infer_batch"])
+async def test_a_message_over_the_limit_is_refused_before_it_is_parsed(method: str) -> None:
+    stage = Stage()
+    with pytest.raises(HeadraceError) as caught:
+        await getattr(stage.service, method)(b"\x0a" * 100_001, CALLER)
+    assert caught.value.reason == "MESSAGE_TOO_LARGE"
+
+
+async def test_a_large_batch_of_nothing_is_refused_at_the_cost_of_its_limit() -> None:
+    stage = Stage()
+    with pytest.raises(HeadraceError) as caught:
+        await stage.service.infer_batch(b"\x0a\x00" * 40_000, CALLER)
+    assert (caught.value.reason, caught.value.field) == ("FIELD_TOO_LONG", "requests")
 
 
 @pytest.mark.parametrize("field", ["int64_param", "uint64_param"])

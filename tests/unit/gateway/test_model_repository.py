@@ -150,6 +150,16 @@ async def test_load_tries_again_what_has_failed_before() -> None:
     await loading
 
 
+async def test_load_of_what_a_runner_has_takes_it_from_nobody_though_another_has_failed() -> None:
+    stage = Stage()
+    healthy, broken = stage.core.join("runner-0"), stage.core.join("runner-1")
+    uid = stage.core.register("m")
+    healthy.loaded(uid)
+    broken.tell(uid, FAILED, failure=BROKEN)
+    await stage.start(LoadRequest(model_name="m"))
+    assert [await kinds(runner) for runner in (healthy, broken)] == [[], []]
+
+
 async def test_load_gives_up_at_its_deadline() -> None:
     stage = Stage()
     runner = stage.core.join()

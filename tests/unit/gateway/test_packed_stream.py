@@ -235,10 +235,17 @@ async def test_a_hundred_thousand_tiny_calls_are_refused_before_any_begins() -> 
     message = pb.StreamRequest(calls=[pb.StreamCall(id=n, infer=call(n).infer) for n in range(100_000)])
     failure = broken_by(stage, message.SerializeToString())
     assert (failure.reason, failure.context["limit"]) == ("FIELD_TOO_LONG", 1_024)
-    assert "100000" in failure.message
+    assert "calls" in failure.message
     assert stage.stream.calls == 0
     other.on_message(pb.StreamRequest(calls=[call(1)]).SerializeToString())
     assert len(stage.runner.received()) == 1, "other streams go on"
+
+
+@pytest.mark.parametrize("size", [2_000, 200_000])
+async def test_more_cancels_than_calls_may_be_in_a_message_end_the_stream(size: int) -> None:
+    stage = Stage(limits=StreamLimits(message_bytes_max=64 << 20, default_timeout_s=30.0))
+    failure = broken_by(stage, pb.StreamRequest(cancels=range(size)).SerializeToString())
+    assert (failure.reason, failure.field) == ("FIELD_TOO_LONG", "cancels")
 
 
 async def test_a_waiting_call_is_cancelled_before_its_task_has_begun_and_after() -> None:
@@ -361,9 +368,9 @@ async def test_closing_cancels_what_waits_and_what_executes() -> None:
 
 async def test_reading_stops_at_so_many_calls_or_bytes_and_goes_on_once_answers_have_left() -> None:
     stage = Stage()
-    stage.send(call(1), call(2), call(3))
-    assert not stage.stream.full
-    stage.send(call(4), call(5))
+    stage.send(call(1), call(2), call(3), call(4))
+    assert not stage.stream.full, "at the limit cancels still pass"
+    stage.send(call(5))
     assert stage.stream.full
     first, second, *_ = stage.runner.received()
     stage.runner.answer(first, response())
@@ -373,7 +380,9 @@ async def test_reading_stops_at_so_many_calls_or_bytes_and_goes_on_once_answers_
     assert not stage.stream.full
     stage.send(call(6, size=2_000), cancels=(3, 4, 5))
     stage.answered()
-    assert stage.stream.full, "a single large one is taken alone"
+    assert not stage.stream.full, "a single large one is taken, and can be cancelled"
+    stage.send(call(7))
+    assert stage.stream.full
     stage.send(cancels=(6,))
     assert not stage.stream.full
 
@@ -438,7 +447,7 @@ async def test_a_message_has_so_many_answers_as_fit_and_the_rest_follows() -> No
     messages: list[pb.StreamResponse] = []
     while (sent_bytes := stage.stream.next_message()) is not None:
         messages.append(pb.StreamResponse.FromString(sent_bytes))
-    assert [len(message.answers) for message in messages] == [18, 18, 4]
+    assert [len(message.answers) for message in messages] == [17, 17, 6]
 
 
 @given(seed=st.integers(0, 2**32))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import sys
 from typing import Any
 
 import pytest
@@ -129,3 +131,15 @@ def test_a_request_that_differs_before_its_elements_is_read_anew() -> None:
     for name in ("a", "b", "a"):
         sent = oip.ModelInferRequest(id=name).SerializeToString() + X + raw(b"abcd")
         assert reader.read(sent)[0].id == name
+
+
+def test_a_remembered_request_keeps_nothing_of_its_payload_alive() -> None:
+    reader = RequestReader(SIGNATURE)
+    empty = oip.InferTensorContents()
+    tensor = oip.ModelInferRequest.InferInputTensor(name="x", datatype="INT8", shape=[4], contents=empty)
+    payload = oip.ModelInferRequest(inputs=[tensor], raw_input_contents=[b"abcd"]).SerializeToString()
+    before = sys.getrefcount(payload)
+    request, _ = reader.read(payload)
+    del request
+    gc.collect()
+    assert sys.getrefcount(payload) == before

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import sys
 import time
+from contextlib import suppress
 from datetime import UTC, datetime
 from typing import TextIO
 
@@ -77,8 +78,10 @@ class AccessLog:
         """Writes what has gathered. Whoever stops the process calls it last."""
         lines, self._lines = self._lines, []
         if lines:
-            self._stream.write("".join(lines))
-            self._stream.flush()
+            # A call that was answered must not fail for its line.
+            with suppress(OSError):
+                self._stream.write("".join(lines))
+                self._stream.flush()
 
     def _flush(self) -> None:
         self._flush_due = False

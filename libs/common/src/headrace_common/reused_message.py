@@ -28,7 +28,12 @@ class ReusedMessage(Generic[M]):
         self._bytes = 0
 
     def take(self, size_bytes: int) -> M:
-        """An empty message for about `size_bytes` of content. What was taken before must not be read any more."""
+        """An empty message for about `size_bytes` of content. What was taken before must not be read any more.
+
+        One for much content is not kept: its owner may be idle for long.
+        """
+        if size_bytes > _BYTES_MAX:
+            return self._make()
         self._uses += 1
         self._bytes += size_bytes
         if self._uses > _USES_MAX or self._bytes > _BYTES_MAX:

@@ -104,6 +104,7 @@ class Gateway:
         self.catalog.add_listener(self._metrics.forget)
         self._neighbours = Neighbours(settings=settings, signer=self._signer, tls=self._tls, clock=clock)
         self._identity = Identity(table=self._table, clock=clock, community=settings.community)
+        self._payloads = PayloadGate(bytes_max=settings.request_bytes_max)
         self._inference = self._inference_handler()
         self._public = self._public_server()
         self._mesh = self._mesh_server()
@@ -212,7 +213,7 @@ class Gateway:
         return InferenceHandler(
             catalog=self.catalog,
             dispatcher=dispatcher,
-            payloads=PayloadGate(bytes_max=self._settings.request_bytes_max),
+            payloads=self._payloads,
             metrics=self._metrics,
             clock=self._clock,
             message_bytes_max=self._settings.message_bytes_max,
@@ -234,6 +235,8 @@ class Gateway:
         inference = inference_endpoints(
             self._inference,
             identity=self._identity,
+            payloads=self._payloads,
+            clock=self._clock,
             limits=StreamLimits(
                 message_bytes_max=settings.message_bytes_max + STREAM_SLACK_BYTES,
                 default_timeout_s=settings.call_timeout_s,

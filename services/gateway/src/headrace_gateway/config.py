@@ -28,9 +28,11 @@ class GatewaySettings(ServiceSettings):
     reflection: Literal["open", "keyed", "off"] = Field(
         "keyed", description="Who may list the public services: anyone, callers with a key, or nobody."
     )
-    load_waiting_max: int = Field(256, ge=1, description="Calls that may wait for a model to be loaded.")
+    load_waiting_max: int = Field(
+        4_096, ge=2, description="Calls that may wait for a model to be loaded, at most half of them of one tenant."
+    )
     stream_calls_max: int = Field(
-        16_384, ge=1, description="Calls in flight on all packed streams; more are refused one by one."
+        16_384, ge=1, description="Calls in flight of all streams and batches; more are refused one by one."
     )
     request_bytes_max: int = Field(
         512 << 20, ge=1 << 16, description="Bytes of all inference requests held at once; more are refused."

@@ -59,7 +59,7 @@ class ModelRepository:
         _check_parameters(request.parameters, known=())
         version = self._catalog.resolve(call.principal.tenant_id, name, "")
         limit = _Limit(self._clock, call, "loaded", name)
-        if any(self._directory.load_failure(session, version.uid) for session in self._directory):
+        if not self._directory.replicas(version.uid) and self._failed_somewhere(version):
             await self._let_go([version], limit)
         patient_until = self._clock.monotonic() + _RUNNER_WAIT_S
         while not self._directory.replicas(version.uid):
@@ -86,6 +86,9 @@ class ModelRepository:
         versions = self._catalog.versions_of(version.tenant_id, name)
         await self._let_go(versions, _Limit(self._clock, call, "unloaded", name))
         return repository.RepositoryModelUnloadResponse.FromString(_kserve_answer(name))
+
+    def _failed_somewhere(self, version: CatalogVersion) -> bool:
+        return any(self._directory.load_failure(session, version.uid) for session in self._directory)
 
     async def _let_go(self, versions: Iterable[CatalogVersion], limit: _Limit) -> None:
         uids = [version.uid for version in versions]

@@ -13,6 +13,7 @@ from headrace.gateway.v1 import mesh_pb2
 from headrace.quota.v1 import tenants_pb2
 from headrace.registry.v1 import models_pb2
 from headrace_common.access_log import AccessLog
+from headrace_common.clock import Clock
 from headrace_common.grpc_server import RpcMethod, RpcRuntime, bidi_stream, server_stream, unary
 from headrace_common.health import HEALTH_SERVICE
 from headrace_common.loop_load import LoopLoad
@@ -21,7 +22,7 @@ from headrace_common.request_id import TRACEPARENT_KEY
 from headrace_common.rpc_method import MethodRunner
 from headrace_common.rpc_runtime import AdmissionGate
 from headrace_gateway.identity import Identity
-from headrace_gateway.inference import InferenceHandler, UnaryEndpoint
+from headrace_gateway.inference import InferenceHandler, PayloadGate, UnaryEndpoint
 from headrace_gateway.inference.call import accept_traceparent
 from headrace_gateway.inference.inference_service import InferenceService
 from headrace_gateway.inference.packed_stream import PackedStream, StreamLimits
@@ -49,6 +50,8 @@ def inference_endpoints(
     inference: InferenceHandler,
     *,
     identity: Identity,
+    payloads: PayloadGate,
+    clock: Clock,
     limits: StreamLimits,
     stream_calls_max: int,
     log: AccessLog | None,
@@ -56,7 +59,14 @@ def inference_endpoints(
     runtime: RpcRuntime,
 ) -> dict[str, Endpoint]:
     """The RPCs that runners answer: bytes in and bytes out."""
-    service = InferenceService(inference=inference, answer_bytes_max=runtime.message_bytes_max)
+    gate = AdmissionGate(limit=stream_calls_max)
+    service = InferenceService(
+        inference=inference,
+        payloads=payloads,
+        calls=gate,
+        clock=clock,
+        message_bytes_max=limits.message_bytes_max,
+    )
     unary_answers = {
         f"/{INFERENCE}/ModelInfer": inference.model_infer,
         f"/{PACKED}/Infer": service.infer,
@@ -66,7 +76,6 @@ def inference_endpoints(
         path: UnaryEndpoint(path=path, answer=answer, log=log, runtime=runtime)
         for path, answer in unary_answers.items()
     }
-    gate = AdmissionGate(limit=stream_calls_max)
 
     def packed(opening: Opening) -> PackedStream:
         return PackedStream(

@@ -309,6 +309,9 @@ class ModelHost:
             entry = self._entries.pop(uid, None)
             self._residency.remove(uid)
             if entry is None or entry.loaded is None:
+                if released:
+                    # It went for another reason first, and whoever asked waits to be told.
+                    self._tell(_released(uid))
                 continue
             leaving.append(entry.loaded)
             self._change(entry, ModelEvent(state=ModelState.MODEL_STATE_UNLOADED, released=released))

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter as Counts
+from functools import partial
 from random import Random
 
 from prometheus_client import CollectorRegistry, Counter
@@ -25,7 +27,7 @@ class Dispatcher:
     """Picks a replica, sends, retries. A call that a replica takes at once costs no task. One event loop.
 
     Args:
-        waiting_max: Calls that may wait for a model to be loaded; more are refused.
+        waiting_max: Calls that may wait for a model to be loaded, at most half of them of one tenant; more are refused.
     """
 
     def __init__(
@@ -43,7 +45,7 @@ class Dispatcher:
         self._clock = clock
         self._random = random
         self._waiting_max = waiting_max
-        self._waiting = 0
+        self._waiting: Counts[str] = Counts()
         self._retries = Counter(
             "headrace_infer_retries",
             "Calls sent to another runner, by what the first one did",
@@ -63,13 +65,18 @@ class Dispatcher:
         if replica is not None:
             self._send(call, replica)
             return
-        if self._waiting >= self._waiting_max:
+        tenant_id = call.version.tenant_id
+        # One tenant's cold models must not keep others from waiting for theirs.
+        own_max = self._waiting_max // 2
+        if self._waiting.total() >= self._waiting_max or self._waiting[tenant_id] >= own_max:
             raise RunnerUnavailable(
-                f"{self._waiting_max} calls wait for a model to be loaded already", entry=catalogue.RUNNER_OVERLOADED
+                f"as many calls wait for models to be loaded as may: {own_max} of a tenant, {self._waiting_max} in all",
+                entry=catalogue.RUNNER_OVERLOADED,
+                context={"limit": own_max},
             )
-        self._waiting += 1
+        self._waiting[tenant_id] += 1
         call.waiting = asyncio.get_running_loop().create_task(self._send_when_possible(call))
-        call.waiting.add_done_callback(self._waited)
+        call.waiting.add_done_callback(partial(self._waited, tenant_id))
 
     def cancel(self, call: InferenceCall) -> None:
         """Nobody waits for the call any more: takes it back, or cancels it on the runner."""
@@ -118,9 +125,11 @@ class Dispatcher:
         else:
             self._send(call, session)
 
-    def _waited(self, _task: asyncio.Task[None]) -> None:
+    def _waited(self, tenant_id: str, _task: asyncio.Task[None]) -> None:
         # Not at the end of the task's coroutine: that never begins when it is cancelled at once.
-        self._waiting -= 1
+        self._waiting[tenant_id] -= 1
+        if not self._waiting[tenant_id]:
+            del self._waiting[tenant_id]
 
     async def _replica(self, call: InferenceCall) -> RunnerSession:
         """Waits for a load, or for a runner to come back, where that may help."""

@@ -7,10 +7,11 @@ import asyncio
 from headrace_common import catalogue
 from headrace_common.clock import Clock
 from headrace_common.deadline_wheel import DeadlineWheel
-from headrace_common.errors import HeadraceError, InferenceTimeout, ValidationError
+from headrace_common.errors import HeadraceError, InferenceTimeout
 from headrace_gateway.catalog import Catalog
 from headrace_gateway.inference.call import Caller, Ended, InferenceCall, Outcome
 from headrace_gateway.inference.dispatcher import Dispatcher
+from headrace_gateway.inference.message_bounds import too_large
 from headrace_gateway.inference.payload_gate import PayloadGate
 from headrace_gateway.inference.request_fields import RequestFieldReader
 from headrace_gateway.mesh.session_calls import Answer
@@ -77,11 +78,14 @@ class InferenceHandler:
             tag,
             self._finished,
         )
-        self._payloads.enter(size)
         try:
-            self._dispatcher.start(call)
+            self._payloads.enter(size)
+            try:
+                self._dispatcher.start(call)
+            except BaseException:
+                self._payloads.leave(size)
+                raise
         except HeadraceError as error:
-            self._payloads.leave(size)
             call.meters.failed(error.reason, self._clock.monotonic() - now)
             raise
         call.meters.in_flight += 1
@@ -163,11 +167,3 @@ class InferenceHandler:
         call.meters.in_flight -= 1
         self._deadlines.discard(call, call.deadline)
         self._payloads.leave(len(call.payload))
-
-
-def too_large(size: int, limit: int) -> ValidationError:
-    return ValidationError(
-        f"the message has {size} bytes, the server accepts {limit}",
-        entry=catalogue.MESSAGE_TOO_LARGE,
-        context={"limit": limit, "actual": size},
-    )

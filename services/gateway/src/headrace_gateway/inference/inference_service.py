@@ -9,26 +9,46 @@ from google.protobuf.message import DecodeError
 
 from headrace.gateway.internal.v1 import raw_inference_pb2 as raw
 from headrace_common import catalogue, wire
-from headrace_common.errors import HeadraceError, ValidationError
+from headrace_common.clock import Clock
+from headrace_common.errors import DeadlineError, HeadraceError, ValidationError
+from headrace_common.rpc_runtime import AdmissionGate
 from headrace_common.rpc_status import to_status
 from headrace_gateway.inference.call import Caller, InferenceCall, Outcome
 from headrace_gateway.inference.execution import write_response
 from headrace_gateway.inference.handler import InferenceHandler
+from headrace_gateway.inference.message_bounds import Repeated, check_counts, too_large, too_many
+from headrace_gateway.inference.payload_gate import PayloadGate
 
 PRIORITY_MAX = 9
 REQUESTS_MAX = 1_024
+_REPEATED = {1: Repeated("requests")}
+_MARGIN_MAX_S = 0.2
+_MARGIN_RATIO = 0.1
 
 
 class InferenceService:
     """Answers the unary methods, bytes in and bytes out; tensors stay unparsed.
 
     Args:
-        answer_bytes_max: Bytes of all responses of one batch.
+        payloads: Bounds the bytes of requests that are held; a batch counts whole until its last request has ended.
+        calls: Bounds the calls in flight of all batches and streams.
+        message_bytes_max: Largest message, in either direction.
     """
 
-    def __init__(self, *, inference: InferenceHandler, answer_bytes_max: int) -> None:
+    def __init__(
+        self,
+        *,
+        inference: InferenceHandler,
+        payloads: PayloadGate,
+        calls: AdmissionGate,
+        clock: Clock,
+        message_bytes_max: int,
+    ) -> None:
         self._inference = inference
-        self._answer_bytes_max = answer_bytes_max
+        self._clock = clock
+        self._payloads = payloads
+        self._calls = calls
+        self._message_bytes_max = message_bytes_max
 
     async def infer(self, request: bytes, caller: Caller) -> bytes:
         """Serialised InferRequest in, serialised InferResponse out.
@@ -36,6 +56,7 @@ class InferenceService:
         Raises:
             HeadraceError: REQUEST_MALFORMED, FIELD_INVALID (INVALID_ARGUMENT), `InferenceHandler.infer`'s.
         """
+        self._check_size(request)
         try:
             message = raw.RawInferRequest.FromString(request)
         except DecodeError:
@@ -51,10 +72,18 @@ class InferenceService:
         Raises:
             ValidationError: REQUEST_MALFORMED, FIELD_REQUIRED, FIELD_TOO_LONG (INVALID_ARGUMENT).
         """
+        self._check_size(request)
+        check_counts(request, _REPEATED, REQUESTS_MAX)
+        self._payloads.enter(len(request))
         try:
             message = raw.RawInferBatchRequest.FromString(request)
+            return await self._run(message, caller)
         except DecodeError:
             raise wire.malformed() from None
+        finally:
+            self._payloads.leave(len(request))
+
+    async def _run(self, message: raw.RawInferBatchRequest, caller: Caller) -> bytes:
         requests = message.requests
         if not requests:
             raise ValidationError(
@@ -65,9 +94,20 @@ class InferenceService:
             )
         if len(requests) > REQUESTS_MAX:
             raise too_many("requests", len(requests), REQUESTS_MAX)
-        concurrency = message.max_concurrency or len(requests)
-        batch = _Batch(self._inference, requests, caller, concurrency, self._answer_bytes_max)
+        batch = _Batch(
+            inference=self._inference,
+            calls=self._calls,
+            clock=self._clock,
+            requests=requests,
+            caller=caller,
+            concurrency=message.max_concurrency or len(requests),
+            answer_bytes_max=self._message_bytes_max,
+        )
         return (await batch.run()).SerializeToString()
+
+    def _check_size(self, request: bytes) -> None:
+        if len(request) > self._message_bytes_max:
+            raise too_large(len(request), self._message_bytes_max)
 
 
 class _Batch:
@@ -75,13 +115,18 @@ class _Batch:
 
     def __init__(
         self,
+        *,
         inference: InferenceHandler,
+        calls: AdmissionGate,
+        clock: Clock,
         requests: Sequence[raw.RawInferRequest],
         caller: Caller,
         concurrency: int,
         answer_bytes_max: int,
     ) -> None:
         self._inference = inference
+        self._calls = calls
+        self._clock = clock
         self._requests = requests
         self._caller = caller
         self._concurrency = concurrency
@@ -92,6 +137,9 @@ class _Batch:
             self._response.results.add()
         self._in_flight: dict[int, InferenceCall] = {}
         self._next = 0
+        # Requests that run out of time are to be told so before the RPC itself does.
+        timeout_s = caller.timeout_s - min(_MARGIN_MAX_S, _MARGIN_RATIO * caller.timeout_s)
+        self._deadline = clock.monotonic() + timeout_s
         self._done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     async def run(self) -> raw.RawInferBatchResponse:
@@ -102,25 +150,38 @@ class _Batch:
         finally:
             for call in self._in_flight.values():
                 self._inference.cancel(call)
+                self._calls.leave()
         return self._response
 
     def _fill(self) -> None:
         while self._next < len(self._requests) and len(self._in_flight) < self._concurrency:
             index, self._next = self._next, self._next + 1
-            message = self._requests[index]
             try:
-                caller = prioritised(self._caller, message, f"requests[{index}].priority")
-                call = self._inference.begin(message.request, caller, self._ended, index)
+                self._in_flight[index] = self._begun(index)
             except HeadraceError as error:
                 self._fail(index, error)
-            else:
-                self._in_flight[index] = call
         if not self._in_flight and not self._done.done():
             self._done.set_result(None)
+
+    def _begun(self, index: int) -> InferenceCall:
+        message = self._requests[index]
+        remaining_s = self._deadline - self._clock.monotonic()
+        if remaining_s <= 0:
+            raise DeadlineError(
+                "the batch's deadline was over before this request could begin", entry=catalogue.DEADLINE_ALREADY_OVER
+            )
+        caller = prioritised(self._caller, message, f"requests[{index}].priority")._replace(timeout_s=remaining_s)
+        self._calls.enter()
+        try:
+            return self._inference.begin(message.request, caller, self._ended, index)
+        except BaseException:
+            self._calls.leave()
+            raise
 
     def _ended(self, call: InferenceCall, outcome: Outcome) -> None:
         index = call.tag
         del self._in_flight[index]
+        self._calls.leave()
         if isinstance(outcome, HeadraceError):
             self._fail(index, outcome)
         elif self._answer_bytes + len(outcome.payload) > self._answer_bytes_max:
@@ -167,12 +228,3 @@ def checked_priority(priority: int, field: str) -> int:
             context={"field": field},
         )
     return priority
-
-
-def too_many(field: str, count: int, limit: int) -> ValidationError:
-    return ValidationError(
-        f"{field} has {count} elements, at most {limit} are accepted",
-        entry=catalogue.FIELD_TOO_LONG,
-        context={"field": field, "limit": limit},
-        field=field,
-    )

@@ -11,17 +11,27 @@ from google.protobuf.message import DecodeError
 from headrace.gateway.internal.v1 import raw_inference_pb2 as raw
 from headrace.gateway.v1.inference_pb2 import StreamLimits as StreamLimitsMessage
 from headrace_common import catalogue, wire
-from headrace_common.errors import DeadlineError, HeadraceError, RouteUnavailable, RunnerError, ValidationError
+from headrace_common.errors import DeadlineError, HeadraceError, RouteUnavailable, ValidationError
 from headrace_common.request_id import accept_request_id
 from headrace_common.reused_message import ReusedMessage
 from headrace_common.rpc_runtime import AdmissionGate
 from headrace_common.rpc_status import to_status
 from headrace_gateway.inference.call import Caller, InferenceCall, Outcome, accept_traceparent
 from headrace_gateway.inference.execution import write_response
-from headrace_gateway.inference.handler import InferenceHandler, too_large
-from headrace_gateway.inference.inference_service import checked_priority, too_many
+from headrace_gateway.inference.handler import InferenceHandler
+from headrace_gateway.inference.inference_service import checked_priority
+from headrace_gateway.inference.message_bounds import (
+    STREAM_ID_CHARS,
+    Repeated,
+    check_counts,
+    reader_too_slow,
+    too_large,
+    too_many,
+)
+from headrace_gateway.mesh.session_calls import Answer
 
 _ANSWERS_BYTES = 1 << 20
+_REPEATED = {1: Repeated("calls"), 2: Repeated("cancels", packed=True)}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -91,8 +101,9 @@ class PackedStream:
 
     @property
     def full(self) -> bool:
-        """Whether nothing more should be read for now."""
-        return len(self._open) >= self._limits.calls_max or self._held_bytes >= self._limits.bytes_max
+        """Whether nothing more should be read for now: the client has exceeded a limit. At the limits cancels pass."""
+        calls = len(self._open)
+        return calls > self._limits.calls_max or (self._held_bytes > self._limits.bytes_max and calls > 1)
 
     def on_message(self, received: bytes) -> None:
         """Begins and cancels what a client's message says. A call that can't begin is answered like one that fails.
@@ -103,13 +114,16 @@ class PackedStream:
         """
         if len(received) > self._limits.message_bytes_max:
             raise too_large(len(received), self._limits.message_bytes_max)
+        limit = self._limits.calls_per_message_max
+        check_counts(received, _REPEATED, limit)
         message = self._incoming.take(len(received))
         try:
             message.MergeFromString(received)
         except DecodeError:
             raise wire.malformed() from None
-        if len(message.calls) > self._limits.calls_per_message_max:
-            raise too_many("calls", len(message.calls), self._limits.calls_per_message_max)
+        for field, count in (("calls", len(message.calls)), ("cancels", len(message.cancels))):
+            if count > limit:
+                raise too_many(field, count, limit)
         for index, call in enumerate(message.calls):
             if call.id in self._open:
                 raise ValidationError(
@@ -128,26 +142,33 @@ class PackedStream:
         """The next message for the client, or None when there is nothing to say."""
         if not self._answers and self._limits_told and not self._draining_due:
             return None
-        message = self._outgoing.take(self._unread_bytes)
+        first = self._answers[0][2] if self._answers else None
+        size = len(first.payload) if isinstance(first, Answer) else 0
+        message = self._outgoing.take(max(size, min(self._unread_bytes, _ANSWERS_BYTES)))
         if not self._limits_told:
             self._limits_told = True
             self._write_limits(message.limits)
         message.draining, self._draining_due = self._draining_due, False
         room = _ANSWERS_BYTES
         while self._answers and room > 0:
-            call_id, call, outcome = self._answers.popleft()
-            del self._open[call_id]
-            answer = message.answers.add()
-            answer.id = call_id
-            if isinstance(outcome, HeadraceError):
-                answer.error = to_status(outcome, self._request_id).SerializeToString()
-                room -= len(answer.error)
-            else:
-                assert call is not None, "only a call that began has an answer"
-                write_response(answer.infer, call, outcome)
-                self._unread_bytes -= len(outcome.payload)
-                room -= len(outcome.payload)
+            outcome = self._answers[0][2]
+            if isinstance(outcome, Answer) and len(outcome.payload) > room < _ANSWERS_BYTES:
+                break
+            room -= self._write(*self._answers.popleft(), message)
         return message.SerializeToString()
+
+    def _write(self, call_id: int, call: InferenceCall | None, outcome: Outcome, message: raw.RawStreamResponse) -> int:
+        """Adds an answer to a message and returns about how many bytes that took."""
+        del self._open[call_id]
+        answer = message.answers.add()
+        answer.id = call_id
+        if isinstance(outcome, HeadraceError):
+            answer.error = to_status(outcome, self._request_id).SerializeToString()
+            return len(answer.error)
+        assert call is not None, "only a call that began has an answer"
+        write_response(answer.infer, call, outcome)
+        self._unread_bytes -= len(outcome.payload)
+        return len(outcome.payload)
 
     def drain(self) -> None:
         """The server is stopping: tells the client to open another stream."""
@@ -210,7 +231,7 @@ class PackedStream:
         request_id = call.request_id
         caller = Caller(
             self._tenant_id,
-            accept_request_id(request_id) if request_id else f"{self._request_id}/{call.id}",
+            accept_request_id(request_id) if request_id else f"{self._request_id[:STREAM_ID_CHARS]}/{call.id}",
             accept_traceparent(call.traceparent) if call.traceparent else "",
             timeout_s,
             priority,
@@ -241,11 +262,7 @@ class PackedStream:
         self._answers.append((call_id, call, outcome))
 
     def _too_slow(self) -> HeadraceError:
-        return RunnerError(
-            f"the stream's answers wait to be read and take {self._limits.unread_bytes_max} bytes already",
-            entry=catalogue.READER_TOO_SLOW,
-            context={"limit": self._limits.unread_bytes_max},
-        )
+        return reader_too_slow(self._limits.unread_bytes_max)
 
     def _write_limits(self, into: StreamLimitsMessage) -> None:
         limits = self._limits

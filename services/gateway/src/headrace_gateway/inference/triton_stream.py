@@ -11,6 +11,7 @@ from headrace_common.rpc_runtime import AdmissionGate
 from headrace_common.rpc_status import to_status
 from headrace_gateway.inference.call import Caller, InferenceCall, Outcome
 from headrace_gateway.inference.handler import InferenceHandler
+from headrace_gateway.inference.message_bounds import STREAM_ID_CHARS, reader_too_slow
 from headrace_gateway.inference.packed_stream import StreamLimits
 from inference import open_inference_pb2 as oip
 
@@ -88,7 +89,10 @@ class TritonStream:
         number = self.calls
         self._open[number] = None
         caller = Caller(
-            self._tenant_id, f"{self._request_id}/{number}", self._traceparent, self._limits.default_timeout_s
+            self._tenant_id,
+            f"{self._request_id[:STREAM_ID_CHARS]}/{number}",
+            self._traceparent,
+            self._limits.default_timeout_s,
         )
         try:
             if self._refusing:
@@ -163,11 +167,7 @@ class TritonStream:
         self._answers.append((number, message))
 
     def _too_slow(self) -> HeadraceError:
-        return RouteUnavailable(
-            f"the stream's answers wait to be read and take {self._limits.unread_bytes_max} bytes already",
-            entry=catalogue.READER_TOO_SLOW,
-            context={"limit": self._limits.unread_bytes_max},
-        )
+        return reader_too_slow(self._limits.unread_bytes_max)
 
 
 def _answered(response: bytes) -> bytes:

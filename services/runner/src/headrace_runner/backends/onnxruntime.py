@@ -110,7 +110,10 @@ class OnnxRuntimeModel:
     ) -> Sequence[Array]:
         feed = {name: _prepared(name, array, name in self._strings) for name, array in inputs.items()}
         # Used again, because making one takes longer than some models.
-        options = self._idle_options.pop() if self._idle_options else self._new_options()
+        try:
+            options = self._idle_options.pop()
+        except IndexError:
+            options = self._new_options()
         self._running.add(options)
         try:
             if self._bf16:

@@ -147,7 +147,9 @@ def _read_tensor(view: memoryview, index: int, raw: memoryview | None, parts: _P
         elif number == 5:
             if isinstance(value, int):
                 raise wire.malformed()
-            contents.append(value)
+            # An empty one says nothing, and a view of it would keep the payload alive.
+            if value:
+                contents.append(value)
         elif number == 4:
             if isinstance(value, int):
                 raise wire.malformed()
