@@ -123,6 +123,6 @@ MODELS: dict[str, BenchModel] = {
     for model in (
         BenchModel(name="tiny", row_shape=(16,), batch_rows_max=32, concurrencies=(1, 16, 64), make=_tiny),
         BenchModel(name="mlp", row_shape=(784,), batch_rows_max=32, concurrencies=(1, 16, 64), make=_mlp),
-        BenchModel(name="conv", row_shape=(3, 224, 224), batch_rows_max=1, concurrencies=(1, 16), make=_conv),
+        BenchModel(name="conv", row_shape=(3, 224, 224), batch_rows_max=1, concurrencies=(1, 16, 64), make=_conv),
     )
 }

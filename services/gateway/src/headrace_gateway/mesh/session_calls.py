@@ -136,8 +136,10 @@ class SessionCalls:
     def fail_all(self, error: HeadraceError) -> None:
         """Fails every waiting caller and cancels their calls, which stay in flight until their terminal answers."""
         for call_id, call in list(self._open.items()):
-            self.leave(call_id)
-            call.answered(error)
+            # What a caller does next may end others of these calls.
+            if call_id in self._open:
+                self.leave(call_id)
+                call.answered(error)
 
     def close(self, error: HeadraceError) -> None:
         """The session is lost: fails every waiting caller and forgets the calls."""
