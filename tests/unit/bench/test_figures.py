@@ -84,7 +84,7 @@ def test_report_holds_every_round_and_the_machine() -> None:
 
 @pytest.mark.parametrize(
     ("pattern", "wanted"),
-    [("echo:tiny:64", 1), ("mesh-unary:tiny:64", 1), ("echo:64", 2), ("mesh-packed", 8), ("conv", 8)],
+    [("echo:tiny:64", 1), ("mesh-unary:tiny:64", 1), ("echo:64", 3), ("mesh-packed", 9), ("conv", 12)],
 )
 def test_pattern_picks_the_cells_that_have_all_its_parts(pattern: str, wanted: int) -> None:
     assert len(selected([pattern])) == wanted
