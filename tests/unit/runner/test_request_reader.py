@@ -119,7 +119,7 @@ def test_requests_of_any_buffer_are_read(buffer: Any) -> None:
         assert outputs == ("z", "w")
 
 
-def test_a_remembered_request_keeps_no_payload_and_the_given_one_keeps_its_own() -> None:
+def test_each_request_has_its_own_elements() -> None:
     reader = RequestReader(SIGNATURE)
     first, _ = reader.read(X + raw(b"abcd"))
     second, _ = reader.read(X + raw(b"efgh"))

@@ -40,7 +40,9 @@ def check_counts(message: bytes, fields: Mapping[int, Repeated], limit: int) -> 
         return
     counts = dict.fromkeys(fields, 0)
     others = 0
-    for number, _, value in wire.fields(message):
+    # Fields inside of groups are walked as well, but not seen here.
+    fields_max = limit * len(fields) + _OTHER_FIELDS_MAX + 1
+    for number, _, value in wire.fields(message, fields_max=fields_max):
         if number not in counts:
             others += 1
             if others > _OTHER_FIELDS_MAX:
