@@ -51,6 +51,7 @@ class ServedStream:
         calls: Those without an answer, by id.
         sent_cancels: Identifiers that were cancelled.
         half_closed: Whether the client has said that it sends no more.
+        is_over: Whether the RPC has ended.
     """
 
     def __init__(self, limits: StreamLimits) -> None:
@@ -59,6 +60,7 @@ class ServedStream:
         self.calls: dict[int, StreamCall] = {}
         self.sent_cancels: list[int] = []
         self.half_closed = False
+        self.is_over = False
         self.reading = asyncio.Event()
         self.reading.set()
         self._ids: set[int] = set()
@@ -188,6 +190,7 @@ class StreamGateway:
         try:
             await stream.write(context)
         finally:
+            stream.is_over = True
             reader.cancel()
             await asyncio.gather(reader, return_exceptions=True)
 

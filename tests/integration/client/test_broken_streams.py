@@ -60,7 +60,7 @@ async def test_calls_without_an_answer_are_tried_again_when_the_stream_ends(
 ) -> None:
     first_stream_holds(gateway)
     tasks = [
-        asyncio.ensure_future(stream.infer("echo", {"x": np.array([n])}, request_id=f"call {n}")) for n in range(200)
+        asyncio.ensure_future(stream.infer("echo", {"x": np.array([n])}, request_id=f"call-{n}")) for n in range(200)
     ]
     await eventually(lambda: len(gateway.every_call) == 200)
     served = gateway.streams[0]
@@ -75,7 +75,7 @@ async def test_calls_without_an_answer_are_tried_again_when_the_stream_ends(
     ]
     assert isinstance(results[60], asyncio.CancelledError)
     again = [call.request_id for call in gateway.streams[1].every_call]
-    assert again == [f"call {n}" for n in range(50, 200) if n != 60]
+    assert again == [f"call-{n}" for n in range(50, 200) if n != 60]
 
 
 async def test_a_call_is_tried_as_often_as_the_policy_says(gateway: StreamGateway, stream: InferStream) -> None:
@@ -166,6 +166,25 @@ async def test_a_key_revoked_in_mid_stream_fails_calls_at_once(gateway: StreamGa
             await future
     with pytest.raises(AuthError):
         await stream.infer("echo", {"x": np.array([1])})
+
+
+async def test_without_retries_an_endpoint_where_nobody_answers_is_named_at_once() -> None:
+    async with serving() as gateway:
+        address = gateway.address
+    async with asyncio.timeout(5), stream_to(address, retry=NO_RETRIES, timeout_s=60) as stream:
+        with pytest.raises(UnreachableError):
+            await stream.infer("echo", {"x": np.array([1])})
+
+
+async def test_a_stream_is_opened_again_after_the_pause_that_its_end_advises(
+    gateway: StreamGateway, stream: InferStream
+) -> None:
+    busy = errors.RouteUnavailable("not yet", entry=catalogue.SERVER_DRAINING, retry_after_s=0.5)
+    gateway.respond = lambda served, call: served.end(busy) if served is gateway.streams[0] else served.answer(call)
+    loop = asyncio.get_running_loop()
+    started_at = loop.time()
+    assert number_of(await stream.infer("echo", {"x": np.array([1])})) == 1
+    assert loop.time() - started_at >= 0.5
 
 
 async def test_an_endpoint_where_nobody_answers_is_named_when_the_calls_time_is_over() -> None:

@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator
 import numpy as np
 import pytest
 
+from headrace_client.async_client import AsyncClient
 from headrace_client.contracts.headrace.gateway.v1.inference_pb2 import StreamCall
 from headrace_client.errors import (
     CallCancelled,
@@ -193,6 +194,30 @@ async def test_a_request_larger_than_a_message_may_be_fails_alone() -> None:
     assert not isinstance(small, BaseException)
 
 
+async def test_a_request_that_is_alone_and_too_large_leaves_the_stream_as_it_was() -> None:
+    async with (
+        asyncio.timeout(5),
+        serving(limits_of(message_bytes_max=10_000)) as gateway,
+        stream_to(gateway.address) as stream,
+    ):
+        for number in range(3):
+            with pytest.raises(ValidationError) as refused:
+                await stream.infer("echo", {"x": np.zeros(20_000)})
+            assert refused.value.reason == "MESSAGE_TOO_LARGE"
+            assert number_of(await stream.infer("echo", {"x": np.array([number])})) == number
+    assert len(gateway.streams) == 1
+
+
+async def test_a_time_without_measure_is_a_day_and_concerns_nobody_else(
+    gateway: StreamGateway, stream: InferStream
+) -> None:
+    endless, other = await asyncio.gather(
+        stream.infer("echo", {"x": np.array([1])}, timeout_s=1e20), stream.infer("echo", {"x": np.array([2])})
+    )
+    assert (number_of(endless), number_of(other)) == (1, 2)
+    assert 86_390 < max(call.timeout.ToSeconds() for call in gateway.every_call) <= 86_400
+
+
 async def test_requests_that_can_not_be_right_never_leave(gateway: StreamGateway, stream: InferStream) -> None:
     for wrong in ({"priority": 10}, {"timeout_s": float("nan")}, {"timeout_s": 0}, {"request_id": "ä"}):
         with pytest.raises(ValidationError):
@@ -271,6 +296,37 @@ async def test_a_close_that_is_interrupted_cancels_what_is_under_way(gateway: St
             future.result()
         left = {task for task in asyncio.all_tasks() - before if task.get_name().startswith("headrace")}
         assert not left
+
+
+async def test_a_stream_that_is_aborted_as_it_opens_ends_at_the_server(gateway: StreamGateway) -> None:
+    hold(gateway)
+    async with transport_to(gateway.address) as transport:
+        stream = InferStream(transport=transport)
+        future = await stream.submit_request(numbered(1))
+        while not stream.engine._connections:
+            await asyncio.sleep(0)
+        await stream.abort()
+        assert isinstance(future.exception(), CallCancelled)
+        await eventually(lambda: gateway.streams[0].is_over)
+
+
+async def test_answers_that_share_a_message_may_be_more_than_the_largest_alone(gateway: StreamGateway) -> None:
+    """A gateway shares messages among answers up to 1 MiB, whatever this client takes."""
+    together: list[StreamCall] = []
+
+    def respond(served: ServedStream, call: StreamCall) -> None:
+        together.append(call)
+        if len(together) == 2:
+            for one in together:
+                served.answer(one)
+
+    gateway.respond = respond
+    async with (
+        AsyncClient(gateway.address, message_bytes_max=600_000, timeout_s=5) as client,
+        client.stream() as stream,
+    ):
+        results = await asyncio.gather(*(stream.infer("echo", {"x": np.full(500_000, n, np.int8)}) for n in range(2)))
+    assert [number_of(result) for result in results] == [0, 1]
 
 
 async def test_closing_a_stream_that_was_never_used_does_nothing(gateway: StreamGateway) -> None:

@@ -13,7 +13,6 @@ import pytest
 from headrace_client import AsyncClient, RetryPolicy, rpcs
 from headrace_client.contracts.headrace.registry.v1 import models_pb2
 from headrace_client.errors import InternalError, ModelError, RunnerUnavailable
-from headrace_common.errors import ModelError as Conflict
 from headrace_common.errors import RunnerUnavailable as Lost
 from support.eventually import eventually
 from support.scripted_mesh import ScriptedMesh, serving
@@ -133,21 +132,6 @@ async def test_a_download_may_be_given_a_name(tmp_path: Path) -> None:
     async with serving(Registry().mesh()) as address, AsyncClient(address) as client:
         assert await client.models.download("m", str(tmp_path / "mine")) == tmp_path / "mine"
     assert names(tmp_path) == ["mine"]
-
-
-async def test_an_upload_that_is_refused_half_way_tells_why() -> None:
-    """grpc.aio puts a status of its own in the place of the server's, now and then."""
-
-    async def refuse(requests: AsyncIterator[bytes]) -> bytes:
-        await anext(requests)
-        raise Conflict("other bytes")
-
-    mesh = ScriptedMesh(uploads={rpcs.UPLOAD_VERSION.path: refuse})
-    async with serving(mesh) as address, AsyncClient(address) as client:
-        for _ in range(40):
-            with pytest.raises(ModelError, match="other bytes"):
-                await client.models.push(CONTENT, name="m")
-    assert len(mesh.calls) == 40
 
 
 @pytest.mark.parametrize(

@@ -141,6 +141,10 @@ def test_a_time_limit_is_a_number_above_zero(timeout_s: Any) -> None:
     assert caught.value.field == "timeout_s"
 
 
+def test_a_time_limit_is_a_day_at_most() -> None:
+    assert [checked_timeout_s(timeout_s) for timeout_s in (86_399, 86_401, 1e20)] == [86_399, 86_400, 86_400]
+
+
 def test_a_tensor_of_another_type_is_refused_with_its_input() -> None:
     with pytest.raises(TensorError) as caught:
         encode_request(InferRequest("m", {"x": Tensor([0.5], "INT8")}))

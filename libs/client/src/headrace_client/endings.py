@@ -32,16 +32,16 @@ class Ending:
         call.add_done_callback(self._ended)
 
     async def real(self, error: grpc.RpcError) -> grpc.RpcError:
-        """The server's status where `error` stands for it, else `error` itself."""
+        """The server's status where `error` stands for it, unless that is OK, which explains nothing; else `error`."""
         if not is_replaced(error):
             return error
         if self._first is not None and not is_replaced(self._first):
-            return self._first
+            return error if _is_ok(self._first) else self._first
         for _ in range(_SECOND_LOOKS):
             await asyncio.sleep(_PAUSE_S)
             second = _status(self._call)
             if not is_replaced(second):
-                return second
+                return error if _is_ok(second) else second
         return error
 
     def _ended(self, call: Any) -> None:
@@ -52,6 +52,10 @@ class Ending:
 def is_replaced(error: Any) -> bool:
     """Whether this is what grpc.aio says in the place of the server."""
     return error.code() is grpc.StatusCode.INTERNAL and error.details() == _REPLACED
+
+
+def _is_ok(status: grpc.aio.AioRpcError) -> bool:
+    return status.code() is grpc.StatusCode.OK
 
 
 def _status(call: Any) -> grpc.aio.AioRpcError:

@@ -62,9 +62,9 @@ class StreamEngine:
         self._alarm: asyncio.TimerHandle | None = None
         self._connections: dict[WireConnection[CallOwner], asyncio.Task[None]] = {}
         self._due = asyncio.Event()
-        self._door = asyncio.Lock()
+        self._admission = asyncio.Lock()
         self._room = asyncio.Event()
-        self._keeper: asyncio.Task[None] | None = None
+        self._maintainer: asyncio.Task[None] | None = None
         self._unreached: HeadraceError | None = None
         self._open = 0
         self._idle = asyncio.Event()
@@ -82,7 +82,7 @@ class StreamEngine:
             CallCancelled: The stream is closed.
             HeadraceError: The call's time was over before there was room.
         """
-        if self._door.locked() or not self._waiting.has_room(call.size):
+        if self._admission.locked() or not self._waiting.has_room(call.size):
             await self._wait_for_room(call)
         self.push(call)
 
@@ -100,8 +100,8 @@ class StreamEngine:
         alarm_at = call.deadline + _DEADLINE_TICK_S
         if self._alarm is None or alarm_at < self._alarm.when():
             self._set_alarm(alarm_at)
-        if self._keeper is None or self._keeper.done():
-            self._keeper = self._loop.create_task(self._keep(), name="headrace-stream-keeper")
+        if self._maintainer is None or self._maintainer.done():
+            self._maintainer = self._loop.create_task(self._maintain(), name="headrace-stream-maintainer")
         self._wake()
 
     def withdraw(self, call: Call[CallOwner]) -> None:
@@ -132,9 +132,12 @@ class StreamEngine:
         self._closed = True
         self._room.set()
         self._fail_all(CallCancelled("the stream was closed before the answer"))
-        tasks = [*self._connections.values(), *([self._keeper] if self._keeper is not None else [])]
+        tasks = [*self._connections.values(), *([self._maintainer] if self._maintainer is not None else [])]
+        for connection in self._connections:
+            connection.abandon()  # The task of one that was just opened ends without having begun.
         for task in tasks:
             task.cancel()
+        self._connections.clear()
         await asyncio.gather(*tasks, return_exceptions=True)
         if self._alarm is not None:
             self._alarm.cancel()
@@ -146,14 +149,14 @@ class StreamEngine:
 
     async def _wait_for_room(self, call: Call[CallOwner]) -> None:
         try:
-            async with asyncio.timeout_at(call.deadline), self._door:
+            async with asyncio.timeout_at(call.deadline), self._admission:
                 while not self._closed and not self._waiting.has_room(call.size):
                     self._room.clear()
                     await self._room.wait()
         except TimeoutError:
             raise self._too_late(call) from None
 
-    async def _keep(self) -> None:
+    async def _maintain(self) -> None:
         """Keeps a stream open while calls wait."""
         failed_in_a_row = 0
         try:
@@ -169,7 +172,7 @@ class StreamEngine:
                         sent=self._sent,
                     )
                 except HeadraceError as error:
-                    if not error.retryable:
+                    if not error.retryable or self._transport.retry_policy.attempts_max == 1:
                         self._fail(self._waiting.take_all(), error)
                         continue
                     self._unreached = error
@@ -178,28 +181,26 @@ class StreamEngine:
                     continue
                 self._unreached = None
                 self._connections[connection] = self._loop.create_task(
-                    self._carry(connection), name="headrace-stream-connection"
+                    self._run_connection(connection), name="headrace-stream-connection"
                 )
                 await connection.unusable.wait()
-                if connection.wire.has_answered:
-                    failed_in_a_row = 0
-                else:
-                    failed_in_a_row += 1
-                    await self._pause(failed_in_a_row, None)
+                advised_s = connection.ended_by.retry_after_s if connection.ended_by is not None else None
+                failed_in_a_row = 0 if connection.wire.has_answered else failed_in_a_row + 1
+                if failed_in_a_row or advised_s:
+                    await self._pause(failed_in_a_row, advised_s)
         except Exception as error:
             self._fail_all(InternalError(f"the stream failed: {error!r}"))
             raise
 
-    async def _carry(self, connection: WireConnection[CallOwner]) -> None:
-        reason: HeadraceError | None = None
+    async def _run_connection(self, connection: WireConnection[CallOwner]) -> None:
         try:
-            reason = await connection.run()
+            await connection.run()
         except Exception as error:
-            reason = InternalError(f"the stream failed: {error!r}")
+            connection.ended_by = InternalError(f"the stream failed: {error!r}")
             raise
         finally:
-            del self._connections[connection]
-            self._lost(connection.wire.ended(), reason)
+            self._connections.pop(connection, None)
+            self._lost(connection.wire.ended(), connection.ended_by)
 
     def _sent(self, wire: WireStream[CallOwner]) -> None:
         for call in wire.take_too_large():
@@ -260,8 +261,8 @@ class StreamEngine:
         )
 
     async def _pause(self, failed_in_a_row: int, advised_s: float | None) -> None:
-        own_s = self._transport.retry_policy.pause_s(failed_in_a_row) * self._transport.random.uniform(0.8, 1.2)
-        await asyncio.sleep(max(own_s, advised_s or 0.0))
+        own_s = self._transport.retry_policy.pause_s(failed_in_a_row) if failed_in_a_row else 0.0
+        await asyncio.sleep(max(own_s * self._transport.random.uniform(0.8, 1.2), advised_s or 0.0))
 
     def _fail(self, calls: list[Call[CallOwner]], error: HeadraceError) -> None:
         for call in calls:

@@ -6,9 +6,12 @@ import math
 
 from headrace_client.errors import ValidationError
 
+TIMEOUT_MAX_S = 86_400.0
+"""A day: no mesh takes longer for a call."""
+
 
 def checked_timeout_s(timeout_s: float) -> float:
-    """The limit in seconds as it is.
+    """The limit in seconds, a day at most.
 
     Raises:
         ValidationError: it is not a number above 0, or endless: every call has a deadline.
@@ -19,4 +22,4 @@ def checked_timeout_s(timeout_s: float) -> float:
         checked = math.nan
     if not (math.isfinite(checked) and checked > 0):
         raise ValidationError(f"timeout_s must be a number of seconds above 0, not {timeout_s!r}", field="timeout_s")
-    return checked
+    return min(checked, TIMEOUT_MAX_S)

@@ -28,8 +28,8 @@ Q = TypeVar("Q", bound=Message)
 R = TypeVar("R", bound=Message)
 Metadata = tuple[tuple[str, str | bytes], ...]
 
-# Headers and field tags around the largest tensor.
-_SLACK_BYTES = 64 << 10
+# What a mesh may pack together with the largest answer on a stream, and headers and field tags around it.
+_SLACK_BYTES = (1 << 20) + (64 << 10)
 
 
 class Transport:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any, Generic, TypeVar
 
 import grpc
@@ -11,6 +11,7 @@ import grpc.aio
 from google.protobuf.message import DecodeError
 
 from headrace_client.contracts.headrace.gateway.v1.inference_pb2 import StreamAnswer, StreamLimits, StreamResponse
+from headrace_client.endings import Ending
 from headrace_client.errors import CallCancelled, HeadraceError, InternalError, UnreachableError
 from headrace_client.packing import Call, PackingLimits, WaitingCalls, WireStream
 from headrace_client.rpcs import STREAM
@@ -28,12 +29,14 @@ class WireConnection(Generic[Owner]):
     Attributes:
         wire: The calls on it.
         unusable: Set when new calls must go elsewhere, because it drains or has ended.
+        ended_by: Why it ended; None before, for the status OK, and when nobody knows.
     """
 
     def __init__(
         self,
         *,
         rpc: Any,
+        ending: Ending,
         messages: AsyncIterator[bytes],
         wire: WireStream[Owner],
         transport: Transport,
@@ -42,16 +45,17 @@ class WireConnection(Generic[Owner]):
     ) -> None:
         self.wire = wire
         self.unusable = asyncio.Event()
+        self.ended_by: HeadraceError | None = None
         if wire.draining:
             self.unusable.set()
         self._rpc = rpc
+        self._ending = ending
         self._messages = messages
         self._transport = transport
         self._answered = answered
         self._sent = sent
         self._due = asyncio.Event()
         self._finishing = False
-        self._is_reason_lost = False
 
     def wake(self) -> None:
         """To be called when a call waits or was withdrawn."""
@@ -63,32 +67,31 @@ class WireConnection(Generic[Owner]):
         self.wire.draining = True
         self._due.set()
 
-    async def run(self) -> HeadraceError | None:
-        """Carries messages until the RPC ends.
+    def abandon(self) -> None:
+        """Ends the RPC at once, also where `run` has not begun."""
+        self._rpc.cancel()
 
-        Returns:
-            Why it ended; None for the status OK, or when nobody knows.
-        """
+    async def run(self) -> None:
+        """Carries messages until the RPC ends."""
         writer = asyncio.create_task(self._write(), name="headrace-stream-writer")
         try:
             async for message in self._messages:
                 self._take(StreamResponse.FromString(message))
-            return None
         except grpc.RpcError as error:
-            return None if self._is_reason_lost else self._transport.restored(error)
+            self.ended_by = self._transport.restored(await self._ending.real(error))
         except DecodeError:
-            return InternalError("the mesh sent a stream message that can't be read")
+            self.ended_by = InternalError("the mesh sent a stream message that can't be read")
         except asyncio.CancelledError:
             if _is_cancelled():
                 raise
             if writer.done():
                 writer.result()
-            return CallCancelled("the client was closed before the answer came")
+            self.ended_by = CallCancelled("the client was closed before the answer came")
         finally:
             self.unusable.set()
             writer.cancel()
             await asyncio.wait((writer,))
-            self._rpc.cancel()
+            self.abandon()
 
     def _take(self, response: StreamResponse) -> None:
         for call, answer in self.wire.received(response):
@@ -98,32 +101,37 @@ class WireConnection(Generic[Owner]):
         self._due.set()
 
     async def _write(self) -> None:
-        write, wire = self._rpc.write, self.wire
+        wire = self.wire
         now = asyncio.get_running_loop().time
         try:
             while True:
                 message = wire.pack(now())
+                # Also after a message that did not come about: calls may have been found too large for any.
+                self._sent(wire)
                 if message is not None:
-                    self._sent(wire)
-                    await write(message)
+                    if not await self._is_taken(self._rpc.write(message)):
+                        return
                     continue
                 if self._finishing or (wire.draining and not wire.in_flight):
-                    await self._rpc.done_writing()
+                    await self._is_taken(self._rpc.done_writing())
                     return
                 self._due.clear()
                 await self._due.wait()
                 if wire.in_flight:
                     # One more turn of the loop: what the answers that are here already set off leaves together.
                     await asyncio.sleep(0)
-        except asyncio.InvalidStateError:
-            return  # The RPC is over; its reader tells why.
-        except (grpc.RpcError, grpc.aio.InternalError):
-            # The RPC ended while the message was on its way, for which grpc.aio puts a status of its own, INTERNAL, in
-            # the place of the server's.
-            self._is_reason_lost = True
         except Exception:
             self._rpc.cancel()
             raise
+
+    @staticmethod
+    async def _is_taken(writing: Awaitable[None]) -> bool:
+        """Whether the RPC took what is written; when it is over its reader tells why."""
+        try:
+            await writing
+        except (asyncio.InvalidStateError, grpc.RpcError, grpc.aio.InternalError):
+            return False
+        return True
 
 
 async def open_connection(
@@ -139,12 +147,13 @@ async def open_connection(
         transport: Makes the RPC.
         waiting: Where the connection takes calls from.
         answered: Takes each call with its answer.
-        sent: Called when calls were taken to be sent.
+        sent: Called when calls may have been taken, to be sent or because they fit into no message.
 
     Raises:
         HeadraceError: The server refused the stream, or nobody answers.
     """
     rpc = transport.open_stream(STREAM)
+    ending = Ending(rpc)
     messages: AsyncIterator[bytes] = aiter(rpc)
     try:
         async with asyncio.timeout(_OPEN_TIMEOUT_S):
@@ -154,7 +163,7 @@ async def open_connection(
         endpoint = transport.endpoint
         raise UnreachableError(f"no stream opens at {endpoint}", context={"endpoint": endpoint}) from None
     except grpc.RpcError as error:
-        raise transport.restored(error) from None
+        raise transport.restored(await ending.real(error)) from None
     except DecodeError:
         rpc.cancel()
         raise InternalError("the mesh sent a stream message that can't be read") from None
@@ -164,12 +173,9 @@ async def open_connection(
         raise CallCancelled("the client is closed") from None
     wire = WireStream(waiting=waiting, limits=_packing_limits(first.limits))
     wire.received(first)
-    connection = WireConnection(
-        rpc=rpc, messages=messages, wire=wire, transport=transport, answered=answered, sent=sent
+    return WireConnection(
+        rpc=rpc, ending=ending, messages=messages, wire=wire, transport=transport, answered=answered, sent=sent
     )
-    if wire.draining:
-        connection.unusable.set()
-    return connection
 
 
 def _is_cancelled() -> bool:
