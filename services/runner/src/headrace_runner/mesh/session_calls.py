@@ -240,5 +240,5 @@ def _too_large(what: str, payload_bytes: int, payload_bytes_max: int) -> Headrac
     return ValidationError(
         f"the {what} has {payload_bytes} bytes; at most {payload_bytes_max} can pass this runner",
         entry=catalogue.MESSAGE_TOO_LARGE,
-        context={"bytes": payload_bytes, "limit": payload_bytes_max},
+        context={"actual": payload_bytes, "limit": payload_bytes_max},
     )
