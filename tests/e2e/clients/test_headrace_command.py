@@ -338,10 +338,11 @@ def test_a_drained_runner_is_waited_for_and_the_watcher_sees_it_go(world: World)
     assert "runner-1 ready" in world.operator("runners", "watch", "--timeout", "0.5").stdout
 
 
-def test_an_interrupted_command_ends_with_130_and_says_nothing() -> None:
+@pytest.mark.parametrize(("arguments", "status"), [(("models", "list"), 130), (("runners", "watch"), 0)])
+def test_a_command_that_is_interrupted_before_any_answer_says_nothing(arguments: tuple[str, ...], status: int) -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:
         command = subprocess.Popen(
-            [str(HEADRACE), "models", "list", "--endpoint", f"127.0.0.1:{silent.getsockname()[1]}"],
+            [str(HEADRACE), *arguments, "--endpoint", f"127.0.0.1:{silent.getsockname()[1]}"],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             env=Headrace().variables(),
@@ -350,7 +351,7 @@ def test_an_interrupted_command_ends_with_130_and_says_nothing() -> None:
         with connection:
             command.send_signal(signal.SIGINT)
             out, problems = command.communicate(timeout=20)
-    assert (command.returncode, out, problems) == (130, b"", b"")
+    assert (command.returncode, out, problems) == (status, b"", b"")
 
 
 def test_a_pipe_gets_plain_text_and_its_end_is_no_failure(world: World) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import subprocess
+import sys
 import threading
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -11,10 +13,11 @@ from typing import TypeVar
 import numpy as np
 import pytest
 
-from headrace_client import Client, rpcs
+from headrace_client import Client, RetryPolicy, rpcs
 from headrace_client.contracts.headrace.gateway.v1 import inference_pb2, mesh_pb2
 from headrace_client.errors import CallCancelled, ModelError, UnreachableError, ValidationError
 from headrace_common.errors import ModelError as ModelFailure
+from headrace_common.errors import RunnerUnavailable as RunnerFailure
 from support.eventually import eventually
 from support.scripted_mesh import ScriptedMesh, serving
 
@@ -108,3 +111,65 @@ async def test_a_watch_is_a_plain_loop_and_leaving_it_ends_it_at_the_mesh() -> N
         with Client(address) as client:
             assert await blocking(use) == ["a", "b"]
             await eventually(lambda: mesh.cancelled == 1)
+
+
+async def test_closing_the_client_ends_calls_that_pause_before_another_try() -> None:
+    async def fail(request: bytes) -> bytes:
+        raise RunnerFailure("gone", retry_after_s=20)
+
+    async with serving(ScriptedMesh(unary={rpcs.INFER.path: fail})) as address:
+        client = Client(address)
+        waiting = asyncio.ensure_future(asyncio.to_thread(client.infer, "m", {}))
+        budget = client._client._transport.retry_budget
+        await eventually(lambda: budget._tokens < RetryPolicy().tokens_max)
+        async with asyncio.timeout(10):
+            await blocking(client.close)
+            with pytest.raises(CallCancelled):
+                await waiting
+
+
+async def test_a_blocking_call_from_the_clients_own_thread_is_refused() -> None:
+    async def upload(requests: AsyncIterator[bytes]) -> bytes:
+        async for _ in requests:
+            pass
+        return b""
+
+    async with serving(ScriptedMesh(uploads={rpcs.UPLOAD_VERSION.path: upload})) as address:
+
+        def use() -> None:
+            with Client(address, timeout_s=10) as client:
+                for call in (client.server.live, client.close, client.stream):
+
+                    def progress(sent: int, total: int, call: Callable[[], object] = call) -> None:
+                        call()
+
+                    with pytest.raises(RuntimeError, match="callback of the same client"):
+                        client.models.push(b"model", name="m", progress=progress)
+
+        async with asyncio.timeout(20):
+            await blocking(use)
+
+
+FORKED = """
+import os
+from headrace_client import Client
+from headrace_client.errors import CallCancelled
+
+client = Client("127.0.0.1:9", timeout_s=1)
+child = os.fork()
+if not child:
+    for call in (client.server.live, client.stream):
+        try:
+            call()
+            os._exit(1)
+        except CallCancelled as error:
+            if "fork" not in str(error):
+                os._exit(2)
+    client.close()
+    os._exit(0)
+raise SystemExit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+"""
+
+
+def test_a_forked_child_is_told_that_it_needs_a_client_of_its_own() -> None:
+    assert subprocess.run([sys.executable, "-c", FORKED], check=False, timeout=20).returncode == 0

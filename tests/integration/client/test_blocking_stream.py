@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import CancelledError, Future, ThreadPoolExecutor, wait
 
@@ -154,4 +155,88 @@ async def test_a_call_over_its_time_fails_and_the_stream_goes_on() -> None:
 
     async with serving() as gateway:
         gateway.respond = respond
+        await on_a_thread(gateway, use)
+
+
+async def test_a_done_callback_may_submit_but_not_wait() -> None:
+    outcomes: list[object] = []
+
+    def use(stream: BlockingStream) -> None:
+        def done(_: Future[InferResult]) -> None:
+            try:
+                stream.infer("echo", {"x": np.array([2])})
+            except RuntimeError as error:
+                outcomes.append(str(error))
+            outcomes.append(stream.submit("echo", {"x": np.array([3])}))
+
+        first = stream.submit("echo", {"x": np.array([1])})
+        first.add_done_callback(done)
+        first.result(5)
+        stream.close()
+
+    async with serving() as gateway, asyncio.timeout(10):
+        await on_a_thread(gateway, use)
+    refusal, later = outcomes
+    assert "callback of the same client" in str(refusal)
+    assert isinstance(later, Future) and number_of(later.result(0)) == 3
+
+
+def handing_over_waits_for(
+    stream: BlockingStream, condition: Callable[[], bool], *, fails: bool, patch: pytest.MonkeyPatch
+) -> threading.Event:
+    """Gives other threads time to come between a submit and the hand-over of its call, which may fail then.
+
+    Returns:
+        Set when a hand-over has begun.
+    """
+    real, begun = stream._loop.call, threading.Event()
+
+    def call(function: Callable[..., object], *arguments: object) -> None:
+        if function == stream._take_over:
+            begun.set()
+            give_up_at = time.monotonic() + 0.3
+            while not condition() and time.monotonic() < give_up_at:
+                time.sleep(0.005)
+            if fails:
+                raise CallCancelled("the client is closed")
+        real(function, *arguments)
+
+    patch.setattr(stream._loop, "call", call)
+    return begun
+
+
+async def test_when_a_call_cant_be_handed_over_those_beside_it_fail_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    def use(stream: BlockingStream) -> None:
+        handing_over_waits_for(stream, lambda: len(stream._handed_over) == 2, fails=True, patch=monkeypatch)
+        with ThreadPoolExecutor(2) as pool:
+            for submitted in [pool.submit(stream.submit_request, numbered(number)) for number in range(2)]:
+                with pytest.raises(CallCancelled):
+                    submitted.result(5).result(5)
+        assert stream._open_calls == 0
+
+    async with serving() as gateway:
+        await on_a_thread(gateway, use)
+
+
+async def test_a_call_cancelled_before_it_was_handed_over_does_not_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    def use(stream: BlockingStream) -> None:
+        cancelled = threading.Event()
+        begun = handing_over_waits_for(stream, cancelled.is_set, fails=False, patch=monkeypatch)
+
+        def submit_and_cancel() -> None:
+            assert stream.submit_request(numbered(2)).cancel()
+            cancelled.set()
+
+        with ThreadPoolExecutor(2) as pool:
+            first = pool.submit(stream.submit, "echo", {"x": np.array([1])}, request_id="1")
+            assert begun.wait(5)
+            pool.submit(submit_and_cancel).result(5)
+            assert number_of(first.result(5).result(5)) == 1
+        give_up_at = time.monotonic() + 3
+        while stream._engine._open and time.monotonic() < give_up_at:
+            time.sleep(0.005)
+        assert stream._engine._open == 0
+
+    async with serving() as gateway:
+        gateway.respond = lambda served, call: served.answer(call) if call.infer.request.id == "1" else None
         await on_a_thread(gateway, use)

@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
+from contextlib import suppress
 from types import TracebackType
 from typing import Self
 
@@ -92,6 +93,7 @@ class BlockingStream:
         Raises:
             HeadraceError: The failure, typed.
         """
+        self._loop.check_may_wait()
         future = self.submit(
             model,
             inputs,
@@ -150,26 +152,25 @@ class BlockingStream:
             timeout_s = self._timeout_s
         call = call_for(request, owner=future, now=time.monotonic(), timeout_s=timeout_s, traceparent=traceparent)
         with self._room:
+            if not self._may_open(call):
+                self._loop.check_may_wait()
             if not self._room.wait_for(lambda: self._may_open(call), call.deadline - time.monotonic()):
                 raise InferenceTimeout("the inference did not begin within its time")
             if self._closed:
                 raise CallCancelled("the stream is closed")
+            if not self._handed_over:
+                # Before anybody can cancel one of the calls that it takes over.
+                self._hand_over()
             self._open_calls += 1
             self._open_bytes += call.size
             future.call = call
             self._handed_over.append(call)
-            is_first = len(self._handed_over) == 1
-        if is_first:
-            try:
-                self._loop.call(self._take_over)
-            except CallCancelled:
-                self._refuse_new()
-                raise
         return future
 
     def withdraw(self, call: Call[CallOwner]) -> None:
-        """Ends a call whose future was cancelled."""
-        self._loop.call(self._withdraw, call)
+        """Ends a call whose future was cancelled; does nothing for a client that is closed, whose calls are over."""
+        with suppress(CallCancelled):
+            self._loop.call(self._withdraw, call)
 
     def over(self, call: Call[CallOwner]) -> None:
         """Makes room for another call."""
@@ -212,6 +213,13 @@ class BlockingStream:
         with self._room:
             self._closed = True
             self._room.notify_all()
+
+    def _hand_over(self) -> None:
+        try:
+            self._loop.call(self._take_over)
+        except CallCancelled:
+            self._refuse_new()
+            raise
 
     def _take_over(self) -> None:
         """Gives the engine what other threads have handed over; on the loop's thread."""

@@ -33,7 +33,8 @@ class Client:
             scores = result["scores"]
 
     Arguments, attributes and errors are those of `AsyncClient`, method for method; these block until the answer is
-    there. Not to be called from an event loop's thread, which would stand still.
+    there. Not to be called from an event loop's thread, which would stand still; nor from callbacks of the client
+    itself (progress, done callbacks of futures), which get a RuntimeError. A forked child needs a client of its own.
     """
 
     def __init__(

@@ -67,7 +67,7 @@ class Download:
                 pause_s = attempts.pause_after(failure, now_s=time.monotonic())
                 if pause_s is None:
                     raise
-                await asyncio.sleep(pause_s)
+                await self._transport.pause(pause_s)
             else:
                 attempts.succeeded()
                 return

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Callable
+from contextlib import suppress
 from pathlib import Path
 from random import Random
 from typing import Any, TypeVar
@@ -53,11 +54,11 @@ class Transport:
         self._options = options
         self._message_bytes_max = message_bytes_max
         self._channel: grpc.aio.Channel | None = None
-        self._closed = False
+        self._closing = asyncio.Event()
 
     async def close(self) -> None:
         """End all calls, with `CallCancelled`, and the connection."""
-        self._closed = True
+        self._closing.set()
         channel, self._channel = self._channel, None
         if channel is not None:
             await channel.close()
@@ -175,11 +176,22 @@ class Transport:
             CallCancelled: the client is closed.
             ConfigError: a file for TLS can't be read.
         """
-        if self._closed:
+        if self._closing.is_set():
             raise CallCancelled("the client is closed")
         if self._channel is None:
             self._channel = _open_channel(self._options, self._message_bytes_max)
         return self._channel
+
+    async def pause(self, pause_s: float) -> None:
+        """Waits before another try.
+
+        Raises:
+            CallCancelled: the client was closed meanwhile.
+        """
+        with suppress(TimeoutError):
+            async with asyncio.timeout(pause_s):
+                await self._closing.wait()
+            raise CallCancelled("the client was closed before the answer came")
 
     async def _tried(self, attempt: Callable[[float], Any], timeout_s: float | None, *, repeatable: bool) -> Any:
         deadline_s = time.monotonic() + (self.timeout_s if timeout_s is None else checked_timeout_s(timeout_s))
@@ -191,7 +203,7 @@ class Transport:
                 pause_s = attempts.pause_after(failure, now_s=time.monotonic())
                 if pause_s is None or not repeatable:
                     raise
-                await asyncio.sleep(pause_s)
+                await self.pause(pause_s)
             else:
                 attempts.succeeded()
                 return answer
@@ -203,7 +215,7 @@ class Transport:
             raise self.restored(error if ending is None else await ending.real(error)) from None
         except asyncio.CancelledError:
             task = asyncio.current_task()
-            if self._closed and task is not None and not task.cancelling():
+            if self._closing.is_set() and task is not None and not task.cancelling():
                 # Closing the channel cancelled the call, nobody cancelled the task.
                 raise CallCancelled("the client was closed before the answer came") from None
             raise
