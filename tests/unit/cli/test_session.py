@@ -21,6 +21,9 @@ tls = true
 [profiles.lab]
 endpoint = "lab.example.com:8081"
 api_key = "lab-key"
+
+[profiles.keyless]
+endpoint = "keyless.example.com:8081"
 """
 
 
@@ -78,11 +81,44 @@ def test_flag_then_environment_then_profile_then_local_mesh(monkeypatch: pytest.
 
 @pytest.mark.parametrize(
     "content",
-    ["", "[]", "{}", '{"grpc": "127.0.0.1:1", "pid": "x"}', '{"grpc": "127.0.0.1:1", "pid": 99999999999}'],
+    [
+        "",
+        "[]",
+        "{}",
+        '{"grpc": "127.0.0.1:1", "pid": "x"}',
+        '{"grpc": "127.0.0.1:1", "pid": 99999999999}',
+        '{"grpc": "127.0.0.1:1", "pid": 0}',
+        '{"grpc": "127.0.0.1:1", "pid": -1}',
+    ],
 )
 def test_a_file_that_no_running_mesh_wrote_is_no_mesh(content: str, local_mesh: Path) -> None:
     local_mesh.write_text(content)
     assert found(Session())[0] == "127.0.0.1:8081"
+
+
+@pytest.mark.parametrize(
+    "endpoint",
+    ["evil.example.com:443", "192.0.2.1:1", "localhost:1", "https://127.0.0.1:1", "dns:///evil:1", "127.0.0.1", ""],
+)
+def test_a_mesh_on_the_state_directory_is_on_this_machine(
+    endpoint: str, local_mesh: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HEADRACE_API_KEY", "secret")
+    local_mesh.write_text(json.dumps({"grpc": endpoint, "pid": os.getpid()}))
+    assert found(Session())[0] == "127.0.0.1:8081"
+
+
+def test_a_file_of_somebody_else_is_no_mesh(local_mesh: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "getuid", lambda: local_mesh.stat().st_uid + 1)
+    assert found(Session())[0] == "127.0.0.1:8081"
+
+
+@pytest.mark.usefixtures("profiles")
+def test_the_key_of_the_environment_never_goes_to_a_named_profile(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HEADRACE_API_KEY", "env-key")
+    assert found(Session(profile="keyless")) == ("keyless.example.com:8081", None)
+    assert found(Session(profile="keyless", api_key="flag-key")) == ("keyless.example.com:8081", "flag-key")
+    assert found(Session(profile="keyless", endpoint="flag:1")) == ("flag:1", "env-key")
 
 
 @pytest.mark.usefixtures("profiles")
@@ -103,5 +139,5 @@ def test_an_empty_key_calls_without_one() -> None:
 
 @pytest.mark.usefixtures("profiles")
 def test_an_unknown_profile_is_refused_with_the_known_ones() -> None:
-    with pytest.raises(ConfigError, match="its profiles: default, lab"):
+    with pytest.raises(ConfigError, match="its profiles: default, keyless, lab"):
         Session(profile="prod").options()

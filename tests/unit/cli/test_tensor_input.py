@@ -135,6 +135,13 @@ def test_inputs_get_the_datatypes_of_the_model() -> None:
     assert message.raw_input_contents[2] == (5).to_bytes(8, "little")
 
 
+@pytest.mark.parametrize("datatype", ["BYTES", "FP32", "BOOL"])
+def test_an_empty_list_has_the_datatype_of_the_model(datatype: str) -> None:
+    request = build_request(Asked(model="m", inputs=["words=[]"]), manifest(words=datatype))
+    (tensor,) = encode_request(request).request.inputs
+    assert (tensor.datatype, list(tensor.shape)) == (datatype, [0])
+
+
 def test_the_only_input_needs_no_name() -> None:
     request = build_request(Asked(model="m", inputs=["[1]"]), manifest(x="UINT8"))
     tensor = request.inputs["x"]

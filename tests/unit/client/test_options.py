@@ -91,6 +91,13 @@ def test_a_key_stays_with_the_endpoint_of_its_profile(environ: dict[str, str]) -
         assert (given.endpoint, given.api_key, given.tls) == ("other.example.com:1", None, None)
 
 
+def test_the_key_of_the_environment_stays_away_from_the_endpoint_of_a_named_profile(environ: dict[str, str]) -> None:
+    environ["HEADRACE_API_KEY"] = "env-key"
+    assert client_options(profile="strict", environ=environ).api_key is None
+    assert client_options(profile="strict", api_key="arg-key", environ=environ).api_key == "arg-key"
+    assert client_options("arg:1", profile="strict", environ=environ).api_key == "env-key"
+
+
 def test_a_profile_may_say_the_particulars_of_tls(environ: dict[str, str]) -> None:
     tls = client_options(profile="strict", environ=environ).tls
     assert tls == Tls(ca_file=Path("~/ca.pem").expanduser(), server_name="mesh")

@@ -112,6 +112,13 @@ def test_texts_and_bytes_mix_and_keep_their_nul(values: Any) -> None:
     assert round_trip(values).tolist() == [b"a\0", b"\0", b"\xff"]
 
 
+@pytest.mark.parametrize("values", [[], [[], []], np.zeros((2, 0))], ids=["list", "rows", "array"])
+@pytest.mark.parametrize("datatype", ALL)
+def test_nothing_is_of_any_datatype(values: Any, datatype: str) -> None:
+    sent = encode("x", Tensor(values, datatype))
+    assert (sent.datatype, sent.shape, sent.raw) == (datatype, np.asarray(values).shape, b"")
+
+
 def test_numpys_own_texts_are_sent_as_utf_8() -> None:
     for array in (np.array(["a", "☃"]), np.array([b"a", "☃".encode()])):
         assert round_trip(array).tolist() == [b"a", "☃".encode()]
@@ -143,6 +150,11 @@ def test_numpys_own_texts_are_sent_as_utf_8() -> None:
         (Tensor(["1"], "BF16"), "TENSOR_DATATYPE_MISMATCH"),
         (Tensor([128], "INT8"), "TENSOR_ELEMENT_INVALID"),
         (Tensor([-1], "UINT64"), "TENSOR_ELEMENT_INVALID"),
+        (Tensor([70_000], "FP16"), "TENSOR_ELEMENT_INVALID"),
+        (Tensor([[np.inf, 65_520.0]], "FP16"), "TENSOR_ELEMENT_INVALID"),
+        (Tensor([1e300], "FP32"), "TENSOR_ELEMENT_INVALID"),
+        (Tensor([1e300], "BF16"), "TENSOR_ELEMENT_INVALID"),
+        (Tensor(np.array([[3.4e38]], np.float32), "BF16"), "TENSOR_ELEMENT_INVALID"),
     ],
     ids=lambda value: repr(value).replace("\n", "")[:40],
 )
@@ -162,7 +174,7 @@ def test_a_named_datatype_takes_numbers_of_other_types(datatype: str) -> None:
 
 def test_fractions_are_rounded_to_the_named_datatype() -> None:
     np.testing.assert_array_equal(
-        round_trip(Tensor([0.1, 1e300, -np.inf], "FP32")), np.array([0.1, np.inf, -np.inf], np.float32)
+        round_trip(Tensor([0.1, 3.4e38, -np.inf], "FP32")), np.array([0.1, 3.4e38, -np.inf], np.float32)
     )
 
 

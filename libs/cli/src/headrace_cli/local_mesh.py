@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import json
 import os
 from collections.abc import Mapping
@@ -15,12 +16,32 @@ def state_dir(environ: Mapping[str, str]) -> Path:
 
 
 def local_endpoint(environ: Mapping[str, str]) -> str | None:
-    """The gateway of the mesh that runs on the state directory; None when there is none."""
+    """The gateway of the mesh that runs on the state directory; None when there is none.
+
+    Whoever is called gets the caller's key, and the folder may be anybody's, unpacked or shared: so the file must be
+    the user's own, its supervisor must run, and the address must be of this machine.
+    """
     try:
-        content: object = json.loads((state_dir(environ) / "mesh.json").read_text())
+        content: object = json.loads(_own_content(state_dir(environ) / "mesh.json"))
         mesh = cast("dict[str, Any]", content)
-        os.kill(int(mesh["pid"]), 0)
-        return str(mesh["grpc"])
+        pid, endpoint = int(mesh["pid"]), str(mesh["grpc"])
+        if pid <= 0 or not _is_loopback(endpoint):
+            return None
+        os.kill(pid, 0)
+        return endpoint
     except (OSError, OverflowError, ValueError, KeyError, TypeError):
         # Also a process that belongs to somebody else: then the mesh that wrote the file is gone.
         return None
+
+
+def _own_content(path: Path) -> str:
+    with path.open() as file:
+        if os.fstat(file.fileno()).st_uid != os.getuid():
+            raise PermissionError(f"{path} belongs to somebody else")
+        return file.read()
+
+
+def _is_loopback(endpoint: str) -> bool:
+    """Whether it is `address:port` with an address, not a name, that never leaves the machine."""
+    host, _, port = endpoint.rpartition(":")
+    return port.isascii() and port.isdigit() and ipaddress.ip_address(host.strip("[]")).is_loopback

@@ -65,7 +65,7 @@ def client_options(
     """The options for what was given; what was not is looked for in this order.
 
     1. the profile `profile` of the profile file;
-    2. HEADRACE_ENDPOINT and HEADRACE_API_KEY;
+    2. HEADRACE_ENDPOINT and HEADRACE_API_KEY, the key not for the endpoint of 1.;
     3. unless the endpoint is known by now, the profile that HEADRACE_PROFILE names, else the profile `default` if the
        file has one: its key belongs to its endpoint;
     4. `default_endpoint`, with the key `community` for endpoints on this machine.
@@ -97,7 +97,10 @@ def client_options(
         tls = _tls({**implied, **named}.get("tls")) or target.startswith("https://")
     target = target.removeprefix("https://").removeprefix("http://").rstrip("/")
     if api_key is None:
-        api_key = _text(named, "api_key") or environ.get("HEADRACE_API_KEY") or _text(implied, "api_key")
+        api_key = _text(named, "api_key")
+    if api_key is None and (endpoint or not _text(named, "endpoint")):
+        # The environment's key is not for an endpoint that a profile was asked for by name.
+        api_key = environ.get("HEADRACE_API_KEY") or _text(implied, "api_key")
     if api_key is None and _is_local(target):
         api_key = LOCAL_API_KEY
     return ClientOptions(

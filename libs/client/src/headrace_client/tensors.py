@@ -24,8 +24,8 @@ from headrace_client.failures import Failure
 class Tensor:
     """Values with the datatype that they shall have, for lists of numbers and for BF16.
 
-    Numbers are converted: whole ones must fit the datatype, fractions are rounded to the nearest that it has and never
-    become whole numbers. A uint16 array as BF16 is taken for the bits of its values.
+    Numbers are converted: they must fit the datatype, fractions are rounded to the nearest that it has and never become
+    whole numbers or infinite. A uint16 array as BF16 is taken for the bits of its values.
 
     Attributes:
         values: An array, or what numpy makes one of.
@@ -115,7 +115,7 @@ def _as_array(name: str, values: ArrayLike) -> NDArray[Any]:
 
 
 def _text_bytes(name: str, array: NDArray[Any]) -> bytes:
-    if not (is_text(array.dtype) or array.dtype == object):
+    if array.size and not (is_text(array.dtype) or array.dtype == object):
         raise _refused(name, f"BYTES needs texts or bytes, not {array.dtype}", failures.TENSOR_DATATYPE_MISMATCH)
     try:
         return byte_elements.packed(cast("list[object]", array.ravel().tolist()))
@@ -140,7 +140,9 @@ def _bfloat16_bytes(name: str, array: NDArray[Any]) -> bytes:
     # To the nearest, ties to even, as hardware rounds. A NaN stays one: its lower half could round it to infinity.
     rounded = (bits + 0x7FFF + ((bits >> 16) & 1)) >> 16
     is_nan = (bits & 0x7FFFFFFF) > 0x7F800000
-    return np.where(is_nan, (bits >> 16) | 0x40, rounded).astype("<u2").tobytes()
+    rounded = np.where(is_nan, (bits >> 16) | 0x40, rounded)
+    _check_finite(name, (rounded << 16).astype("<u4").view("<f4"), BF16, array.ravel())
+    return rounded.astype("<u2").tobytes()
 
 
 def _converted(name: str, array: NDArray[Any], datatype: str) -> NDArray[Any]:
@@ -152,7 +154,16 @@ def _converted(name: str, array: NDArray[Any], datatype: str) -> NDArray[Any]:
     if array.size:
         _check_fit(name, array, datatype)
     with np.errstate(over="ignore"):
-        return array.astype(wanted)
+        converted = array.astype(wanted)
+    if wanted.kind == "f":
+        _check_finite(name, converted, datatype, array)
+    return converted
+
+
+def _check_finite(name: str, converted: NDArray[Any], datatype: str, array: NDArray[Any]) -> None:
+    """Refuses values that became infinite; those that were so before may be."""
+    if np.count_nonzero(np.isinf(converted)) != np.count_nonzero(np.isinf(array)):
+        raise _refused(name, f"a value is too large for {datatype}", failures.TENSOR_ELEMENT_INVALID)
 
 
 def _check_fit(name: str, array: NDArray[Any], datatype: str) -> None:
