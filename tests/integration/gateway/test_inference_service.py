@@ -25,6 +25,7 @@ from headrace.gateway.v1 import inference_pb2 as pb
 from headrace.gateway.v1 import inference_pb2_grpc, mesh_pb2, mesh_pb2_grpc
 from headrace.quota.v1 import tenants_pb2, tenants_pb2_grpc
 from headrace_common.rpc_status import from_rpc_error, from_status
+from headrace_gateway.stream_access import CHECK_S
 from inference import open_inference_pb2 as oip
 from support import onnx_models
 from support.eventually import eventually
@@ -33,6 +34,7 @@ from support.mesh_processes import running_runner
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
+STREAM = "/headrace.gateway.v1.InferenceService/Stream"
 LONG = 400_000
 """Steps of a run that lasts for some tenths of a second. It ends also when nobody waits for it any more."""
 
@@ -84,9 +86,7 @@ class Front:
             value("headrace_infer_in_flight", {"tenant": "community", "model": model, "version": "1"}) or 0
             for model in (self.model, self.slow)
         )
-        return calls + (
-            value("headrace_rpc_in_flight", {"method": "/headrace.gateway.v1.InferenceService/Stream"}) or 0
-        )
+        return calls + (value("headrace_rpc_in_flight", {"method": STREAM}) or 0)
 
     async def until_joined(self, runners: int) -> None:
         """Returns once the gateway has so many runners."""
@@ -274,13 +274,7 @@ async def test_a_client_that_sends_without_reading_is_stopped_and_loses_nothing(
             sent += together
 
     sending = asyncio.create_task(send())
-    before, settled_at = -1, time.monotonic()
-    async with asyncio.timeout(20):
-        while time.monotonic() - settled_at < 0.7:
-            await asyncio.sleep(0.02)
-            if sent != before:
-                before, settled_at = sent, time.monotonic()
-    assert not sending.done(), "it is not read from for ever"
+    await _stalled(sending, lambda: sent)
     await eventually(lambda: front.in_flight() == 1)
     answers = await stream.answers(count)
     assert answers.keys() == set(range(count))
@@ -294,6 +288,46 @@ async def test_a_client_that_sends_without_reading_is_stopped_and_loses_nothing(
     await sending
     await stream.call.done_writing()
     assert await stream.call.read() is grpc.aio.EOF
+
+
+async def _stalled(sending: asyncio.Task[None], sent: Callable[[], int]) -> None:
+    """Returns once nothing more of what a client sends is taken."""
+    before, settled_at = -1, time.monotonic()
+    async with asyncio.timeout(20):
+        while time.monotonic() - settled_at < 0.7:
+            await asyncio.sleep(0.02)
+            if sent() != before:
+                before, settled_at = sent(), time.monotonic()
+    assert not sending.done(), "it is not read from for ever"
+
+
+async def test_a_stream_whose_client_does_not_read_ends_with_its_key_all_the_same(front: Front) -> None:
+    _, key_id, key = await front.door.new_tenant(tenants_pb2.ROLE_USER)
+    stream = front.stream((("x-api-key", key),))
+    sent = 0
+
+    async def send() -> None:
+        nonlocal sent
+        while True:
+            await stream.send(*(call(sent + n, request_for("absent" * 20)) for n in range(500)))
+            sent += 500
+
+    def ended() -> float:
+        labels = {"method": STREAM, "grpc_code": "UNAUTHENTICATED", "reason": "KEY_REVOKED"}
+        return front.door.metrics.registry.get_sample_value("headrace_rpc_handled_total", labels) or 0
+
+    before = ended()
+    sending = asyncio.create_task(send())
+    await _stalled(sending, lambda: sent)
+    quota: Any = tenants_pb2_grpc.TenantServiceStub(front.door.channel)
+    await quota.RevokeApiKey(tenants_pb2.RevokeApiKeyRequest(id=key_id), metadata=front.door.admin, timeout=10)
+    while await front.door.refusal_of(key) is None:
+        await asyncio.sleep(0.02)
+    await asyncio.sleep(2 * CHECK_S)
+    # Until then its status waits behind what it doesn't read.
+    stream.call.cancel()
+    await eventually(lambda: ended() == before + 1 and front.in_flight() == 0)
+    await asyncio.gather(sending, return_exceptions=True)
 
 
 async def test_calls_in_flight_finish_after_the_client_has_closed_its_side(front: Front) -> None:

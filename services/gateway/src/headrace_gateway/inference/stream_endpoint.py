@@ -143,10 +143,12 @@ class StreamEndpoint:
         stream = _Stream(context, self._load)
         calls = self._open_calls(Opening(principal.tenant_id, request_id, metadata, stream.wake))
         stream.calls = calls
+        admitted = False
         try:
             if self._draining:
                 raise _shutting_down()
             self.gate.enter()
+            admitted = True
             self._open.add(stream)
             try:
                 # Not with the first message: a status can't follow headers whose sending was cancelled with that write,
@@ -156,7 +158,6 @@ class StreamEndpoint:
                 await run_until_one_fails(stream.read(), stream.write(), watching)
             finally:
                 self._open.discard(stream)
-                self.gate.leave()
         except StreamOver:
             code, reason = "OK", ""
         except Exception as error:
@@ -169,6 +170,9 @@ class StreamEndpoint:
             await abort(context, failure, trailing=((REQUEST_ID_KEY, request_id),))
         finally:
             calls.close()
+            if admitted:
+                # Not before its status has left, for which a client that doesn't read can make it wait.
+                self.gate.leave()
             self._counts.in_flight -= 1
             duration_s = time.monotonic() - started_s
             self._counts.duration.observe(duration_s)
