@@ -117,6 +117,7 @@ def test_the_ready_file_describes_a_mesh_that_answers_and_sigterm_leaves_nothing
         assert_orderly(mesh)
 
 
+@pytest.mark.fault
 def test_killing_the_supervisor_leaves_nothing(folder: Path) -> None:
     with running_mesh(folder, "--runners", "1", "--no-samples") as mesh:
         everyone = descendants(mesh)

@@ -115,6 +115,7 @@ def test_data_outlives_a_restart_of_the_whole(supervise: Callable[[str], Supervi
         assert connection.execute("SELECT answer FROM kept").fetchone() == (42,)
 
 
+@pytest.mark.fault
 def test_killing_the_supervisor_leaves_no_process(supervise: Callable[[str], Supervised]) -> None:
     supervised = supervise("stores")
     assert len(supervised.said["workers"]) >= 4

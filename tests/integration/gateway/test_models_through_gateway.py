@@ -235,6 +235,7 @@ async def test_left_download_is_cancelled_upstream(door: FrontDoor) -> None:
     await eventually(lambda: door.gateway.transfers_in_flight == 0)
 
 
+@pytest.mark.fault
 async def test_killed_registry_is_unavailable_for_its_own_methods_alone_and_comes_back(backends: Backends) -> None:
     async with open_door(backends) as door:
         name = fresh_name()

@@ -190,6 +190,7 @@ async def _wait(call: Any) -> None:
         return
 
 
+@pytest.mark.fault
 async def test_killed_quota_service_is_unavailable_for_its_own_methods_alone_and_comes_back(
     quota_alone: Backends,
 ) -> None:

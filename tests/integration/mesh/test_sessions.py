@@ -156,7 +156,7 @@ async def gateway(gateway_id: str = "gateway-0", address: str = "127.0.0.1:0") -
     )
     (bound,) = await server.start()
     dispatcher = Dispatcher(
-        directory=directory, wants=wants, clock=CLOCK, random=Random(1), waiting_max=100, registry=registry
+        directory=directory, wants=wants, clock=CLOCK, random=Random(1), waiting_max=400, registry=registry
     )
     tasks = [asyncio.create_task(directory.watch_heartbeats()), asyncio.create_task(wants.run())]
     try:
