@@ -405,13 +405,13 @@ async def test_a_stream_ends_soon_after_its_key_does(front: Front) -> None:
 @pytest.mark.fault
 async def test_calls_of_a_runner_that_dies_are_answered_by_the_next_one(own_front: Front) -> None:
     stream = own_front.stream()
-    await stream.send(*(call(number, counting(own_front.slow, 8_000_000 + number)) for number in range(2)))
+    await stream.send(*(call(number, counting(own_front.slow, 3_000_000 + number)) for number in range(2)))
     await eventually(lambda: own_front.in_flight() == 3)
     with own_front.next_runner("runner-1"):
         await own_front.until_joined(2)
         own_front.runner.kill()
         answers = await stream.answers(2)
-        assert [counted(answers[number]) for number in range(2)] == [8_000_000, 8_000_001]
+        assert [counted(answers[number]) for number in range(2)] == [3_000_000, 3_000_001]
         assert {answer.infer.execution.runner for answer in answers.values()} == {"runner-1"}
 
 
