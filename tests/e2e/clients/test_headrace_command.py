@@ -85,6 +85,8 @@ def test_a_version_lives_from_push_to_archive(world: World, model_file: Path, tm
     assert "the same again" in admin("models", "show", "life:7").stdout
     shown = admin("models", "show", "life:1").stdout
     assert "[*, 4]" in shown and "versions: 7 (ready), 1 (ready)" in shown
+    document = admin("models", "show", "life:1", "--json").document
+    assert (document["version"]["version"], [one["version"] for one in document["versions"]]) == ("1", ["7", "1"])
     (listed,) = [model for model in admin("models", "list", "--json").document if model["name"] == "life"]
     assert listed["latest_version"] == "7"
 

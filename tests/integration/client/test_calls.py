@@ -90,6 +90,16 @@ async def test_a_failure_that_will_stay_is_told_at_once(failure: Exception, kind
     assert (type(caught.value), len(mesh.calls)) == (kind, 1)
 
 
+async def test_a_call_carries_its_trace() -> None:
+    mesh = infer_mesh(failing(1, RunnerFailure("gone")))
+    traceparent = f"00-{'1' * 32}-{'2' * 16}-01"
+    async with serving(mesh) as address, AsyncClient(address, retry=SOON) as client:
+        await client.infer("m", {"x": np.zeros(1)}, traceparent=traceparent)
+        with pytest.raises(ValidationError):
+            await client.infer("m", {"x": np.zeros(1)}, traceparent="00-1")
+    assert [call.metadata["traceparent"] for call in mesh.calls] == [traceparent] * 2
+
+
 async def test_tries_end_with_the_last_failure() -> None:
     mesh = infer_mesh(failing(10, RunnerFailure("gone")))
     async with serving(mesh) as address, AsyncClient(address, retry=SOON) as client:
@@ -231,7 +241,7 @@ async def test_an_answer_that_is_no_message_is_an_internal_error() -> None:
 
 async def test_an_answer_that_is_larger_than_accepted_says_so() -> None:
     async def large(request: bytes) -> bytes:
-        return bytes(1 << 20)
+        return bytes(2 << 20)
 
     async with serving(infer_mesh(large)) as address, AsyncClient(address, message_bytes_max=1 << 16) as client:
         with pytest.raises(ValidationError) as caught:

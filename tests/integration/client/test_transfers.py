@@ -12,6 +12,7 @@ import pytest
 
 from headrace_client import AsyncClient, RetryPolicy, rpcs
 from headrace_client.contracts.headrace.registry.v1 import models_pb2
+from headrace_client.contracts.inference import open_inference_pb2
 from headrace_client.errors import InternalError, ModelError, RunnerUnavailable
 from headrace_common.errors import RunnerUnavailable as Lost
 from support.eventually import eventually
@@ -30,6 +31,7 @@ class Registry:
         self.losses = losses
         self.uploads: list[tuple[models_pb2.UploadHeader, bytes]] = []
         self.offsets: list[int] = []
+        self.asked_until_ready = [False, True]
         self._file = models_pb2.ArtifactFile(path=path, size_bytes=len(CONTENT), sha256=sha256)
 
     async def upload(self, requests: AsyncIterator[bytes]) -> bytes:
@@ -60,7 +62,7 @@ class Registry:
             raise Lost("gone")
 
     async def known(self, request: bytes) -> bytes:
-        return b""
+        return open_inference_pb2.ModelReadyResponse(ready=self.asked_until_ready.pop(0)).SerializeToString()
 
     def mesh(self) -> ScriptedMesh:
         return ScriptedMesh(
@@ -97,6 +99,33 @@ async def test_a_model_may_be_a_path_or_its_content(form: str, tmp_path: Path) -
     ((header, received),) = registry.uploads
     assert received == CONTENT
     assert (header.version, header.file_name) == (3, "" if form == "bytes" else "m.onnx")
+
+
+async def test_a_push_returns_when_the_gateway_could_serve_the_version() -> None:
+    registry = Registry()
+    async with serving(registry.mesh()) as address, AsyncClient(address) as client:
+        await client.models.push(CONTENT, name="m")
+    assert registry.asked_until_ready == []
+
+
+async def test_a_push_waits_no_longer_than_it_may_for_what_nobody_can_serve() -> None:
+    registry = Registry()
+    registry.asked_until_ready = [False] * 1000
+    loop = asyncio.get_running_loop()
+    async with serving(registry.mesh()) as address, AsyncClient(address) as client:
+        started_at = loop.time()
+        await client.models.push(CONTENT, name="m", timeout_s=0.5)
+        assert 0.4 < loop.time() - started_at < 1.5
+
+
+async def test_a_push_ends_in_time_where_the_gateway_is_silent() -> None:
+    async def silent(request: bytes) -> bytes:
+        await asyncio.Event().wait()
+        return b""
+
+    mesh = ScriptedMesh(unary={rpcs.MODEL_READY.path: silent}, uploads={rpcs.UPLOAD_VERSION.path: Registry().upload})
+    async with serving(mesh) as address, AsyncClient(address) as client, asyncio.timeout(5):
+        assert (await client.models.push(CONTENT, name="m", timeout_s=0.5)).version == 1
 
 
 async def test_a_file_that_cant_be_read_is_the_callers_error(tmp_path: Path) -> None:

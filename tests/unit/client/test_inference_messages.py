@@ -12,7 +12,7 @@ from headrace_client import InferRequest, Tensor
 from headrace_client.contracts.headrace.gateway.v1 import inference_pb2
 from headrace_client.contracts.inference import open_inference_pb2
 from headrace_client.errors import TensorError, ValidationError
-from headrace_client.inference import decode_response, encode_request
+from headrace_client.inference import checked_traceparent, decode_response, encode_request
 from headrace_client.private_pool import POOL
 from headrace_client.timeouts import checked_timeout_s
 
@@ -74,6 +74,18 @@ def test_what_is_not_said_is_left_out() -> None:
         ({"request_id": "é"}, "request_id"),
         ({"request_id": "a\nb"}, "request_id"),
         ({"request_id": "a" * 129}, "request_id"),
+        ({"request_id": 7}, "request_id"),
+        ({"model": 123}, "model"),
+        ({"inputs": {1: X["x"]}}, "inputs"),
+        ({"inputs": [1]}, "inputs"),
+        ({"inputs": None}, "inputs"),
+        ({"outputs": [1]}, "outputs"),
+        ({"outputs": 1}, "outputs"),
+        ({"parameters": {1: 1}}, "parameters"),
+        ({"parameters": [1]}, "parameters"),
+        ({"priority": "high"}, "priority"),
+        ({"priority": 1.5}, "priority"),
+        ({"priority": True}, "priority"),
     ],
     ids=str,
 )
@@ -100,6 +112,13 @@ def test_texts_that_are_no_utf_8_are_refused(fields: dict[str, Any]) -> None:
     given = {"model": "m", "inputs": X, **fields}
     with pytest.raises(ValidationError):
         encode_request(InferRequest(given.pop("model"), given.pop("inputs"), **given))
+
+
+@pytest.mark.parametrize("traceparent", ["x", 7, None, f"00-{'1' * 32}-{'2' * 16}", f"00-{'1' * 32}-{'2' * 16}-01\n"])
+def test_a_trace_context_has_w3cs_form(traceparent: Any) -> None:
+    with pytest.raises(ValidationError) as caught:
+        checked_traceparent(traceparent)
+    assert caught.value.field == "traceparent"
 
 
 def test_an_answer_becomes_arrays_with_names_and_times() -> None:

@@ -115,6 +115,7 @@ class AsyncClient:
         priority: int | None = None,
         timeout_s: float | None = None,
         request_id: str | None = None,
+        traceparent: str = "",
     ) -> InferResult:
         """Run one inference; the arguments are the fields of `InferRequest`.
 
@@ -131,9 +132,12 @@ class AsyncClient:
             priority=priority,
             timeout_s=timeout_s,
             request_id=request_id,
+            traceparent=traceparent,
         )
         message = encode_request(request)
-        answer = await self._transport.unary(rpcs.INFER, message, timeout_s=timeout_s, request_id=request_id)
+        answer = await self._transport.unary(
+            rpcs.INFER, message, timeout_s=timeout_s, request_id=request_id, traceparent=traceparent
+        )
         return decode_response(answer)
 
     def stream(self) -> InferStream:

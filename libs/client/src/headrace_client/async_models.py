@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from headrace_client.download import Download
 from headrace_client.errors import HeadraceError, ModelError
 from headrace_client.inference import version_text
 from headrace_client.manifests import read_manifest
+from headrace_client.timeouts import checked_timeout_s
 from headrace_client.transport import Transport
 from headrace_client.upload import Artifact, Progress
 
@@ -24,7 +25,8 @@ ManifestLike = manifest_pb2.Manifest | Mapping[str, Any] | Path
 
 LOAD_TIMEOUT_S = 300.0
 _PAGE_SIZE = 1000
-_HEARD_PAUSES_S = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
+_READY_WITHIN_S = 2.0
+_READY_PAUSE_S = 0.01
 
 
 class AsyncModels:
@@ -49,7 +51,8 @@ class AsyncModels:
     ) -> models_pb2.Version:
         """Upload a model file as a new version. The same bytes and manifest again change nothing.
 
-        The version can be called when this returns; gateways other than the answering one hear of it a moment later.
+        Returns when the answering gateway could serve a call for the version, or two seconds after the registration at
+        the latest: versions that no runner can serve now are taken, too. Other gateways hear of it a moment later.
 
         Args:
             artifact: Path of the file, or its content.
@@ -59,7 +62,8 @@ class AsyncModels:
                 the path of a `.json` or `.yaml` file.
             file_name: Name of the file inside the artefact; empty means that of the path.
             progress: Hears the bytes sent so far and those of the whole file; starts again at 0 when the upload does.
-            timeout_s: Time for the upload; None means two minutes and a second for each MiB.
+            timeout_s: Time for all of it, the wait at its end included; None means two minutes and a second for each
+                MiB.
 
         Raises:
             ModelError: the file, the manifest or the number is refused, here or by the mesh.
@@ -68,12 +72,12 @@ class AsyncModels:
         overrides = read_manifest(manifest) if manifest is not None else None
         source = await Artifact.of(artifact, file_name=file_name)
         header = source.header(model=name, version=version, manifest=overrides)
+        timeout_s = checked_timeout_s(source.timeout_s if timeout_s is None else timeout_s)
+        deadline_s = time.monotonic() + timeout_s
         answer = await self._transport.upload(
-            rpcs.UPLOAD_VERSION,
-            lambda: source.messages(header, progress),
-            timeout_s=source.timeout_s if timeout_s is None else timeout_s,
+            rpcs.UPLOAD_VERSION, lambda: source.messages(header, progress), timeout_s=timeout_s
         )
-        await self._heard_of(answer.version)
+        await self._wait_until_ready(answer.version, min(deadline_s, time.monotonic() + _READY_WITHIN_S))
         return answer.version
 
     async def download(
@@ -154,23 +158,26 @@ class AsyncModels:
         request = model_repository_pb2.RepositoryIndexRequest(ready=ready)
         return [*(await self._transport.unary(rpcs.REPOSITORY_INDEX, request)).models]
 
-    async def ready(self, name: str, version: str | int = "") -> bool:
+    async def ready(self, name: str, version: str | int = "", *, timeout_s: float | None = None) -> bool:
         """Whether a call for the model could be served now. Loads nothing."""
         request = open_inference_pb2.ModelReadyRequest(name=name, version=version_text(version))
-        return (await self._transport.unary(rpcs.MODEL_READY, request)).ready
+        return (await self._transport.unary(rpcs.MODEL_READY, request, timeout_s=timeout_s)).ready
 
     async def metadata(self, name: str, version: str | int = "") -> open_inference_pb2.ModelMetadataResponse:
         """Names, datatypes and shapes of a version's tensors."""
         request = open_inference_pb2.ModelMetadataRequest(name=name, version=version_text(version))
         return await self._transport.unary(rpcs.MODEL_METADATA, request)
 
-    async def _heard_of(self, version: models_pb2.Version) -> None:
+    async def _wait_until_ready(self, version: models_pb2.Version, deadline_s: float) -> None:
         """Gateways hear of a version just after its registration; a call in between would not find it."""
-        for pause_s in _HEARD_PAUSES_S:
+        pause_s = _READY_PAUSE_S
+        while (left_s := deadline_s - time.monotonic()) > 0:
             try:
-                await self.ready(version.model, version.version)
-                return
+                if await self.ready(version.model, version.version, timeout_s=left_s):
+                    return
             except ModelError:
-                await asyncio.sleep(pause_s)
+                pass
             except HeadraceError:
                 return  # The version is there, whatever keeps this question from being answered.
+            await self._transport.pause(min(pause_s, left_s))
+            pause_s *= 2

@@ -140,17 +140,16 @@ class BlockingStream:
             priority=priority,
             timeout_s=timeout_s,
             request_id=request_id,
+            traceparent=traceparent,
         )
-        return self.submit_request(request, traceparent=traceparent)
+        return self.submit_request(request)
 
-    def submit_request(
-        self, request: InferRequest, *, timeout_s: float | None = None, traceparent: str = ""
-    ) -> Future[InferResult]:
+    def submit_request(self, request: InferRequest, *, timeout_s: float | None = None) -> Future[InferResult]:
         """As `submit`, for a request that is there already; `timeout_s` is for one that states none."""
         future = BlockingFuture(self)
         if timeout_s is None:
             timeout_s = self._timeout_s
-        call = call_for(request, owner=future, now=time.monotonic(), timeout_s=timeout_s, traceparent=traceparent)
+        call = call_for(request, owner=future, now=time.monotonic(), timeout_s=timeout_s)
         with self._room:
             if not self._may_open(call):
                 self._loop.check_may_wait()

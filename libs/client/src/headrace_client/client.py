@@ -90,6 +90,7 @@ class Client:
         priority: int | None = None,
         timeout_s: float | None = None,
         request_id: str | None = None,
+        traceparent: str = "",
     ) -> InferResult:
         """Run one inference; the arguments are the fields of `InferRequest`.
 
@@ -107,6 +108,7 @@ class Client:
                 priority=priority,
                 timeout_s=timeout_s,
                 request_id=request_id,
+                traceparent=traceparent,
             )
         )
 

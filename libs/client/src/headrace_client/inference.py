@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import operator
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 from numpy.typing import ArrayLike, NDArray
 
@@ -19,6 +20,8 @@ from headrace_client.tensors import Tensor, decode, encode
 ParameterValue = bool | int | float | str
 _PRIORITY_MAX = 9
 _REQUEST_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/-]{0,127}")
+# Later versions of the format may append fields.
+_TRACEPARENT = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}(-[!-~]{1,256})?")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -31,10 +34,12 @@ class InferRequest:
         version: Number of the version; empty or 0 means the newest that is ready.
         outputs: Names of the outputs to send back, in this order; empty means all.
         parameters: Parameters of the Open Inference Protocol.
-        priority: 0 to 9, 9 is most urgent; None means 5.
+        priority: 0 to 9, 9 is most urgent; None means 5. In this version runners take calls in the order in which they
+            came, whatever it is.
         timeout_s: Time for the answer in seconds; None means that of the client.
         request_id: For the logs of the mesh and for `InferResult.id`: up to 128 letters, digits and `._:/-`, a letter
             or digit first.
+        traceparent: W3C trace context; empty means none.
     """
 
     model: str
@@ -45,6 +50,7 @@ class InferRequest:
     priority: int | None = field(default=None, kw_only=True)
     timeout_s: float | None = field(default=None, kw_only=True)
     request_id: str | None = field(default=None, kw_only=True)
+    traceparent: str = field(default="", kw_only=True)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -161,18 +167,38 @@ def checked_request_id(request_id: str | None) -> str | None:
     """
     if request_id is None:
         return None
-    if not _REQUEST_ID.fullmatch(request_id):
+    if not (_is_text(request_id) and _REQUEST_ID.fullmatch(request_id)):
         raise ValidationError(
             "request_id is up to 128 letters, digits and ._:/-, a letter or digit first", field="request_id"
         )
     return request_id
 
 
+def checked_traceparent(traceparent: str) -> str:
+    """The trace context as it is.
+
+    Raises:
+        ValidationError: it is neither empty nor one of W3C's form.
+    """
+    if traceparent == "" or (_is_text(traceparent) and _TRACEPARENT.fullmatch(traceparent)):
+        return traceparent
+    raise ValidationError(f"traceparent is a W3C trace context, not {traceparent!r}", field="traceparent")
+
+
+def _is_text(value: object) -> bool:
+    return isinstance(value, str)
+
+
+def _is_mapping(value: object) -> bool:
+    return isinstance(value, Mapping)
+
+
+def _are_texts(values: object) -> bool:
+    return isinstance(values, Iterable) and all(map(_is_text, cast("Iterable[object]", values)))
+
+
 def _message(request: InferRequest) -> inference_pb2.InferRequest:
-    if not request.model:
-        raise ValidationError("the name of a model is needed", field="model")
-    if isinstance(request.outputs, str):
-        raise ValidationError(f"outputs must be a list of names, not the text '{request.outputs}'", field="outputs")
+    _check_types(request)
     message = inference_pb2.InferRequest()
     inner = message.request
     inner.model_name = request.model
@@ -187,10 +213,30 @@ def _message(request: InferRequest) -> inference_pb2.InferRequest:
     for name, value in (request.parameters or {}).items():
         inner.parameters[name].CopyFrom(_parameter(name, value))
     if request.priority is not None:
-        if not 0 <= request.priority <= _PRIORITY_MAX:
-            raise ValidationError(f"priority is 0 to {_PRIORITY_MAX}, not {request.priority}", field="priority")
-        message.priority = request.priority
+        message.priority = _checked_priority(request.priority)
     return message
+
+
+def _check_types(request: InferRequest) -> None:
+    """Refuses what Python's types would have told: callers may have no type checker."""
+    if not (_is_text(request.model) and request.model):
+        raise ValidationError(f"the name of a model is needed, not {request.model!r}", field="model")
+    if _is_text(request.outputs) or not _are_texts(request.outputs):
+        raise ValidationError(f"outputs must be a list of names, not {request.outputs!r}", field="outputs")
+    for field_name, values in (("inputs", request.inputs), ("parameters", request.parameters or {})):
+        if not (_is_mapping(values) and _are_texts(values)):
+            raise ValidationError(f"{field_name} must be a mapping with texts as names", field=field_name)
+
+
+def _checked_priority(priority: int) -> int:
+    try:
+        # Also numpy's whole numbers; a bool is an int to Python.
+        checked = -1 if isinstance(priority, bool) else operator.index(priority)
+    except TypeError:
+        checked = -1
+    if not 0 <= checked <= _PRIORITY_MAX:
+        raise ValidationError(f"priority is 0 to {_PRIORITY_MAX}, not {priority!r}", field="priority")
+    return checked
 
 
 def _parameter(name: str, value: object) -> open_inference_pb2.InferParameter:

@@ -109,9 +109,9 @@ class Models:
         """The state of every model's versions in the mesh; `ready` leaves out those that can't serve now."""
         return self._loop.run(self._models.index(ready=ready))
 
-    def ready(self, name: str, version: str | int = "") -> bool:
+    def ready(self, name: str, version: str | int = "", *, timeout_s: float | None = None) -> bool:
         """Whether a call for the model could be served now. Loads nothing."""
-        return self._loop.run(self._models.ready(name, version))
+        return self._loop.run(self._models.ready(name, version, timeout_s=timeout_s))
 
     def metadata(self, name: str, version: str | int = "") -> open_inference_pb2.ModelMetadataResponse:
         """Names, datatypes and shapes of a version's tensors."""

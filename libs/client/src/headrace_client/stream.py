@@ -13,7 +13,13 @@ from numpy.typing import ArrayLike
 from headrace_client import failures
 from headrace_client.contracts.headrace.gateway.v1.inference_pb2 import StreamCall
 from headrace_client.errors import ValidationError
-from headrace_client.inference import InferRequest, InferResult, ParameterValue, encode_request
+from headrace_client.inference import (
+    InferRequest,
+    InferResult,
+    ParameterValue,
+    checked_traceparent,
+    encode_request,
+)
 from headrace_client.packing import Call
 from headrace_client.stream_engine import CallOwner, StreamEngine
 from headrace_client.tensors import Tensor
@@ -94,10 +100,11 @@ class InferStream:
             version: Number of the version; empty or 0 means the newest that is ready.
             outputs: Names of the outputs to send back; empty means all.
             parameters: Parameters of the Open Inference Protocol.
-            priority: 0 to 9, 9 is most urgent; None means 5.
+            priority: 0 to 9, 9 is most urgent; None means 5. In this version runners take calls in the order in which
+                they came, whatever it is.
             timeout_s: Time for the answer, waiting and tries included; None means that of the client.
             request_id: For the logs of the mesh and `InferResult.id`; the same in every try.
-            traceparent: W3C trace context.
+            traceparent: W3C trace context; empty means none.
 
         Raises:
             HeadraceError: The failure, typed.
@@ -111,8 +118,9 @@ class InferStream:
             priority=priority,
             timeout_s=timeout_s,
             request_id=request_id,
+            traceparent=traceparent,
         )
-        return await (await self.submit_request(request, traceparent=traceparent))
+        return await (await self.submit_request(request))
 
     async def submit(
         self,
@@ -144,17 +152,18 @@ class InferStream:
             priority=priority,
             timeout_s=timeout_s,
             request_id=request_id,
+            traceparent=traceparent,
         )
-        return await self.submit_request(request, traceparent=traceparent)
+        return await self.submit_request(request)
 
     async def submit_request(
-        self, request: InferRequest, *, timeout_s: float | None = None, traceparent: str = ""
+        self, request: InferRequest, *, timeout_s: float | None = None
     ) -> asyncio.Future[InferResult]:
         """As `submit`, for a request that is there already; `timeout_s` is for one that states none."""
         future = InferFuture(self.engine, self._loop)
         if timeout_s is None:
             timeout_s = self.timeout_s
-        call = call_for(request, owner=future, now=self._loop.time(), timeout_s=timeout_s, traceparent=traceparent)
+        call = call_for(request, owner=future, now=self._loop.time(), timeout_s=timeout_s)
         await self.engine.admit(call)
         future.belongs_to(call)
         return future
@@ -179,9 +188,7 @@ class InferStream:
             await self.engine.abort()
 
 
-def call_for(
-    request: InferRequest, *, owner: CallOwner, now: float, timeout_s: float, traceparent: str = ""
-) -> Call[CallOwner]:
+def call_for(request: InferRequest, *, owner: CallOwner, now: float, timeout_s: float) -> Call[CallOwner]:
     """The call that a request makes on a stream.
 
     Args:
@@ -189,7 +196,6 @@ def call_for(
         owner: Who gets the outcome.
         now: By the event loop's clock.
         timeout_s: For a request that states none.
-        traceparent: W3C trace context.
 
     Raises:
         TensorError: An input can't be sent.
@@ -197,10 +203,11 @@ def call_for(
     """
     timeout_s = checked_timeout_s(timeout_s if request.timeout_s is None else request.timeout_s)
     extra = b""
-    if request.request_id or traceparent:
-        extra = StreamCall(request_id=request.request_id or "", traceparent=traceparent).SerializeToString()
+    traceparent = checked_traceparent(request.traceparent)
     try:
         infer = encode_request(request).SerializeToString()
+        if request.request_id or traceparent:
+            extra = StreamCall(request_id=request.request_id or "", traceparent=traceparent).SerializeToString()
     except (EncodeError, ValueError):
         raise ValidationError("the request has 2 GiB or more", failures.MESSAGE_TOO_LARGE) from None
     return Call(infer=infer, extra=extra, deadline=now + timeout_s, owner=owner)

@@ -17,7 +17,7 @@ from google.protobuf.message import DecodeError, EncodeError, Message
 from headrace_client import failures
 from headrace_client.endings import Ending
 from headrace_client.errors import CallCancelled, ConfigError, HeadraceError, InternalError, ValidationError
-from headrace_client.inference import checked_request_id
+from headrace_client.inference import checked_request_id, checked_traceparent
 from headrace_client.options import ClientOptions, Tls
 from headrace_client.retries import Attempts, RetryBudget, RetryPolicy
 from headrace_client.rpcs import Rpc
@@ -68,7 +68,13 @@ class Transport:
         return Attempts(policy=self.retry_policy, budget=self.retry_budget, random=self.random, deadline_s=deadline_s)
 
     async def unary(
-        self, rpc: Rpc[Q, R], request: Q, *, timeout_s: float | None = None, request_id: str | None = None
+        self,
+        rpc: Rpc[Q, R],
+        request: Q,
+        *,
+        timeout_s: float | None = None,
+        request_id: str | None = None,
+        traceparent: str = "",
     ) -> R:
         """One request, one response.
 
@@ -76,7 +82,7 @@ class Transport:
             HeadraceError: what the mesh answered, or that it didn't.
         """
         content = _serialised(request)
-        metadata = self.metadata(request_id)
+        metadata = self.metadata(request_id, traceparent)
 
         async def attempt(left_s: float) -> R:
             method: Any = self.channel().unary_unary(rpc.path)  # pyright: ignore[reportUnknownVariableType]
@@ -160,13 +166,15 @@ class Transport:
         """The typed failure for how a call of this connection ended."""
         return from_rpc_error(error, endpoint=self.endpoint)
 
-    def metadata(self, request_id: str | None = None) -> Metadata:
-        """Metadata of a call: who calls, and the id for the logs."""
+    def metadata(self, request_id: str | None = None, traceparent: str = "") -> Metadata:
+        """Metadata of a call: who calls, the id for the logs, and the trace that it belongs to."""
         pairs: list[tuple[str, str | bytes]] = []
         if self._options.api_key is not None:
             pairs.append(("x-api-key", self._options.api_key))
         if checked_request_id(request_id):
             pairs.append(("x-request-id", request_id or ""))
+        if checked_traceparent(traceparent):
+            pairs.append(("traceparent", traceparent))
         return tuple(pairs)
 
     def channel(self) -> grpc.aio.Channel:

@@ -37,7 +37,14 @@ def infer(
     ] = None,
     priority: Annotated[
         int | None,
-        typer.Option("--priority", min=0, max=9, help="0 to 9, 9 is most urgent. Default: 5.", show_default=False),
+        typer.Option(
+            "--priority",
+            min=0,
+            max=9,
+            help="0 to 9, 9 is most urgent. Default: 5. "
+            "In this version runners take calls in the order in which they came.",
+            show_default=False,
+        ),
     ] = None,
     request_id: Annotated[
         str | None,

@@ -80,7 +80,7 @@ def show(session: Session, model: Model) -> None:
         version = client.models.version(name, number)
         versions = client.models.versions(name)
     if session.as_json:
-        print_json(version)
+        print_json({"version": version, "versions": versions})
         return
     console = output()
     for part in version_page(version, versions):
