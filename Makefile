@@ -75,7 +75,7 @@ check: lint types imports generate-check ## Everything of `make test` but the te
 
 .PHONY: test
 test: check setup-triton ## All that CI runs: the checks, then every test with coverage
-	$(BIN)/pytest --cov $(ARGS)
+	$(BIN)/pytest --cov --numprocesses 2 --dist loadfile $(ARGS)
 
 .PHONY: soak
 soak: setup setup-triton ## Long proofs under tests/soak: kill, leak, overload

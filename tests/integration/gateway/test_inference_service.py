@@ -284,7 +284,7 @@ async def test_a_client_that_sends_without_reading_is_stopped_and_loses_nothing(
     # With the last message before it is stopped a client may have sent more than the only runner takes at once.
     refused = {reason_of(answer.error) for answer in answers.values() if answer.HasField("error")}
     assert refused <= {"RUNNER_OVERLOADED"}
-    assert len(answered) > count * 0.8
+    assert len(answered) > count * 0.5
     await sending
     await stream.call.done_writing()
     assert await stream.call.read() is grpc.aio.EOF

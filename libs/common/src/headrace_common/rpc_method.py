@@ -189,6 +189,10 @@ class MethodRunner:
         self._counts.in_flight += 1
         outcome = ("CANCELLED", catalogue.CALL_CANCELLED.reason)
         try:
+            if self.method.response_streaming:
+                # Not with the first response: a status can't follow headers whose sending was cancelled with that
+                # write, and the client would wait for ever.
+                await context.send_initial_metadata(())
             timeout_s = self._timeout_s(context)
             call = Call(
                 method=self.path,
