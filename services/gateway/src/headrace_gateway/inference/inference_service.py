@@ -17,6 +17,7 @@ from headrace_gateway.inference.call import Caller, InferenceCall, Outcome
 from headrace_gateway.inference.execution import write_response
 from headrace_gateway.inference.handler import InferenceHandler
 from headrace_gateway.inference.message_bounds import Repeated, check_counts, too_large, too_many
+from headrace_gateway.inference.open_calls import OpenCalls
 from headrace_gateway.inference.payload_gate import PayloadGate
 
 PRIORITY_MAX = 9
@@ -124,8 +125,6 @@ class _Batch:
         concurrency: int,
         answer_bytes_max: int,
     ) -> None:
-        self._inference = inference
-        self._calls = calls
         self._clock = clock
         self._requests = requests
         self._caller = caller
@@ -135,7 +134,7 @@ class _Batch:
         self._response = raw.RawInferBatchResponse()
         for _ in requests:
             self._response.results.add()
-        self._in_flight: dict[int, InferenceCall] = {}
+        self._open = OpenCalls(inference=inference, gate=calls)
         self._next = 0
         # Requests that run out of time are to be told so before the RPC itself does.
         timeout_s = caller.timeout_s - min(_MARGIN_MAX_S, _MARGIN_RATIO * caller.timeout_s)
@@ -148,22 +147,20 @@ class _Batch:
             self._fill()
             await self._done
         finally:
-            for call in self._in_flight.values():
-                self._inference.cancel(call)
-                self._calls.leave()
+            self._open.close()
         return self._response
 
     def _fill(self) -> None:
-        while self._next < len(self._requests) and len(self._in_flight) < self._concurrency:
+        while self._next < len(self._requests) and len(self._open) < self._concurrency:
             index, self._next = self._next, self._next + 1
             try:
-                self._in_flight[index] = self._begun(index)
+                self._begin(index)
             except HeadraceError as error:
                 self._fail(index, error)
-        if not self._in_flight and not self._done.done():
+        if not self._open and not self._done.done():
             self._done.set_result(None)
 
-    def _begun(self, index: int) -> InferenceCall:
+    def _begin(self, index: int) -> None:
         message = self._requests[index]
         remaining_s = self._deadline - self._clock.monotonic()
         if remaining_s <= 0:
@@ -171,17 +168,12 @@ class _Batch:
                 "the batch's deadline was over before this request could begin", entry=catalogue.DEADLINE_ALREADY_OVER
             )
         caller = prioritised(self._caller, message, f"requests[{index}].priority")._replace(timeout_s=remaining_s)
-        self._calls.enter()
-        try:
-            return self._inference.begin(message.request, caller, self._ended, index)
-        except BaseException:
-            self._calls.leave()
-            raise
+        self._open.begin(index, message.request, caller, self._ended)
 
     def _ended(self, call: InferenceCall, outcome: Outcome) -> None:
         index = call.tag
-        del self._in_flight[index]
-        self._calls.leave()
+        self._open.ended(call)
+        self._open.remove(index)
         if isinstance(outcome, HeadraceError):
             self._fail(index, outcome)
         elif self._answer_bytes + len(outcome.payload) > self._answer_bytes_max:

@@ -28,6 +28,7 @@ from headrace_gateway.inference.message_bounds import (
     too_large,
     too_many,
 )
+from headrace_gateway.inference.open_calls import OpenCalls
 from headrace_gateway.mesh.session_calls import Answer
 
 _ANSWERS_BYTES = 1 << 20
@@ -70,16 +71,13 @@ class PackedStream:
         request_id: str,
         wake: Callable[[], None],
     ) -> None:
-        self._inference = inference
-        self._gate = gate
         self._limits = limits
         self._tenant_id = tenant_id
         self._request_id = request_id
         self._wake = wake
-        # Until its answer is in a message a call is in flight, and None stands for one that has ended already.
-        self._open: dict[int, InferenceCall | None] = {}
+        # Until its answer is in a message a call is in flight.
+        self._open = OpenCalls(inference=inference, gate=gate)
         self._answers: deque[tuple[int, InferenceCall | None, Outcome]] = deque()
-        self._held_bytes = 0
         self._unread_bytes = 0
         self._limits_told = False
         self._draining_due = False
@@ -103,7 +101,7 @@ class PackedStream:
     def full(self) -> bool:
         """Whether nothing more should be read for now: the client has exceeded a limit. At the limits cancels pass."""
         calls = len(self._open)
-        return calls > self._limits.calls_max or (self._held_bytes > self._limits.bytes_max and calls > 1)
+        return calls > self._limits.calls_max or (self._open.held_bytes > self._limits.bytes_max and calls > 1)
 
     def on_message(self, received: bytes) -> None:
         """Begins and cancels what a client's message says. A call that can't begin is answered like one that fails.
@@ -159,7 +157,7 @@ class PackedStream:
 
     def _write(self, call_id: int, call: InferenceCall | None, outcome: Outcome, message: raw.RawStreamResponse) -> int:
         """Adds an answer to a message and returns about how many bytes that took."""
-        del self._open[call_id]
+        self._open.remove(call_id)
         answer = message.answers.add()
         answer.id = call_id
         if isinstance(outcome, HeadraceError):
@@ -182,32 +180,20 @@ class PackedStream:
 
     def close(self) -> None:
         """The stream has ended: cancels what is in flight."""
-        for call in self._open.values():
-            if call is not None and call.ended is not None:
-                self._inference.cancel(call)
-                self._gate.leave()
-        self._open.clear()
+        self._open.close()
         self._answers.clear()
 
     def _begin(self, call: raw.RawStreamCall, index: int) -> None:
         self.calls += 1
         call_id = call.id
-        self._open[call_id] = None
+        self._open.add(call_id)
         try:
             if self._refusing:
                 raise RouteUnavailable("the server is shutting down", entry=catalogue.SERVER_DRAINING)
             request, caller = self._read(call, index)
-            self._gate.enter()
-            try:
-                begun = self._inference.begin(request, caller, self._ended, call_id)
-            except BaseException:
-                self._gate.leave()
-                raise
+            self._open.begin(call_id, request, caller, self._ended)
         except HeadraceError as error:
             self._answer(call_id, None, error)
-        else:
-            self._open[call_id] = begun
-            self._held_bytes += len(request)
 
     def _read(self, call: raw.RawStreamCall, index: int) -> tuple[bytes, Caller]:
         if not call.HasField("infer"):
@@ -239,30 +225,23 @@ class PackedStream:
         return infer.request, caller
 
     def _cancel(self, call_id: int) -> None:
-        call = self._open.get(call_id)
-        if call is not None and call.ended is not None:
-            self._inference.cancel(call)
+        call = self._open.cancel(call_id)
+        if call is not None:
             self._ended(call, DeadlineError("the call was cancelled", entry=catalogue.CALL_CANCELLED))
 
     def _ended(self, call: InferenceCall, outcome: Outcome) -> None:
-        self._gate.leave()
-        self._held_bytes -= len(call.payload)
-        # No longer counted, so no longer held: the answer may wait long for a client that doesn't read.
-        call.payload = b""
+        self._open.ended(call)
         if not isinstance(outcome, HeadraceError):
             self._unread_bytes += len(outcome.payload)
             if self._unread_bytes > self._limits.unread_bytes_max and self._answers:
                 self._unread_bytes -= len(outcome.payload)
-                outcome = self._too_slow()
+                outcome = reader_too_slow(self._limits.unread_bytes_max)
         self._answer(call.tag, call, outcome)
         self._wake()
 
     def _answer(self, call_id: int, call: InferenceCall | None, outcome: Outcome) -> None:
         self.failures += isinstance(outcome, HeadraceError)
         self._answers.append((call_id, call, outcome))
-
-    def _too_slow(self) -> HeadraceError:
-        return reader_too_slow(self._limits.unread_bytes_max)
 
     def _write_limits(self, into: StreamLimitsMessage) -> None:
         limits = self._limits

@@ -12,6 +12,7 @@ from headrace_common.rpc_status import to_status
 from headrace_gateway.inference.call import Caller, InferenceCall, Outcome
 from headrace_gateway.inference.handler import InferenceHandler
 from headrace_gateway.inference.message_bounds import STREAM_ID_CHARS, reader_too_slow
+from headrace_gateway.inference.open_calls import OpenCalls
 from headrace_gateway.inference.packed_stream import StreamLimits
 from inference import open_inference_pb2 as oip
 
@@ -51,18 +52,15 @@ class TritonStream:
         ends_on_error: bool,
         wake: Callable[[], None],
     ) -> None:
-        self._inference = inference
-        self._gate = gate
         self._limits = limits
         self._tenant_id = tenant_id
         self._request_id = request_id
         self._traceparent = traceparent
         self._ends_on_error = ends_on_error
         self._wake = wake
-        # Until its answer is in a message a call is in flight, and None stands for one that has ended already.
-        self._open: dict[int, InferenceCall | None] = {}
+        # Until its answer is in a message a call is in flight.
+        self._open = OpenCalls(inference=inference, gate=gate)
         self._answers: deque[tuple[int, bytes | HeadraceError]] = deque()
-        self._held_bytes = 0
         self._unread_bytes = 0
         self._refusing = False
         self.calls = 0
@@ -81,13 +79,13 @@ class TritonStream:
     @property
     def full(self) -> bool:
         """Whether nothing more should be read for now."""
-        return len(self._open) >= self._limits.calls_max or self._held_bytes >= self._limits.bytes_max
+        return len(self._open) >= self._limits.calls_max or self._open.held_bytes >= self._limits.bytes_max
 
     def on_message(self, received: bytes) -> None:
         """Begins a call. One that can't begin is answered like one that fails."""
         self.calls += 1
         number = self.calls
-        self._open[number] = None
+        self._open.add(number)
         caller = Caller(
             self._tenant_id,
             f"{self._request_id[:STREAM_ID_CHARS]}/{number}",
@@ -97,17 +95,10 @@ class TritonStream:
         try:
             if self._refusing:
                 raise RouteUnavailable("the server is shutting down", entry=catalogue.SERVER_DRAINING)
-            self._gate.enter()
-            try:
-                self._open[number] = self._inference.begin(received, caller, self._ended, number)
-            except BaseException:
-                self._gate.leave()
-                raise
+            self._open.begin(number, received, caller, self._ended)
         except HeadraceError as error:
             self._fail(number, received, error)
             self._wake()
-        else:
-            self._held_bytes += len(received)
 
     def next_message(self) -> bytes | None:
         """The next message for the client, or None when there is nothing to say.
@@ -120,7 +111,7 @@ class TritonStream:
         number, answer = self._answers.popleft()
         if isinstance(answer, HeadraceError):
             raise answer
-        del self._open[number]
+        self._open.remove(number)
         self._unread_bytes -= len(answer)
         return answer
 
@@ -134,25 +125,17 @@ class TritonStream:
 
     def close(self) -> None:
         """The stream has ended: cancels what is in flight."""
-        for call in self._open.values():
-            if call is not None and call.ended is not None:
-                self._inference.cancel(call)
-                self._gate.leave()
-        self._open.clear()
+        self._open.close()
         self._answers.clear()
 
     def _ended(self, call: InferenceCall, outcome: Outcome) -> None:
-        number = call.tag
-        self._gate.leave()
-        self._held_bytes -= len(call.payload)
+        number, request = call.tag, self._open.ended(call)
         if isinstance(outcome, HeadraceError):
-            self._fail(number, call.payload, outcome)
+            self._fail(number, request, outcome)
         elif self._answers and self._unread_bytes + len(outcome.payload) > self._limits.unread_bytes_max:
-            self._fail(number, call.payload, self._too_slow())
+            self._fail(number, request, reader_too_slow(self._limits.unread_bytes_max))
         else:
             self._answer(number, _answered(outcome.payload))
-        # No longer counted, so no longer held: the answer may wait long for a client that doesn't read.
-        call.payload = b""
         self._wake()
 
     def _fail(self, number: int, request: bytes, failure: HeadraceError) -> None:
@@ -165,9 +148,6 @@ class TritonStream:
     def _answer(self, number: int, message: bytes) -> None:
         self._unread_bytes += len(message)
         self._answers.append((number, message))
-
-    def _too_slow(self) -> HeadraceError:
-        return reader_too_slow(self._limits.unread_bytes_max)
 
 
 def _answered(response: bytes) -> bytes:
