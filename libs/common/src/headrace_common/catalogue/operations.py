@@ -224,6 +224,16 @@ RUNNER_STATE_INVALID = CatalogueEntry(
     summary="The runner isn't in a state that allows this.",
     remedy="Look at the runner's state, then repeat the call.",
 )
+QUEUE_TIMEOUT = CatalogueEntry(
+    code="RUNNER_012",
+    reason="QUEUE_TIMEOUT",
+    grpc="RESOURCE_EXHAUSTED",
+    http=429,
+    retry=SOON,
+    context=("model", "timeout_s"),
+    summary="The request waited in the queue for as long as the model's policy allows.",
+    remedy="Retry after the hinted delay, or give the request a higher priority.",
+)
 REGISTRY_UNAVAILABLE = CatalogueEntry(
     code="ROUTE_001",
     reason="REGISTRY_UNAVAILABLE",
@@ -297,4 +307,71 @@ SERVICE_UNKNOWN = CatalogueEntry(
     http=404,
     summary="The health check names a service that isn't served here.",
     remedy="Check the service's name.",
+)
+CIRCUIT_OPEN = CatalogueEntry(
+    code="ROUTE_009",
+    reason="CIRCUIT_OPEN",
+    grpc="UNAVAILABLE",
+    http=503,
+    retry=SOON,
+    context=("model",),
+    summary="The model has failed too often on every runner that has it; requests are held off for a while.",
+    remedy="Retry after the hinted delay; if it lasts, look at the model's errors.",
+)
+CONCURRENCY_EXCEEDED = CatalogueEntry(
+    code="ROUTE_010",
+    reason="CONCURRENCY_EXCEEDED",
+    grpc="RESOURCE_EXHAUSTED",
+    http=429,
+    retry=SOON,
+    context=("scope", "limit"),
+    summary="As many requests of the tenant, model or runner are open as may be, and the waiting room is full.",
+    remedy="Retry after the hinted delay, or send fewer requests at once.",
+)
+LOAD_SHED = CatalogueEntry(
+    code="ROUTE_011",
+    reason="LOAD_SHED",
+    grpc="RESOURCE_EXHAUSTED",
+    http=503,
+    retry=SOON,
+    context=("priority",),
+    summary="The mesh has more work than it can do, and a more urgent request took the place of this one.",
+    remedy="Retry after the hinted delay, or give the request a higher priority.",
+)
+SEQUENCE_NOT_FOUND = CatalogueEntry(
+    code="ROUTE_012",
+    reason="SEQUENCE_NOT_FOUND",
+    grpc="FAILED_PRECONDITION",
+    http=409,
+    context=("sequence_id",),
+    summary="The sequence was never started, has ended or expired, or its runner was lost with its state.",
+    remedy="Start the sequence anew with sequence_start.",
+)
+SEQUENCE_LIMIT_REACHED = CatalogueEntry(
+    code="ROUTE_013",
+    reason="SEQUENCE_LIMIT_REACHED",
+    grpc="RESOURCE_EXHAUSTED",
+    http=429,
+    retry=LATER,
+    context=("model", "limit"),
+    summary="As many sequences of the model live as may at once.",
+    remedy="End sequences with sequence_end, or retry when others have expired.",
+)
+EXECUTION_TIMEOUT = CatalogueEntry(
+    code="TIMEOUT_006",
+    reason="EXECUTION_TIMEOUT",
+    grpc="DEADLINE_EXCEEDED",
+    http=504,
+    context=("model", "timeout_s"),
+    summary="The model computed longer than one execution may; it was given up.",
+    remedy="Send a smaller request, or allow longer executions in the model's manifest.",
+)
+DEADLINE_UNREACHABLE = CatalogueEntry(
+    code="TIMEOUT_007",
+    reason="DEADLINE_UNREACHABLE",
+    grpc="DEADLINE_EXCEEDED",
+    http=504,
+    context=("model", "needed_s"),
+    summary="The request could not have been answered before its deadline, so it was not begun.",
+    remedy="Allow more time, or send fewer requests at once.",
 )

@@ -5,6 +5,7 @@ What a model version is and how it wants to be served."""
 
 from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
+from google.protobuf import duration_pb2 as _duration_pb2
 from google.protobuf import message as _message
 from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
@@ -38,6 +39,38 @@ ARTIFACT_FORMAT_UNSPECIFIED: ArtifactFormat.ValueType  # 0
 ARTIFACT_FORMAT_ONNX: ArtifactFormat.ValueType  # 1
 """ONNX protobuf, opset as the installed ONNX Runtime supports."""
 Global___ArtifactFormat: _TypeAlias = ArtifactFormat  # noqa: Y015
+
+class _ReplicaChoice:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _ReplicaChoiceEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ReplicaChoice.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    REPLICA_CHOICE_UNSPECIFIED: _ReplicaChoice.ValueType  # 0
+    """As the gateway is set for the tenant, or for all."""
+    REPLICA_CHOICE_LEAST_COST: _ReplicaChoice.ValueType  # 1
+    """Least work in flight for what the replica can do."""
+    REPLICA_CHOICE_LATENCY: _ReplicaChoice.ValueType  # 2
+    """Lowest latency of late."""
+    REPLICA_CHOICE_ROUND_ROBIN: _ReplicaChoice.ValueType  # 3
+    """One after another."""
+    REPLICA_CHOICE_CHEAPEST: _ReplicaChoice.ValueType  # 4
+    """Cheaper devices and spot runners for requests that can wait: below priority 7 and not `latency_critical`."""
+
+class ReplicaChoice(_ReplicaChoice, metaclass=_ReplicaChoiceEnumTypeWrapper):
+    """ReplicaChoice is a way to choose among the replicas of a model."""
+
+REPLICA_CHOICE_UNSPECIFIED: ReplicaChoice.ValueType  # 0
+"""As the gateway is set for the tenant, or for all."""
+REPLICA_CHOICE_LEAST_COST: ReplicaChoice.ValueType  # 1
+"""Least work in flight for what the replica can do."""
+REPLICA_CHOICE_LATENCY: ReplicaChoice.ValueType  # 2
+"""Lowest latency of late."""
+REPLICA_CHOICE_ROUND_ROBIN: ReplicaChoice.ValueType  # 3
+"""One after another."""
+REPLICA_CHOICE_CHEAPEST: ReplicaChoice.ValueType  # 4
+"""Cheaper devices and spot runners for requests that can wait: below priority 7 and not `latency_critical`."""
+Global___ReplicaChoice: _TypeAlias = ReplicaChoice  # noqa: Y015
 
 @_typing.final
 class Manifest(_message.Message):
@@ -77,6 +110,9 @@ class Manifest(_message.Message):
     CLASS_LABELS_FIELD_NUMBER: _builtins.int
     METADATA_FIELD_NUMBER: _builtins.int
     DESCRIPTION_FIELD_NUMBER: _builtins.int
+    SEQUENCE_FIELD_NUMBER: _builtins.int
+    PLACEMENT_FIELD_NUMBER: _builtins.int
+    ROUTING_FIELD_NUMBER: _builtins.int
     format: Global___ArtifactFormat.ValueType
     """Format of the artefact. Unspecified means "tell it from the content"."""
     backend: _builtins.str
@@ -111,6 +147,18 @@ class Manifest(_message.Message):
     def metadata(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
         """Free key-value pairs for people and tools. At most 64 pairs of 256 characters each."""
 
+    @_builtins.property
+    def sequence(self) -> Global___SequencePolicy:
+        """State that the runner keeps between the requests of a sequence. Absent means that the model keeps none."""
+
+    @_builtins.property
+    def placement(self) -> Global___PlacementPolicy:
+        """Where replicas are and how many. Absent means that use decides."""
+
+    @_builtins.property
+    def routing(self) -> Global___RoutingPolicy:
+        """Which replica gets a request, and how often a request may run. Absent means the gateway's settings."""
+
     def __init__(
         self,
         *,
@@ -124,10 +172,13 @@ class Manifest(_message.Message):
         class_labels: _abc.Iterable[_builtins.str] | None = ...,
         metadata: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
         description: _builtins.str = ...,
+        sequence: Global___SequencePolicy | None = ...,
+        placement: Global___PlacementPolicy | None = ...,
+        routing: Global___RoutingPolicy | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_batched", b"_batched", "batched", b"batched", "execution", b"execution"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_batched", b"_batched", "batched", b"batched", "execution", b"execution", "placement", b"placement", "routing", b"routing", "sequence", b"sequence"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_batched", b"_batched", "backend", b"backend", "batched", b"batched", "class_labels", b"class_labels", "description", b"description", "device_types", b"device_types", "execution", b"execution", "format", b"format", "inputs", b"inputs", "metadata", b"metadata", "outputs", b"outputs"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_batched", b"_batched", "backend", b"backend", "batched", b"batched", "class_labels", b"class_labels", "description", b"description", "device_types", b"device_types", "execution", b"execution", "format", b"format", "inputs", b"inputs", "metadata", b"metadata", "outputs", b"outputs", "placement", b"placement", "routing", b"routing", "sequence", b"sequence"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__batched: _TypeAlias = _typing.Literal["batched"]  # noqa: Y015
     _WhichOneofArgType__batched: _TypeAlias = _typing.Literal["_batched", b"_batched"]  # noqa: Y015
@@ -180,23 +231,407 @@ class ExecutionPolicy(_message.Message):
     INSTANCES_FIELD_NUMBER: _builtins.int
     THREADS_FIELD_NUMBER: _builtins.int
     REPLICAS_FIELD_NUMBER: _builtins.int
+    BATCHING_FIELD_NUMBER: _builtins.int
+    QUEUE_FIELD_NUMBER: _builtins.int
+    TIMEOUT_FIELD_NUMBER: _builtins.int
+    WARM_UP_FIELD_NUMBER: _builtins.int
     instances: _builtins.int
     """Number of executions at the same time. 0 means one."""
     threads: _builtins.int
     """Threads that one execution may use inside the backend. 0 means the runner's cores divided by the instances."""
     replicas: _builtins.int
     """Replicas that gateways ask for once the model is used. 0 means two where two runners can serve it."""
+    @_builtins.property
+    def batching(self) -> Global___BatchingPolicy:
+        """How requests are put together into one execution. Absent means the defaults of its fields."""
+
+    @_builtins.property
+    def queue(self) -> Global___QueuePolicy:
+        """Bounds of the requests that wait on one replica. Absent means the runner's settings."""
+
+    @_builtins.property
+    def timeout(self) -> _duration_pb2.Duration:
+        """How long one execution may take before it is given up and its instance replaced. Absent means the runner's setting."""
+
+    @_builtins.property
+    def warm_up(self) -> _containers.RepeatedCompositeFieldContainer[Global___WarmUpSample]:
+        """What is executed once before the replica takes requests. Empty means one execution of zeros, free axes taken as 1.
+        At most 16.
+        """
+
     def __init__(
         self,
         *,
         instances: _builtins.int = ...,
         threads: _builtins.int = ...,
         replicas: _builtins.int = ...,
+        batching: Global___BatchingPolicy | None = ...,
+        queue: Global___QueuePolicy | None = ...,
+        timeout: _duration_pb2.Duration | None = ...,
+        warm_up: _abc.Iterable[Global___WarmUpSample] | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["batching", b"batching", "queue", b"queue", "timeout", b"timeout"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["instances", b"instances", "replicas", b"replicas", "threads", b"threads"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["batching", b"batching", "instances", b"instances", "queue", b"queue", "replicas", b"replicas", "threads", b"threads", "timeout", b"timeout", "warm_up", b"warm_up"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ExecutionPolicy: _TypeAlias = ExecutionPolicy  # noqa: Y015
+
+@_typing.final
+class BatchingPolicy(_message.Message):
+    """BatchingPolicy puts requests of equal signature together: same tensors, datatypes, shapes without the first axis, and
+    parameters. Only for models whose manifest says `batched`.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MAX_BATCH_SIZE_FIELD_NUMBER: _builtins.int
+    MAX_QUEUE_DELAY_FIELD_NUMBER: _builtins.int
+    PREFERRED_BATCH_SIZES_FIELD_NUMBER: _builtins.int
+    max_batch_size: _builtins.int
+    """Rows of one execution at most; a request with more is refused. 0 means 64, or no bound for a request that comes
+    alone; 1 switches batching off.
+    """
+    @_builtins.property
+    def max_queue_delay(self) -> _duration_pb2.Duration:
+        """How long a request may wait for company while an instance is free. Absent means that it never does. At most 1 s."""
+
+    @_builtins.property
+    def preferred_batch_sizes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """Numbers of rows that the model runs best at: a batch that waits leaves as soon as it has one of them. At most 16,
+        rising, none above `max_batch_size`.
+        """
+
+    def __init__(
+        self,
+        *,
+        max_batch_size: _builtins.int = ...,
+        max_queue_delay: _duration_pb2.Duration | None = ...,
+        preferred_batch_sizes: _abc.Iterable[_builtins.int] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["max_queue_delay", b"max_queue_delay"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["max_batch_size", b"max_batch_size", "max_queue_delay", b"max_queue_delay", "preferred_batch_sizes", b"preferred_batch_sizes"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___BatchingPolicy: _TypeAlias = BatchingPolicy  # noqa: Y015
+
+@_typing.final
+class QueuePolicy(_message.Message):
+    """QueuePolicy bounds the requests that wait on one replica."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CALLS_MAX_FIELD_NUMBER: _builtins.int
+    BYTES_MAX_FIELD_NUMBER: _builtins.int
+    TIMEOUT_FIELD_NUMBER: _builtins.int
+    PRIORITIES_FIELD_NUMBER: _builtins.int
+    calls_max: _builtins.int
+    """Requests that may wait. 0 means the runner's setting."""
+    bytes_max: _builtins.int
+    """Bytes that they may hold. 0 means the runner's setting."""
+    @_builtins.property
+    def timeout(self) -> _duration_pb2.Duration:
+        """How long a request may wait before it is refused. Absent means until its deadline."""
+
+    @_builtins.property
+    def priorities(self) -> _containers.RepeatedCompositeFieldContainer[Global___PriorityQueuePolicy]:
+        """Bounds of single priorities beside those above. At most one for each priority."""
+
+    def __init__(
+        self,
+        *,
+        calls_max: _builtins.int = ...,
+        bytes_max: _builtins.int = ...,
+        timeout: _duration_pb2.Duration | None = ...,
+        priorities: _abc.Iterable[Global___PriorityQueuePolicy] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["timeout", b"timeout"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bytes_max", b"bytes_max", "calls_max", b"calls_max", "priorities", b"priorities", "timeout", b"timeout"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___QueuePolicy: _TypeAlias = QueuePolicy  # noqa: Y015
+
+@_typing.final
+class PriorityQueuePolicy(_message.Message):
+    """PriorityQueuePolicy bounds the waiting requests of one priority."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PRIORITY_FIELD_NUMBER: _builtins.int
+    CALLS_MAX_FIELD_NUMBER: _builtins.int
+    TIMEOUT_FIELD_NUMBER: _builtins.int
+    priority: _builtins.int
+    """The priority, 0 to 9; 9 is most urgent."""
+    calls_max: _builtins.int
+    """Requests of it that may wait. 0 means no bound of its own."""
+    @_builtins.property
+    def timeout(self) -> _duration_pb2.Duration:
+        """How long one of them may wait before it is refused. Absent means as the queue says."""
+
+    def __init__(
+        self,
+        *,
+        priority: _builtins.int = ...,
+        calls_max: _builtins.int = ...,
+        timeout: _duration_pb2.Duration | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["timeout", b"timeout"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["calls_max", b"calls_max", "priority", b"priority", "timeout", b"timeout"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PriorityQueuePolicy: _TypeAlias = PriorityQueuePolicy  # noqa: Y015
+
+@_typing.final
+class WarmUpSample(_message.Message):
+    """WarmUpSample is a request that is executed while the model loads."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class InputsEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        @_builtins.property
+        def value(self) -> Global___WarmUpTensor: ...
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: Global___WarmUpTensor | None = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _typing.Literal["value", b"value"]  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    COUNT_FIELD_NUMBER: _builtins.int
+    INPUTS_FIELD_NUMBER: _builtins.int
+    count: _builtins.int
+    """Executions of it. 0 means one. At most 100."""
+    @_builtins.property
+    def inputs(self) -> _containers.MessageMap[_builtins.str, Global___WarmUpTensor]:
+        """Its inputs by name. An input that is left out is zeros, free axes taken as 1."""
+
+    def __init__(
+        self,
+        *,
+        count: _builtins.int = ...,
+        inputs: _abc.Mapping[_builtins.str, Global___WarmUpTensor] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["count", b"count", "inputs", b"inputs"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___WarmUpSample: _TypeAlias = WarmUpSample  # noqa: Y015
+
+@_typing.final
+class WarmUpTensor(_message.Message):
+    """WarmUpTensor is an input of a warm-up sample."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SHAPE_FIELD_NUMBER: _builtins.int
+    RAW_FIELD_NUMBER: _builtins.int
+    RANDOM_FIELD_NUMBER: _builtins.int
+    raw: _builtins.bytes
+    """Its elements in the protocol's raw form. Empty means zeros, or random numbers where `random` says so."""
+    random: _builtins.bool
+    """Whether the elements are random, from 0 to 1 for floating-point numbers and the whole range for others."""
+    @_builtins.property
+    def shape(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """Size of each axis, none free. At most 16 Mi elements."""
+
+    def __init__(
+        self,
+        *,
+        shape: _abc.Iterable[_builtins.int] | None = ...,
+        raw: _builtins.bytes = ...,
+        random: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["random", b"random", "raw", b"raw", "shape", b"shape"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___WarmUpTensor: _TypeAlias = WarmUpTensor  # noqa: Y015
+
+@_typing.final
+class SequencePolicy(_message.Message):
+    """SequencePolicy declares implicit state: outputs of one request that are inputs of the next one of the same sequence.
+    Such inputs and outputs need not travel. Requests name their sequence by the parameters `sequence_id` (a number that
+    is not 0, or a text), `sequence_start` and `sequence_end`; one without an id brings its own state.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    STATES_FIELD_NUMBER: _builtins.int
+    IDLE_TIMEOUT_FIELD_NUMBER: _builtins.int
+    SEQUENCES_MAX_FIELD_NUMBER: _builtins.int
+    sequences_max: _builtins.int
+    """Sequences that live at the same time on one replica. 0 means 1024."""
+    @_builtins.property
+    def states(self) -> _containers.RepeatedCompositeFieldContainer[Global___SequenceState]:
+        """The state. At least one."""
+
+    @_builtins.property
+    def idle_timeout(self) -> _duration_pb2.Duration:
+        """How long a sequence lives without a request. Absent means 60 s. At most 1 h."""
+
+    def __init__(
+        self,
+        *,
+        states: _abc.Iterable[Global___SequenceState] | None = ...,
+        idle_timeout: _duration_pb2.Duration | None = ...,
+        sequences_max: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["idle_timeout", b"idle_timeout"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["idle_timeout", b"idle_timeout", "sequences_max", b"sequences_max", "states", b"states"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SequencePolicy: _TypeAlias = SequencePolicy  # noqa: Y015
+
+@_typing.final
+class SequenceState(_message.Message):
+    """SequenceState is one tensor of a sequence's state."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    INPUT_FIELD_NUMBER: _builtins.int
+    OUTPUT_FIELD_NUMBER: _builtins.int
+    SHAPE_FIELD_NUMBER: _builtins.int
+    INITIAL_FIELD_NUMBER: _builtins.int
+    input: _builtins.str
+    """Input that takes the state."""
+    output: _builtins.str
+    """Output that gives the next state; same datatype as the input."""
+    initial: _builtins.bytes
+    """Elements of the initial state in the protocol's raw form. Empty means zeros, or empty elements for BYTES."""
+    @_builtins.property
+    def shape(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """Shape of the initial state. Empty means the input's, free axes taken as 1."""
+
+    def __init__(
+        self,
+        *,
+        input: _builtins.str = ...,
+        output: _builtins.str = ...,
+        shape: _abc.Iterable[_builtins.int] | None = ...,
+        initial: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["initial", b"initial", "input", b"input", "output", b"output", "shape", b"shape"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SequenceState: _TypeAlias = SequenceState  # noqa: Y015
+
+@_typing.final
+class PlacementPolicy(_message.Message):
+    """PlacementPolicy says how many replicas a model has."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MIN_REPLICAS_FIELD_NUMBER: _builtins.int
+    MAX_REPLICAS_FIELD_NUMBER: _builtins.int
+    SCHEDULE_FIELD_NUMBER: _builtins.int
+    min_replicas: _builtins.int
+    """Replicas that are ready also while nobody uses the model: its warm pool. 0 means that its first use loads it."""
+    max_replicas: _builtins.int
+    """Replicas that there are at most, however long its queues. 0 means as many as runners can serve it, but at least
+    `execution.replicas`.
+    """
+    @_builtins.property
+    def schedule(self) -> _containers.RepeatedCompositeFieldContainer[Global___PlacementRule]:
+        """Other bounds for times of the day or week. A rule holds from its time until the time of another one. At most 32."""
+
+    def __init__(
+        self,
+        *,
+        min_replicas: _builtins.int = ...,
+        max_replicas: _builtins.int = ...,
+        schedule: _abc.Iterable[Global___PlacementRule] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["max_replicas", b"max_replicas", "min_replicas", b"min_replicas", "schedule", b"schedule"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PlacementPolicy: _TypeAlias = PlacementPolicy  # noqa: Y015
+
+@_typing.final
+class PlacementRule(_message.Message):
+    """PlacementRule changes the bounds at a time that comes again."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CRON_FIELD_NUMBER: _builtins.int
+    MIN_REPLICAS_FIELD_NUMBER: _builtins.int
+    MAX_REPLICAS_FIELD_NUMBER: _builtins.int
+    cron: _builtins.str
+    """When it begins to hold: five cron fields (minute, hour, day of month, month, day of week) in UTC."""
+    min_replicas: _builtins.int
+    """As in PlacementPolicy."""
+    max_replicas: _builtins.int
+    """As in PlacementPolicy."""
+    def __init__(
+        self,
+        *,
+        cron: _builtins.str = ...,
+        min_replicas: _builtins.int = ...,
+        max_replicas: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cron", b"cron", "max_replicas", b"max_replicas", "min_replicas", b"min_replicas"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PlacementRule: _TypeAlias = PlacementRule  # noqa: Y015
+
+@_typing.final
+class RoutingPolicy(_message.Message):
+    """RoutingPolicy says which replica gets a request."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CHOICE_FIELD_NUMBER: _builtins.int
+    HEDGE_AFTER_FIELD_NUMBER: _builtins.int
+    choice: Global___ReplicaChoice.ValueType
+    """How a replica is chosen."""
+    @_builtins.property
+    def hedge_after(self) -> _duration_pb2.Duration:
+        """After how long without an answer a second replica gets the request too; the first answer counts. Absent means that
+        none does. Never for requests of a sequence.
+        """
+
+    def __init__(
+        self,
+        *,
+        choice: Global___ReplicaChoice.ValueType = ...,
+        hedge_after: _duration_pb2.Duration | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["hedge_after", b"hedge_after"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["choice", b"choice", "hedge_after", b"hedge_after"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RoutingPolicy: _TypeAlias = RoutingPolicy  # noqa: Y015

@@ -176,6 +176,7 @@ class Hello(_message.Message):
     LABELS_FIELD_NUMBER: _builtins.int
     MODELS_FIELD_NUMBER: _builtins.int
     EXECUTION_SLOTS_FIELD_NUMBER: _builtins.int
+    BACKEND_INFO_FIELD_NUMBER: _builtins.int
     protocol_version: _builtins.int
     """Version of this protocol that the runner speaks: 1."""
     features: _builtins.int
@@ -202,6 +203,10 @@ class Hello(_message.Message):
     def models(self) -> _containers.RepeatedCompositeFieldContainer[Global___ModelEvent]:
         """Models that it has in memory or is loading."""
 
+    @_builtins.property
+    def backend_info(self) -> _containers.RepeatedCompositeFieldContainer[_mesh_pb2.BackendInfo]:
+        """What its backends are and can do, usable ones and others."""
+
     def __init__(
         self,
         *,
@@ -214,10 +219,11 @@ class Hello(_message.Message):
         labels: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
         models: _abc.Iterable[Global___ModelEvent] | None = ...,
         execution_slots: _builtins.int = ...,
+        backend_info: _abc.Iterable[_mesh_pb2.BackendInfo] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["device", b"device"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["backends", b"backends", "boot_uuid", b"boot_uuid", "device", b"device", "execution_slots", b"execution_slots", "features", b"features", "labels", b"labels", "models", b"models", "protocol_version", b"protocol_version", "runner_name", b"runner_name"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["backend_info", b"backend_info", "backends", b"backends", "boot_uuid", b"boot_uuid", "device", b"device", "execution_slots", b"execution_slots", "features", b"features", "labels", b"labels", "models", b"models", "protocol_version", b"protocol_version", "runner_name", b"runner_name"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -283,6 +289,8 @@ class Heartbeat(_message.Message):
     IN_FLIGHT_FIELD_NUMBER: _builtins.int
     MODEL_MEMORY_BYTES_FIELD_NUMBER: _builtins.int
     DEVICE_GAUGES_FIELD_NUMBER: _builtins.int
+    MODELS_FIELD_NUMBER: _builtins.int
+    BACKEND_INFO_FIELD_NUMBER: _builtins.int
     queue_depth: _builtins.int
     """Calls that wait for an execution slot."""
     in_flight: _builtins.int
@@ -293,6 +301,14 @@ class Heartbeat(_message.Message):
     def device_gauges(self) -> _containers.ScalarMap[_builtins.str, _builtins.float]:
         """Device gauges by name, for example `utilization_ratio` or `memory_used_bytes`."""
 
+    @_builtins.property
+    def models(self) -> _containers.RepeatedCompositeFieldContainer[Global___ModelLoad]:
+        """Each model that is loaded. Gateways decide from these alone how many replicas a model gets, so that they agree."""
+
+    @_builtins.property
+    def backend_info(self) -> _containers.RepeatedCompositeFieldContainer[_mesh_pb2.BackendInfo]:
+        """Backends with their health and metrics as of now; `capabilities` is left out."""
+
     def __init__(
         self,
         *,
@@ -300,14 +316,58 @@ class Heartbeat(_message.Message):
         in_flight: _builtins.int = ...,
         model_memory_bytes: _builtins.int = ...,
         device_gauges: _abc.Mapping[_builtins.str, _builtins.float] | None = ...,
+        models: _abc.Iterable[Global___ModelLoad] | None = ...,
+        backend_info: _abc.Iterable[_mesh_pb2.BackendInfo] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["device_gauges", b"device_gauges", "in_flight", b"in_flight", "model_memory_bytes", b"model_memory_bytes", "queue_depth", b"queue_depth"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["backend_info", b"backend_info", "device_gauges", b"device_gauges", "in_flight", b"in_flight", "model_memory_bytes", b"model_memory_bytes", "models", b"models", "queue_depth", b"queue_depth"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Heartbeat: _TypeAlias = Heartbeat  # noqa: Y015
+
+@_typing.final
+class ModelLoad(_message.Message):
+    """ModelLoad tells how busy a model is on the runner, summed over all gateways."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    VERSION_UID_FIELD_NUMBER: _builtins.int
+    QUEUE_DEPTH_FIELD_NUMBER: _builtins.int
+    IN_FLIGHT_FIELD_NUMBER: _builtins.int
+    QUEUE_WAIT_US_FIELD_NUMBER: _builtins.int
+    IDLE_MS_FIELD_NUMBER: _builtins.int
+    CALLS_FIELD_NUMBER: _builtins.int
+    version_uid: _builtins.str
+    """Identifier of the version (UUID)."""
+    queue_depth: _builtins.int
+    """Calls that wait for an execution slot."""
+    in_flight: _builtins.int
+    """Calls that were received and have not ended, queued ones included."""
+    queue_wait_us: _builtins.int
+    """Moving average of the time that calls waited in the queue, in microseconds."""
+    idle_ms: _builtins.int
+    """Time since the last call came, in milliseconds; since the load where none has come."""
+    calls: _builtins.int
+    """Calls that have come since it was loaded."""
+    def __init__(
+        self,
+        *,
+        version_uid: _builtins.str = ...,
+        queue_depth: _builtins.int = ...,
+        in_flight: _builtins.int = ...,
+        queue_wait_us: _builtins.int = ...,
+        idle_ms: _builtins.int = ...,
+        calls: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["calls", b"calls", "idle_ms", b"idle_ms", "in_flight", b"in_flight", "queue_depth", b"queue_depth", "queue_wait_us", b"queue_wait_us", "version_uid", b"version_uid"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ModelLoad: _TypeAlias = ModelLoad  # noqa: Y015
 
 @_typing.final
 class ModelEvent(_message.Message):
@@ -689,6 +749,7 @@ class Result(_message.Message):
     OUTPUT_US_FIELD_NUMBER: _builtins.int
     BATCH_ROWS_FIELD_NUMBER: _builtins.int
     LEADS_BATCH_FIELD_NUMBER: _builtins.int
+    BATCH_CALLS_FIELD_NUMBER: _builtins.int
     PAYLOAD_FIELD_NUMBER: _builtins.int
     id: _builtins.int
     """Identifier of the call."""
@@ -712,6 +773,8 @@ class Result(_message.Message):
     """Rows of the execution that the call was part of, over all calls of it; 0 for one that failed."""
     leads_batch: _builtins.bool
     """Whether the call counts for its execution: exactly one call of each execution does."""
+    batch_calls: _builtins.int
+    """Calls that shared the execution; 0 for one that failed."""
     payload: _builtins.bytes
     """The payload; empty in an offer and in an error."""
     def __init__(
@@ -728,11 +791,12 @@ class Result(_message.Message):
         output_us: _builtins.int = ...,
         batch_rows: _builtins.int = ...,
         leads_batch: _builtins.bool = ...,
+        batch_calls: _builtins.int = ...,
         payload: _builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "batch_rows", b"batch_rows", "compute_us", b"compute_us", "id", b"id", "input_us", b"input_us", "leads_batch", b"leads_batch", "output_us", b"output_us", "payload", b"payload", "payload_bytes", b"payload_bytes", "queue_us", b"queue_us", "status", b"status", "terminal", b"terminal"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "batch_calls", b"batch_calls", "batch_rows", b"batch_rows", "compute_us", b"compute_us", "id", b"id", "input_us", b"input_us", "leads_batch", b"leads_batch", "output_us", b"output_us", "payload", b"payload", "payload_bytes", b"payload_bytes", "queue_us", b"queue_us", "status", b"status", "terminal", b"terminal"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -85,6 +85,34 @@ MODEL_STATE_UNLOADED: ModelState.ValueType  # 4
 """No longer in memory."""
 Global___ModelState: _TypeAlias = ModelState  # noqa: Y015
 
+class _BreakerState:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _BreakerStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_BreakerState.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    BREAKER_STATE_UNSPECIFIED: _BreakerState.ValueType  # 0
+    """The model is not loaded there."""
+    BREAKER_STATE_CLOSED: _BreakerState.ValueType  # 1
+    """Calls pass."""
+    BREAKER_STATE_OPEN: _BreakerState.ValueType  # 2
+    """Too many failed: none pass for a while."""
+    BREAKER_STATE_HALF_OPEN: _BreakerState.ValueType  # 3
+    """A few pass to see whether they succeed again."""
+
+class BreakerState(_BreakerState, metaclass=_BreakerStateEnumTypeWrapper):
+    """BreakerState is the state of the circuit breaker that a gateway has for a model on a runner."""
+
+BREAKER_STATE_UNSPECIFIED: BreakerState.ValueType  # 0
+"""The model is not loaded there."""
+BREAKER_STATE_CLOSED: BreakerState.ValueType  # 1
+"""Calls pass."""
+BREAKER_STATE_OPEN: BreakerState.ValueType  # 2
+"""Too many failed: none pass for a while."""
+BREAKER_STATE_HALF_OPEN: BreakerState.ValueType  # 3
+"""A few pass to see whether they succeed again."""
+Global___BreakerState: _TypeAlias = BreakerState  # noqa: Y015
+
 @_typing.final
 class Runner(_message.Message):
     """Runner is a process that executes models."""
@@ -111,6 +139,26 @@ class Runner(_message.Message):
         def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
         def WhichOneof(self, oneof_group: _Never) -> None: ...
 
+    @_typing.final
+    class DeviceGaugesEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.float
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.float = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
     ID_FIELD_NUMBER: _builtins.int
     NAME_FIELD_NUMBER: _builtins.int
     STATE_FIELD_NUMBER: _builtins.int
@@ -123,6 +171,9 @@ class Runner(_message.Message):
     CONNECT_TIME_FIELD_NUMBER: _builtins.int
     HEARTBEAT_AGE_FIELD_NUMBER: _builtins.int
     LABELS_FIELD_NUMBER: _builtins.int
+    BACKEND_INFO_FIELD_NUMBER: _builtins.int
+    DEVICE_GAUGES_FIELD_NUMBER: _builtins.int
+    DEVICE_NAME_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     """Identifier of the process: its configured name and boot UUID."""
     name: _builtins.str
@@ -137,6 +188,8 @@ class Runner(_message.Message):
     """Calls queued on the runner for all gateways, as of its last heartbeat. 0 for callers who are not operators."""
     model_memory_bytes: _builtins.int
     """Bytes that loaded models take, as measured by the runner. 0 for callers who are not operators."""
+    device_name: _builtins.str
+    """Name of the hardware for people, for example the processor's model."""
     @_builtins.property
     def backends(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Names of the backends that it can use."""
@@ -157,6 +210,16 @@ class Runner(_message.Message):
     def labels(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
         """Labels for placement, from the runner's configuration."""
 
+    @_builtins.property
+    def backend_info(self) -> _containers.RepeatedCompositeFieldContainer[Global___BackendInfo]:
+        """Its backends with capabilities, health and metrics, those that it can't use included."""
+
+    @_builtins.property
+    def device_gauges(self) -> _containers.ScalarMap[_builtins.str, _builtins.float]:
+        """Gauges of its device as of its last heartbeat, for example `utilization_ratio`. Empty for callers who are not
+        operators.
+        """
+
     def __init__(
         self,
         *,
@@ -172,14 +235,125 @@ class Runner(_message.Message):
         connect_time: _timestamp_pb2.Timestamp | None = ...,
         heartbeat_age: _duration_pb2.Duration | None = ...,
         labels: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        backend_info: _abc.Iterable[Global___BackendInfo] | None = ...,
+        device_gauges: _abc.Mapping[_builtins.str, _builtins.float] | None = ...,
+        device_name: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["connect_time", b"connect_time", "heartbeat_age", b"heartbeat_age"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["backends", b"backends", "connect_time", b"connect_time", "device_type", b"device_type", "heartbeat_age", b"heartbeat_age", "id", b"id", "in_flight", b"in_flight", "labels", b"labels", "model_memory_bytes", b"model_memory_bytes", "models", b"models", "name", b"name", "queue_depth", b"queue_depth", "state", b"state"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["backend_info", b"backend_info", "backends", b"backends", "connect_time", b"connect_time", "device_gauges", b"device_gauges", "device_name", b"device_name", "device_type", b"device_type", "heartbeat_age", b"heartbeat_age", "id", b"id", "in_flight", b"in_flight", "labels", b"labels", "model_memory_bytes", b"model_memory_bytes", "models", b"models", "name", b"name", "queue_depth", b"queue_depth", "state", b"state"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Runner: _TypeAlias = Runner  # noqa: Y015
+
+@_typing.final
+class BackendInfo(_message.Message):
+    """BackendInfo is a backend plug-in on a runner."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class MetricsEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.float
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.float = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    NAME_FIELD_NUMBER: _builtins.int
+    VERSION_FIELD_NUMBER: _builtins.int
+    HEALTHY_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    CAPABILITIES_FIELD_NUMBER: _builtins.int
+    METRICS_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """Its name, for example `onnxruntime`."""
+    version: _builtins.str
+    """Version of the framework under it; empty where it isn't known."""
+    healthy: _builtins.bool
+    """Whether it works."""
+    reason: _builtins.str
+    """Why it doesn't, and what would change that; empty when it does."""
+    @_builtins.property
+    def capabilities(self) -> Global___BackendCapabilities:
+        """What it can do."""
+
+    @_builtins.property
+    def metrics(self) -> _containers.ScalarMap[_builtins.str, _builtins.float]:
+        """Its metrics by name, for example `executions`. Empty for callers who are not operators."""
+
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        version: _builtins.str = ...,
+        healthy: _builtins.bool = ...,
+        reason: _builtins.str = ...,
+        capabilities: Global___BackendCapabilities | None = ...,
+        metrics: _abc.Mapping[_builtins.str, _builtins.float] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["capabilities", b"capabilities"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["capabilities", b"capabilities", "healthy", b"healthy", "metrics", b"metrics", "name", b"name", "reason", b"reason", "version", b"version"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___BackendInfo: _TypeAlias = BackendInfo  # noqa: Y015
+
+@_typing.final
+class BackendCapabilities(_message.Message):
+    """BackendCapabilities says what a backend can do on the runner."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    STREAMING_FIELD_NUMBER: _builtins.int
+    BATCHING_FIELD_NUMBER: _builtins.int
+    QUANTIZATION_FIELD_NUMBER: _builtins.int
+    DEVICE_TYPES_FIELD_NUMBER: _builtins.int
+    INTERRUPTION_FIELD_NUMBER: _builtins.int
+    streaming: _builtins.bool
+    """Whether it answers in parts while it computes."""
+    batching: _builtins.bool
+    """Whether rows of several requests may share an execution."""
+    interruption: _builtins.bool
+    """Whether an execution that runs can be stopped."""
+    @_builtins.property
+    def quantization(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Kinds of quantised models that it runs, for example `int8`."""
+
+    @_builtins.property
+    def device_types(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Device types that it can compute on, most preferred first."""
+
+    def __init__(
+        self,
+        *,
+        streaming: _builtins.bool = ...,
+        batching: _builtins.bool = ...,
+        quantization: _abc.Iterable[_builtins.str] | None = ...,
+        device_types: _abc.Iterable[_builtins.str] | None = ...,
+        interruption: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["batching", b"batching", "device_types", b"device_types", "interruption", b"interruption", "quantization", b"quantization", "streaming", b"streaming"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___BackendCapabilities: _TypeAlias = BackendCapabilities  # noqa: Y015
 
 @_typing.final
 class RunnerModel(_message.Message):
@@ -195,6 +369,9 @@ class RunnerModel(_message.Message):
     MEMORY_BYTES_FIELD_NUMBER: _builtins.int
     LOAD_TIME_FIELD_NUMBER: _builtins.int
     ERROR_REASON_FIELD_NUMBER: _builtins.int
+    QUEUE_DEPTH_FIELD_NUMBER: _builtins.int
+    IN_FLIGHT_FIELD_NUMBER: _builtins.int
+    BREAKER_FIELD_NUMBER: _builtins.int
     tenant_id: _builtins.str
     """Tenant that owns the model."""
     model: _builtins.str
@@ -209,6 +386,12 @@ class RunnerModel(_message.Message):
     """Memory that it takes in bytes; 0 while unknown."""
     error_reason: _builtins.str
     """Reason of a failed load, from the error catalogue; empty otherwise."""
+    queue_depth: _builtins.int
+    """Calls that wait on the runner for all gateways, as of its last heartbeat. 0 for callers who are not operators."""
+    in_flight: _builtins.int
+    """Calls on the runner for all gateways, as of its last heartbeat. 0 for callers who are not operators."""
+    breaker: Global___BreakerState.ValueType
+    """Whether this gateway sends it calls of the model."""
     @_builtins.property
     def load_time(self) -> _duration_pb2.Duration:
         """Time that fetching and loading took; absent until it is loaded."""
@@ -224,10 +407,13 @@ class RunnerModel(_message.Message):
         memory_bytes: _builtins.int = ...,
         load_time: _duration_pb2.Duration | None = ...,
         error_reason: _builtins.str = ...,
+        queue_depth: _builtins.int = ...,
+        in_flight: _builtins.int = ...,
+        breaker: Global___BreakerState.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["load_time", b"load_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["error_reason", b"error_reason", "load_time", b"load_time", "memory_bytes", b"memory_bytes", "model", b"model", "state", b"state", "tenant_id", b"tenant_id", "version", b"version", "version_uid", b"version_uid"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["breaker", b"breaker", "error_reason", b"error_reason", "in_flight", b"in_flight", "load_time", b"load_time", "memory_bytes", b"memory_bytes", "model", b"model", "queue_depth", b"queue_depth", "state", b"state", "tenant_id", b"tenant_id", "version", b"version", "version_uid", b"version_uid"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
