@@ -34,7 +34,7 @@ class GatewayCore:
         self.catalog = Catalog()
         self.catalog.replace([])
         self.metrics = GatewayMetrics(registry=registry)
-        self.directory = RunnerDirectory(clock=self.clock, known=self.catalog.by_uid)
+        self.directory = RunnerDirectory(clock=self.clock)
         self.wants = Wants(directory=self.directory, sign_ticket=lambda version: version.uid, clock=self.clock)
         self.payloads = PayloadGate(bytes_max=MIB)
         self.handler = InferenceHandler(

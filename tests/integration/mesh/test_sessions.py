@@ -139,7 +139,7 @@ class Gateway:
 async def gateway(gateway_id: str = "gateway-0", address: str = "127.0.0.1:0") -> AsyncIterator[Gateway]:
     registry = CollectorRegistry()
     budget = ByteBudget(total_bytes=256 * MIB)
-    directory = RunnerDirectory(clock=CLOCK, known=lambda uid: VERSION if uid == VERSION.uid else None)
+    directory = RunnerDirectory(clock=CLOCK)
     wants = Wants(directory=directory, sign_ticket=lambda version: f"ticket for {version.uid}", clock=CLOCK)
     handler = RunnerMeshHandler(
         gateway_id=gateway_id,
@@ -211,8 +211,8 @@ async def test_first_use_loads_the_model_and_small_and_large_payloads_come_back_
         (session,) = g.directory
         assert session.calls.in_flight == 0
         assert (g.budget.held_bytes, r.budget.held_bytes) == (0, 0)
-        (shown,) = g.directory.runners()
-        assert (shown.name, shown.device_type, shown.models[0].model) == ("runner-0", "cpu", "echo")
+        assert (session.hello.runner_name, session.hello.device.type) == ("runner-0", "cpu")
+        assert session.has_loaded(VERSION.uid)
 
 
 async def test_poisoned_request_fails_alone_and_is_not_tried_elsewhere() -> None:

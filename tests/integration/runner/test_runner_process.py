@@ -71,7 +71,7 @@ def start_runner(environment: dict[str, str]) -> subprocess.Popen[bytes]:
 @asynccontextmanager
 async def mesh(folder: Path, version: CatalogVersion = VERSION, **environment: str) -> AsyncGenerator[Mesh]:
     registry = CollectorRegistry()
-    directory = RunnerDirectory(clock=CLOCK, known={version.uid: version}.get)
+    directory = RunnerDirectory(clock=CLOCK)
     wants = Wants(directory=directory, sign_ticket=lambda _: TICKET, clock=CLOCK)
     handler = RunnerMeshHandler(
         gateway_id="gateway-0",
@@ -135,7 +135,7 @@ async def test_a_runner_that_is_told_to_stop_finishes_what_it_has_and_exits_0(tm
     async with mesh(tmp_path) as running:
         assert await running.count(3) == 3
         calls = [asyncio.create_task(running.count(150_000 + number)) for number in range(4)]
-        await eventually(lambda: sum(runner.in_flight for runner in running.directory.runners()) == 4)
+        await eventually(lambda: sum(session.calls.in_flight for session in running.directory) == 4)
         running.process.send_signal(signal.SIGTERM)
         assert await asyncio.gather(*calls) == [150_000 + number for number in range(4)]
         assert await asyncio.to_thread(running.process.wait, 10) == 0
@@ -150,7 +150,7 @@ async def test_a_runner_with_an_endless_execution_stops_soon_after_its_grace(tmp
     async with mesh(tmp_path, HEADRACE_SHUTDOWN_GRACE_S="1") as running:
         assert await running.count(3) == 3
         endless = asyncio.create_task(running.count(1 << 62))
-        await eventually(lambda: sum(runner.in_flight for runner in running.directory.runners()) == 1)
+        await eventually(lambda: sum(session.calls.in_flight for session in running.directory) == 1)
         assert await stops_within(running.process, 1 + 2) == 0
         endless.cancel()
 
@@ -169,7 +169,7 @@ async def test_a_runner_whose_native_code_cannot_be_stopped_leaves_all_the_same(
     async with mesh(tmp_path, version, HEADRACE_SHUTDOWN_GRACE_S="1", PYTHONPATH=path) as running:
         payload = request_of({"x": np.ones(1, np.float32)})
         stuck = asyncio.create_task(dispatched(running.dispatcher, version, payload, timeout_s=30))
-        await eventually(lambda: sum(runner.in_flight for runner in running.directory.runners()) == 1)
+        await eventually(lambda: sum(session.calls.in_flight for session in running.directory) == 1)
         assert await stops_within(running.process, 1 + 2) == 0
         stuck.cancel()
 
@@ -177,10 +177,10 @@ async def test_a_runner_whose_native_code_cannot_be_stopped_leaves_all_the_same(
 async def test_a_runner_that_a_gateway_drains_leaves_and_exits_0(tmp_path: Path) -> None:
     async with mesh(tmp_path) as running:
         assert await running.count(3) == 3
-        (runner,) = running.directory.runners()
+        (runner,) = running.directory
         running.directory.drain(runner.id)
         assert await asyncio.to_thread(running.process.wait, 10) == 0
-        assert not running.directory.runners()
+        assert not len(running.directory)
 
 
 def test_a_runner_without_gateways_names_the_variable_and_exits_2() -> None:

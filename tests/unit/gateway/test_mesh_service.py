@@ -23,6 +23,7 @@ from headrace_common.testing import FakeClock
 from headrace_gateway.catalog import Catalog
 from headrace_gateway.mesh.directory import RunnerDirectory
 from headrace_gateway.mesh.runner_session import RunnerSession
+from headrace_gateway.mesh.runner_view import RunnerView
 from headrace_gateway.mesh_service import MeshService
 from headrace_gateway.metrics import GatewayMetrics
 from headrace_gateway.open_inference import OpenInference
@@ -78,10 +79,19 @@ class Mesh:
                 catalog_entry("acme", "exotic", uid="e1", backend="tensorflow"),
             ]
         )
-        self.directory = RunnerDirectory(clock=self.clock, known=self.catalog.by_uid)
+        self.directory = RunnerDirectory(clock=self.clock)
         self.readiness = Readiness(feeds=frozenset({"catalog"}), changed=lambda _serving: None)
         self.readiness.feed_ready("catalog")
-        self.service = MeshService(gateway_id="g", directory=self.directory)
+        self.breakers: dict[tuple[str, str], pb.BreakerState.ValueType] = {}
+        view = RunnerView(
+            runners=self.directory,
+            known=self.catalog.by_uid,
+            breaker_state=lambda session, uid: self.breakers.get(
+                (session.hello.runner_name, uid), pb.BREAKER_STATE_CLOSED
+            ),
+            clock=self.clock,
+        )
+        self.service = MeshService(gateway_id="g", directory=self.directory, view=view)
         self.inference = OpenInference(
             catalog=self.catalog,
             directory=self.directory,
@@ -105,7 +115,7 @@ class Mesh:
             budget=ByteBudget(total_bytes=1 << 30),
             clock=self.clock,
             load=LoopLoad(),
-            changed=lambda _session: None,
+            changed=self.directory.changed,
         )
         self.directory.add(session)
         return session
@@ -114,6 +124,26 @@ class Mesh:
 @pytest.fixture
 async def mesh() -> Mesh:
     return Mesh()
+
+
+def beats(session: RunnerSession, *, healthy: bool = True, calls: int = 0) -> None:
+    """The runner's next heartbeat: `calls` wait for each of its models."""
+    heartbeat = runner_pb2.Heartbeat(
+        queue_depth=calls,
+        device_gauges={"utilization_ratio": calls / 10},
+        models=[
+            runner_pb2.ModelLoad(version_uid=uid, queue_depth=calls, in_flight=2 * calls) for uid in session.models
+        ],
+        backend_info=[
+            pb.BackendInfo(
+                name="onnxruntime",
+                healthy=healthy,
+                reason="" if healthy else "the device is gone",
+                metrics={"executions": float(calls)},
+            )
+        ],
+    )
+    session.on_event(runner_pb2.RunnerEvent(heartbeat=heartbeat))
 
 
 async def listed(mesh: Mesh, call: Call) -> list[pb.Runner]:
@@ -140,6 +170,42 @@ async def test_only_admins_of_the_operators_tenant_see_foreign_models(mesh: Mesh
     assert not (await listed(mesh, call))[0].models
 
 
+async def test_operator_sees_load_and_breakers_and_a_tenant_only_what_is_its_own(mesh: Mesh) -> None:
+    session = mesh.join("runner-0", "a1", "a2", "o1")
+    session.hello.device.name = "Abacus 9"
+    session.hello.backend_info.add(name="onnxruntime", healthy=True, capabilities=pb.BackendCapabilities(batching=True))
+    mesh.breakers["runner-0", "a2"] = pb.BREAKER_STATE_OPEN
+    beats(session, calls=3)
+    (seen,) = await listed(mesh, OPERATOR)
+    assert (seen.device_name, seen.queue_depth, dict(seen.device_gauges)) == ("Abacus 9", 3, {"utilization_ratio": 0.3})
+    assert (seen.backend_info[0].capabilities.batching, dict(seen.backend_info[0].metrics)) == (True, {"executions": 3})
+    assert [(model.queue_depth, model.in_flight) for model in seen.models] == [(3, 6)] * 3
+    (seen,) = await listed(mesh, ACME)
+    assert (seen.device_name, seen.queue_depth, dict(seen.device_gauges)) == ("Abacus 9", 0, {})
+    assert (seen.backend_info[0].healthy, seen.backend_info[0].capabilities.batching) == (True, True)
+    assert not seen.backend_info[0].metrics
+    assert [(model.version_uid, model.queue_depth, model.in_flight, model.breaker) for model in seen.models] == [
+        ("a1", 0, 0, pb.BREAKER_STATE_CLOSED),
+        ("a2", 0, 0, pb.BREAKER_STATE_OPEN),
+    ]
+
+
+async def test_runner_gets_nothing_for_a_backend_that_does_not_work_until_it_does(mesh: Mesh) -> None:
+    session = mesh.join("runner-0", "a1")
+    session.models["a1"].backend = "onnxruntime"
+    version = mesh.catalog.by_uid("a1")
+    assert version is not None
+    for healthy in (True, False, True):
+        beats(session, healthy=healthy)
+        assert bool(mesh.directory.eligible(version)) is healthy
+        assert bool(mesh.directory.replicas("a1")) is healthy
+        (seen,) = await listed(mesh, ACME)
+        assert (seen.backend_info[0].healthy, seen.backend_info[0].reason) == (
+            healthy,
+            "" if healthy else "the device is gone",
+        )
+
+
 async def next_of(stream: AsyncIterator[pb.WatchRunnersResponse]) -> pb.Runner:
     async with asyncio.timeout(5):
         return (await anext(stream)).runner
@@ -156,6 +222,19 @@ async def test_watch_tells_the_present_then_changes_then_gone_once(mesh: Mesh) -
     assert (gone.id, gone.name, gone.state) == (first.id, "runner-0", pb.RUNNER_STATE_GONE)
     mesh.directory.remove(second)
     assert (await next_of(stream)).state == pb.RUNNER_STATE_GONE
+    await cast("Any", stream).aclose()
+
+
+async def test_watch_tells_that_a_backend_failed_and_not_how_busy_it_is(mesh: Mesh) -> None:
+    session = mesh.join("runner-0", "a1")
+    stream = mesh.service.WatchRunners(pb.WatchRunnersRequest(), OPERATOR)
+    beats(session)
+    assert (await next_of(stream)).backend_info[0].healthy
+    for calls in range(5):
+        beats(session, calls=calls)
+        mesh.directory.changed(session)
+    beats(session, healthy=False)
+    assert not (await next_of(stream)).backend_info[0].healthy
     await cast("Any", stream).aclose()
 
 

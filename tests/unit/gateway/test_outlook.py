@@ -24,7 +24,7 @@ LOST = RunnerUnavailable("lost", entry=catalogue.RUNNER_LOST)
 
 class Runners:
     def __init__(self) -> None:
-        self.directory = RunnerDirectory(clock=FakeClock(), known=lambda uid: None)
+        self.directory = RunnerDirectory(clock=FakeClock())
 
     def join(self, name: str, *, loaded: bool = False, failed: HeadraceError | None = None) -> RunnerSession:
         session = RunnerSession(

@@ -30,7 +30,7 @@ def version(uid: str = "uid-1", *, replicas: int = 0, device_types: tuple[str, .
 class Mesh:
     def __init__(self) -> None:
         self.clock = FakeClock()
-        self.directory = RunnerDirectory(clock=self.clock, known=lambda uid: None)
+        self.directory = RunnerDirectory(clock=self.clock)
         self.wants = Wants(directory=self.directory, sign_ticket=lambda v: f"ticket {v.uid}", clock=self.clock)
 
     def join(self, name: str, *, device: str = "cpu", backend: str = "onnxruntime") -> RunnerSession:

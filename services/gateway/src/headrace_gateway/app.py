@@ -7,6 +7,7 @@ import uuid
 from importlib.metadata import version as installed_version
 from random import Random
 
+from headrace.gateway.v1.mesh_pb2 import BREAKER_STATE_CLOSED
 from headrace_common.access_log import AccessLog
 from headrace_common.catalogue import SETTING_MISSING
 from headrace_common.clock import Clock, SystemClock
@@ -30,6 +31,7 @@ from headrace_gateway.identity import Identity
 from headrace_gateway.inference import Dispatcher, InferenceHandler, PayloadGate
 from headrace_gateway.inference.packed_stream import StreamLimits
 from headrace_gateway.mesh.directory import RunnerDirectory
+from headrace_gateway.mesh.runner_view import RunnerView
 from headrace_gateway.mesh.servicer import RunnerMeshHandler
 from headrace_gateway.mesh.wants import Wants
 from headrace_gateway.mesh_service import MeshService
@@ -98,7 +100,7 @@ class Gateway:
         self._metrics.keys.set_function(lambda: len(self._table))
         self._metrics.versions.set_function(lambda: len(self.catalog))
         self._readiness = Readiness(feeds=frozenset({PRINCIPALS, CATALOG}), changed=self._serving_changed)
-        self._directory = RunnerDirectory(clock=clock, known=self.catalog.by_uid)
+        self._directory = RunnerDirectory(clock=clock)
         self._wants = Wants(directory=self._directory, sign_ticket=self._ticket, clock=clock)
         self.catalog.add_listener(self._wants.withdraw)
         self.catalog.add_listener(self._metrics.forget)
@@ -246,7 +248,13 @@ class Gateway:
             load=self._load,
             runtime=self._runtime,
         )
-        mesh = MeshService(gateway_id=self.id, directory=self._directory)
+        view = RunnerView(
+            runners=self._directory,
+            known=self.catalog.by_uid,
+            breaker_state=lambda _session, _uid: BREAKER_STATE_CLOSED,
+            clock=self._clock,
+        )
+        mesh = MeshService(gateway_id=self.id, directory=self._directory, view=view)
         return (
             inference
             | open_inference_endpoints(open_inference, repository, self._runtime)

@@ -11,15 +11,17 @@ from headrace_common.errors import RunnerError, ValidationError
 from headrace_common.grpc_server import Call
 from headrace_common.principal import Principal
 from headrace_gateway.mesh.directory import RunnerDirectory
+from headrace_gateway.mesh.runner_view import RunnerView, lasting
 from headrace_gateway.policy import is_operator
 
 
 class MeshService:
-    """Reads the directory for callers. A tenant sees its own models, and nothing that tells of others' activity."""
+    """Shows the runners to callers. A tenant sees its own models, and nothing that tells of others' activity."""
 
-    def __init__(self, *, gateway_id: str, directory: RunnerDirectory) -> None:
+    def __init__(self, *, gateway_id: str, directory: RunnerDirectory, view: RunnerView) -> None:
         self._gateway_id = gateway_id
         self._directory = directory
+        self._view = view
 
     async def ListRunners(  # noqa: N802 - the contract's name
         self, request: mesh_pb2.ListRunnersRequest, call: Call
@@ -76,30 +78,14 @@ class MeshService:
             if runner is not None:
                 before = told.get(runner_id)
                 told[runner_id] = runner
-                if before is None or _lasting(before) != _lasting(runner):
+                if before is None or lasting(before) != lasting(runner):
                     news.append(runner)
             elif (gone := told.pop(runner_id, None)) is not None:
                 news.append(mesh_pb2.Runner(id=gone.id, name=gone.name, state=mesh_pb2.RUNNER_STATE_GONE))
         return news
 
     def _visible(self, principal: Principal) -> list[mesh_pb2.Runner]:
-        runners = sorted(self._directory.runners(), key=lambda runner: runner.id)
-        if not is_operator(principal):
-            for runner in runners:
-                own = [model for model in runner.models if model.tenant_id == principal.tenant_id]
-                for field in ("models", "in_flight", "queue_depth", "model_memory_bytes"):
-                    runner.ClearField(field)
-                runner.models.extend(own)
-        return runners
+        return self._view.all() if is_operator(principal) else self._view.for_tenant(principal.tenant_id)
 
     def _told(self, runner: mesh_pb2.Runner) -> mesh_pb2.WatchRunnersResponse:
         return mesh_pb2.WatchRunnersResponse(gateway_id=self._gateway_id, runner=runner)
-
-
-def _lasting(runner: mesh_pb2.Runner) -> bytes:
-    """What of a runner is worth telling again when it changes: everything but numbers that change all the time."""
-    lasting = mesh_pb2.Runner()
-    lasting.CopyFrom(runner)
-    for field in ("heartbeat_age", "in_flight", "queue_depth", "model_memory_bytes"):
-        lasting.ClearField(field)
-    return lasting.SerializeToString(deterministic=True)

@@ -16,15 +16,10 @@ HEARTBEAT_CHECK_S = 0.25
 
 
 class RunnerDirectory:
-    """Index of open sessions. Everything but the two waits is synchronous. One event loop.
+    """Index of open sessions. Everything but the two waits is synchronous. One event loop."""
 
-    Args:
-        known: Finds the tenant, name and number of a version by its uid, for what is shown to people.
-    """
-
-    def __init__(self, *, clock: Clock, known: Callable[[str], CatalogVersion | None]) -> None:
+    def __init__(self, *, clock: Clock) -> None:
         self._clock = clock
-        self._known = known
         self._sessions: dict[str, RunnerSession] = {}
         self._replicas: dict[str, tuple[RunnerSession, ...]] = {}
         self._listeners: list[Callable[[str], None]] = []
@@ -140,37 +135,3 @@ class RunnerDirectory:
             session.release()
         while self._sessions:
             await self.wait_for_change()
-
-    def runners(self) -> list[gateway_pb2.Runner]:
-        """Each runner as it is now, with the models of all tenants."""
-        return [self._describe(session) for session in self._sessions.values()]
-
-    def _describe(self, session: RunnerSession) -> gateway_pb2.Runner:
-        runner = gateway_pb2.Runner(
-            id=session.id,
-            name=session.hello.runner_name,
-            state=session.state,
-            device_type=session.hello.device.type,
-            backends=session.hello.backends,
-            in_flight=session.calls.in_flight,
-            queue_depth=session.heartbeat.queue_depth,
-            model_memory_bytes=session.heartbeat.model_memory_bytes,
-            labels=session.hello.labels,
-        )
-        runner.connect_time.FromDatetime(session.connected_at)
-        runner.heartbeat_age.FromNanoseconds(int((self._clock.monotonic() - session.heartbeat_at) * 1e9))
-        for event in session.models.values():
-            version = self._known(event.version_uid)
-            if version is not None:
-                failure = self.load_failure(session, event.version_uid)
-                runner.models.add(
-                    tenant_id=version.tenant_id,
-                    model=version.model,
-                    version=version.version,
-                    version_uid=version.uid,
-                    state=event.state,
-                    memory_bytes=event.memory_bytes,
-                    load_time=event.load_time if event.HasField("load_time") else None,
-                    error_reason=failure.reason if failure is not None else "",
-                )
-        return runner

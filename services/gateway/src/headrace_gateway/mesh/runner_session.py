@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from headrace.gateway.v1 import mesh_pb2 as gateway_pb2
 from headrace.runner.internal.v1 import mesh_pb2
@@ -31,6 +31,7 @@ class RunnerSession:
         changed: Called when the runner's state or models have changed.
 
     Attributes:
+        unhealthy: Names of the backends that don't work, by the runner's last report.
         released: Versions that the runner let go because a gateway asked; whoever has acted on one takes it out.
     """
 
@@ -48,7 +49,7 @@ class RunnerSession:
         self.id = f"{hello.runner_name}.{hello.boot_uuid}"
         self.token = secrets.token_urlsafe(32)
         self.state: gateway_pb2.RunnerState.ValueType = gateway_pb2.RUNNER_STATE_READY
-        self.backends = frozenset(hello.backends)
+        self.unhealthy = _unhealthy(hello.backend_info)
         self.connected_at = clock.now()
         self.heartbeat = mesh_pb2.Heartbeat()
         self.heartbeat_at = clock.monotonic()
@@ -78,10 +79,17 @@ class RunnerSession:
         """Whether new calls may be sent."""
         return self.state == gateway_pb2.RUNNER_STATE_READY
 
+    @property
+    def backends(self) -> frozenset[str]:
+        """Names of the backends that it can use and that work."""
+        return frozenset(self.hello.backends) - self.unhealthy
+
     def has_loaded(self, version_uid: str) -> bool:
-        """Whether the version takes calls on this runner."""
+        """Whether the version takes calls on this runner: it is loaded, and its backend works."""
         event = self.models.get(version_uid)
-        return event is not None and event.state == gateway_pb2.MODEL_STATE_LOADED
+        return (
+            event is not None and event.state == gateway_pb2.MODEL_STATE_LOADED and event.backend not in self.unhealthy
+        )
 
     def cost_s(self, version_uid: str) -> float:
         """Time that one more call of the version takes here, its execution shared out over the execution slots."""
@@ -120,6 +128,10 @@ class RunnerSession:
             case "heartbeat":
                 self.heartbeat = event.heartbeat
                 self.heartbeat_at = self._clock.monotonic()
+                unhealthy = _unhealthy(event.heartbeat.backend_info)
+                if unhealthy != self.unhealthy:
+                    self.unhealthy = unhealthy
+                    self._changed(self)
                 if self.state == gateway_pb2.RUNNER_STATE_EJECTED:
                     self._become(gateway_pb2.RUNNER_STATE_READY)
             case "model":
@@ -194,6 +206,10 @@ class RunnerSession:
         self.small_due.notify()
         if self.calls.sending:
             self.bulk_due.set()
+
+
+def _unhealthy(backends: Iterable[gateway_pb2.BackendInfo]) -> frozenset[str]:
+    return frozenset(backend.name for backend in backends if not backend.healthy)
 
 
 def runner_lost() -> RunnerUnavailable:
