@@ -107,7 +107,7 @@ class RunnerUnderTest:
     async def infer(self, version: Version, **inputs: NDArray[Any]) -> dict[str, NDArray[Any]]:
         """Sends arrays, FP32 and the like by their type, and gives the outputs by name."""
         answer = await self.answer(self.call(version, request_of(inputs)))
-        return outputs_of(answer.payload)
+        return outputs_of(bytes(answer.payload))
 
 
 def datatype_of(array: NDArray[Any]) -> str:

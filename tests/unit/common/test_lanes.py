@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from collections import deque
 from dataclasses import dataclass, field
 
@@ -18,6 +19,8 @@ from headrace_common.lanes import (
     LaneLimits,
     LaneViolation,
     Outbox,
+    Payload,
+    PayloadParts,
     decode_chunks,
     encode_chunk,
 )
@@ -39,7 +42,7 @@ class Link:
 
     budget: ByteBudget
     outbox: Outbox[str] = field(default_factory=lambda: Outbox(limits=LIMITS))
-    small: deque[tuple[int, str, bytes | memoryview, bool]] = field(default_factory=deque)
+    small: deque[tuple[int, str, Payload, bool]] = field(default_factory=deque)
     bulk: deque[bytes] = field(default_factory=deque)
     accepts: deque[int] = field(default_factory=deque)
     delivered: dict[int, bytes] = field(default_factory=dict)
@@ -79,7 +82,7 @@ class Link:
         assert self.inbox.grant.open_messages <= LIMITS.window_messages
         assert self.inbox.grant.open_bytes <= LIMITS.window_bytes
 
-    def _receive(self, call_id: int, header: str, payload: bytes | memoryview, offered: bool) -> None:
+    def _receive(self, call_id: int, header: str, payload: Payload, offered: bool) -> None:
         if offered:
             self.inbox.offer(call_id, header, len(payload))
         else:
@@ -129,7 +132,8 @@ def test_every_message_arrives_whole_once_and_all_room_comes_back(sizes, script,
                 call_id, size = waiting.pop(0)
                 payload = pick.randbytes(size)
                 sent[call_id] = (link, payload)
-                link.outbox.push(call_id, f"header-{call_id}", payload)
+                cut = pick.randint(0, size)
+                link.outbox.push(call_id, f"header-{call_id}", PayloadParts((payload[:cut], memoryview(payload)[cut:])))
         elif action == "finish":
             for call_id in list(link.open & link.delivered.keys())[:1]:
                 link.finish(call_id)
@@ -243,6 +247,22 @@ def test_large_messages_take_turns_chunk_by_chunk() -> None:
     while (chunk := outbox.next_chunk()) is not None:
         order.append(chunk.id)
     assert order == [1, 2, 1, 2, 1, 1]
+
+
+def test_a_payload_that_arrives_takes_its_size_once() -> None:
+    size, part = 32 << 20, memoryview(bytes(1 << 20))
+    limits = LaneLimits()
+    inbox = Inbox[str](limits=limits, budget=ByteBudget(total_bytes=size), wake=lambda: None)
+    inbox.grant.due(only_if_needed=False)
+    inbox.offer(1, "h", size)
+    whole: tuple[str, bytes] | None = None
+    tracemalloc.start()
+    for end in range(len(part), size + 1, len(part)):
+        whole = inbox.chunk(Chunk(1, part, end == size))
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert whole == ("h", bytes(size))
+    assert peak < 1.01 * size
 
 
 def test_repeated_or_older_grants_change_nothing() -> None:

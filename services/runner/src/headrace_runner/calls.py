@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import NamedTuple, TypeAlias
 
 from headrace_common.errors import HeadraceError
+from headrace_common.lanes import PayloadParts
 
 
 class IncomingCall(NamedTuple):
@@ -36,13 +37,13 @@ class Answer(NamedTuple):
     """The result of a call, times in microseconds.
 
     Attributes:
-        payload: A serialised `inference.ModelInferResponse`.
+        payload: A serialised `inference.ModelInferResponse`; a large one in parts.
         queue_us: Time that the call waited for an execution slot.
         compute_us: Time of its execution; in `input_us` and `output_us` of it tensors were read and written.
         rows: Rows of the execution, 1 for a model that is not batched.
     """
 
-    payload: bytes
+    payload: bytes | PayloadParts
     queue_us: int
     compute_us: int
     input_us: int = 0

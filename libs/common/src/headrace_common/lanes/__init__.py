@@ -12,6 +12,7 @@ from headrace_common.lanes.credit import CreditGrant, CreditWindow
 from headrace_common.lanes.inbox import Inbox
 from headrace_common.lanes.limits import LANE_OPTIONS, LaneLimits
 from headrace_common.lanes.outbox import Outbox, Parcel, Withdrawn
+from headrace_common.lanes.payload import Payload, PayloadParts
 from headrace_common.lanes.streams import FramePacer, run_until_one_fails, write_frames, write_paced
 from headrace_common.lanes.violation import LaneViolation
 
@@ -27,6 +28,8 @@ __all__ = [
     "LaneViolation",
     "Outbox",
     "Parcel",
+    "Payload",
+    "PayloadParts",
     "Withdrawn",
     "decode_chunks",
     "encode_chunk",

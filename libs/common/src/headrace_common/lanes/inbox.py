@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 from headrace_common.lanes.budget import ByteBudget
 from headrace_common.lanes.chunks import Chunk
 from headrace_common.lanes.credit import CreditGrant
 from headrace_common.lanes.limits import LaneLimits
+from headrace_common.lanes.payload import PayloadBuffer
 from headrace_common.lanes.violation import LaneViolation
 
 Header = TypeVar("Header")
@@ -20,15 +21,14 @@ class _Arriving(Generic[Header]):
     header: Header
     payload_bytes: int
     accepted: bool = False
-    parts: list[memoryview] = field(default_factory=list[memoryview])
-    received_bytes: int = 0
+    buffer: PayloadBuffer | None = None
 
 
 class Inbox(Generic[Header]):
     """Counts what comes in against the credit granted, and puts chunked payloads together.
 
     Every message that came in, inline or offered, ends with exactly one `done`, which gives back its credit and its
-    share of the byte budget. The payload of a chunked message is kept as views and joined once.
+    share of the byte budget. A chunk's bytes are copied to their place in the payload, which is the one copy of them.
 
     Args:
         limits: Sizes that both ends keep to.
@@ -106,16 +106,16 @@ class Inbox(Generic[Header]):
             return None
         if not arriving.accepted:
             raise LaneViolation("chunk of an offer that was not accepted")
-        arriving.parts.append(chunk.data)
-        arriving.received_bytes += len(chunk.data)
-        if not chunk.data or arriving.received_bytes > arriving.payload_bytes:
+        if arriving.buffer is None:
+            arriving.buffer = PayloadBuffer(arriving.payload_bytes)
+        fits = arriving.buffer.append(chunk.data)
+        payload = arriving.buffer.whole() if chunk.last else None
+        if not fits or (chunk.last and payload is None):
             raise LaneViolation("chunks do not add up to the offered size")
-        if not chunk.last:
+        if payload is None:
             return None
-        if arriving.received_bytes != arriving.payload_bytes:
-            raise LaneViolation("chunks do not add up to the offered size")
         del self._arriving[chunk.id]
-        return arriving.header, b"".join(arriving.parts)
+        return arriving.header, payload
 
     def done(self, call_id: int) -> None:
         """Ends a message that came in: its credit and bytes are free again. Unknown ids are ignored."""

@@ -9,6 +9,7 @@ from typing import Generic, TypeVar
 from headrace_common.lanes.chunks import Chunk
 from headrace_common.lanes.credit import CreditWindow
 from headrace_common.lanes.limits import LaneLimits
+from headrace_common.lanes.payload import Payload, PayloadParts
 
 Header = TypeVar("Header")
 
@@ -23,9 +24,16 @@ class Parcel(Generic[Header]):
 
     id: int
     header: Header
-    payload: bytes | memoryview
+    payload: Payload
     offered: bool
-    sent_bytes: int = 0
+
+
+@dataclass(slots=True)
+class _Sending(Generic[Header]):
+    """A message that was accepted; `unsent` is what of its payload has not left, in order."""
+
+    parcel: Parcel[Header]
+    unsent: deque[memoryview]
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +57,7 @@ class Outbox(Generic[Header]):
         self._queued: deque[Parcel[Header]] = deque()
         self._queued_bytes = 0
         self._offered: dict[int, Parcel[Header]] = {}
-        self._sending: OrderedDict[int, Parcel[Header]] = OrderedDict()
+        self._sending: OrderedDict[int, _Sending[Header]] = OrderedDict()
 
     @property
     def queued(self) -> int:
@@ -71,7 +79,7 @@ class Outbox(Generic[Header]):
         inline = payload_bytes if payload_bytes <= self._limits.inline_bytes_max else 0
         return self.credit.messages_left > len(self._queued) and self.credit.bytes_left >= self._queued_bytes + inline
 
-    def push(self, call_id: int, header: Header, payload: bytes | memoryview) -> None:
+    def push(self, call_id: int, header: Header, payload: Payload) -> None:
         """Queues a message of at most `message_bytes_max` bytes, which the caller has checked."""
         offered = len(payload) > self._limits.inline_bytes_max
         self._queued.append(Parcel(call_id, header, payload, offered))
@@ -99,22 +107,24 @@ class Outbox(Generic[Header]):
         """The receiver has set the bytes of an offer aside. Ignored when the message was withdrawn meanwhile."""
         parcel = self._offered.pop(call_id, None)
         if parcel is not None:
-            self._sending[call_id] = parcel
+            payload = parcel.payload
+            views = payload.views if isinstance(payload, PayloadParts) else (memoryview(payload),)
+            self._sending[call_id] = _Sending(parcel, deque(views))
 
     def next_chunk(self) -> Chunk | None:
         """Takes the next part of the accepted message whose turn it is, or None when there is none."""
         if not self._sending:
             return None
-        call_id, parcel = next(iter(self._sending.items()))
-        start = parcel.sent_bytes
-        end = min(start + self._limits.chunk_bytes, len(parcel.payload))
-        last = end == len(parcel.payload)
+        call_id, sending = next(iter(self._sending.items()))
+        head = sending.unsent.popleft()
+        if len(head) > self._limits.chunk_bytes:
+            sending.unsent.appendleft(head[self._limits.chunk_bytes :])
+        last = not sending.unsent
         if last:
             del self._sending[call_id]
         else:
-            parcel.sent_bytes = end
             self._sending.move_to_end(call_id)
-        return Chunk(call_id, memoryview(parcel.payload)[start:end], last)
+        return Chunk(call_id, head[: self._limits.chunk_bytes], last)
 
     def withdraw(self, call_id: int) -> Withdrawn[Header] | None:
         """Drops what is left of a message; None when it is not here, because it left whole or was never pushed."""
@@ -133,7 +143,8 @@ class Outbox(Generic[Header]):
         self._drop_offered(call_id)
 
     def _drop_offered(self, call_id: int) -> Parcel[Header] | None:
-        return self._offered.pop(call_id, None) or self._sending.pop(call_id, None)
+        sending = self._sending.pop(call_id, None)
+        return sending.parcel if sending is not None else self._offered.pop(call_id, None)
 
     def _fits(self, parcel: Parcel[Header]) -> bool:
         return self.credit.fits(0 if parcel.offered else len(parcel.payload))

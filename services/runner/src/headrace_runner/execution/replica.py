@@ -14,6 +14,7 @@ import structlog
 from headrace_common import catalogue
 from headrace_common.clock import Clock
 from headrace_common.errors import HeadraceError, InferenceTimeout, ModelError, RunnerUnavailable
+from headrace_common.lanes import PayloadParts
 from headrace_runner.backends.contract import Interruptible, LoadedModel
 from headrace_runner.calls import Answer, Cancel, Ended, IncomingCall, Outcome
 from headrace_runner.execution.slots import ExecutionSlots
@@ -57,7 +58,7 @@ class _Executed(NamedTuple):
 
     pending: _Pending
     ended_s: float
-    outcome: tuple[bytes, float, float] | HeadraceError
+    outcome: tuple[bytes | PayloadParts, float, float] | HeadraceError
     """The answer's bytes, and the seconds in which tensors were read and written."""
 
 
@@ -275,7 +276,7 @@ class Replica:
                 executed, told_s = [], now_s
 
     def _executed(self, pending: _Pending) -> _Executed:
-        outcome: tuple[bytes, float, float] | HeadraceError = (b"", 0.0, 0.0)
+        outcome: tuple[bytes | PayloadParts, float, float] | HeadraceError = (b"", 0.0, 0.0)
         try:
             if pending.ended is not None:
                 pending.started_s = self._clock.monotonic()
@@ -289,7 +290,7 @@ class Replica:
             )
         return _Executed(pending, self._clock.monotonic(), outcome)
 
-    def _compute(self, pending: _Pending) -> tuple[bytes, float, float]:
+    def _compute(self, pending: _Pending) -> tuple[bytes | PayloadParts, float, float]:
         request = pending.request
         inputs = {tensor.name: to_array(tensor) for tensor in request.inputs}
         parameters = read_parameters(request.parameters) if request.parameters else {}
@@ -315,7 +316,9 @@ class Replica:
             self._slots.finish()
             self._fill()
 
-    def _answer(self, pending: _Pending, ended_s: float, payload: bytes, input_s: float, output_s: float) -> None:
+    def _answer(
+        self, pending: _Pending, ended_s: float, payload: bytes | PayloadParts, input_s: float, output_s: float
+    ) -> None:
         compute_s = ended_s - pending.started_s
         self._compute_s += _SMOOTHING * (compute_s - self._compute_s) if self._compute_s else compute_s
         shape = pending.request.inputs[0].shape if self._batched else ()

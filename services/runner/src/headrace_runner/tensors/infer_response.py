@@ -1,4 +1,4 @@
-"""Writes a `ModelInferResponse` with one copy of each tensor."""
+"""Writes a `ModelInferResponse`: small ones whole, large tensors beside it without a copy."""
 
 from __future__ import annotations
 
@@ -7,12 +7,15 @@ from collections.abc import Sequence
 import numpy as np
 
 from headrace_common import wire
+from headrace_common.lanes import PayloadParts
 from headrace_runner.tensors.classification import best_classes
 from headrace_runner.tensors.contents import as_bytes, typed_contents
 from headrace_runner.tensors.datatypes import DATATYPES, Array
 from headrace_runner.tensors.output_form import OutputForm
 
 _WRITTEN_MAX = 256
+# Larger answers travel in chunks, into which they are copied from where they lie.
+_JOINED_BYTES_MAX = 256 << 10
 
 Output = tuple[str, str, Array]
 """Name, datatype and elements of an output."""
@@ -36,8 +39,10 @@ class ResponseWriter:
         self._batched = batched
         self._prefix = wire.encode_len_field(1, model_name.encode()) + wire.encode_len_field(2, model_version.encode())
 
-    def write(self, request_id: str, outputs: Sequence[Output], form: OutputForm | None = None) -> bytes:
+    def write(self, request_id: str, outputs: Sequence[Output], form: OutputForm | None = None) -> bytes | PayloadParts:
         """Serialises an answer. Costs time by the byte: call it off the event loop.
+
+        A large raw answer consists of views of the outputs, which nobody may write to any more.
 
         Args:
             request_id: Identifier of the request, empty when it has none.
@@ -56,7 +61,8 @@ class ResponseWriter:
             parts.append(self._described(name, datatype, array))
             elements = _raw_elements(datatype, array)
             raws += (wire.len_field_header(6, len(elements)), elements)
-        return b"".join(parts + raws)
+        parts += raws
+        return PayloadParts(parts) if sum(map(len, parts)) > _JOINED_BYTES_MAX else b"".join(parts)
 
     def _described(self, name: str, datatype: str, array: Array) -> bytes:
         """An output without its elements; models give few shapes, so what was written once is kept."""
