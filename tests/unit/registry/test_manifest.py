@@ -12,7 +12,8 @@ from headrace.registry.v1.manifest_pb2 import ARTIFACT_FORMAT_ONNX, ExecutionPol
 from headrace_common import catalogue
 from headrace_common.errors import HeadraceError
 from headrace_registry.inspection import Signature
-from headrace_registry.manifest import CLASS_LABELS_MAX, DATATYPES, check_stated, merged
+from headrace_registry.manifest import CLASS_LABELS_MAX, check_stated, merged
+from headrace_registry.tensor_rules import DATATYPES
 
 
 def signature(*shapes: list[int]) -> Signature:

@@ -8,27 +8,25 @@ from collections.abc import Iterable, Sequence
 from headrace.registry.v1.manifest_pb2 import (
     ARTIFACT_FORMAT_UNSPECIFIED,
     ArtifactFormat,
-    ExecutionPolicy,
     Manifest,
     TensorSpec,
 )
-from headrace_common import catalogue
-from headrace_common.errors import HeadraceError, ModelError, ValidationError
+from headrace_common.errors import ValidationError
 from headrace_registry.artifact_format import DEFAULT_BACKENDS, unsupported
+from headrace_registry.execution_rules import check_execution, check_warm_up
 from headrace_registry.field_rules import DESCRIPTION_CHARS_MAX, TEXT_CHARS_MAX, check_pairs, check_text
 from headrace_registry.inspection import Signature
+from headrace_registry.manifest_faults import ROOT, broken_text, mismatch, wrong
+from headrace_registry.placement_rules import check_placement, check_routing
+from headrace_registry.sequence_rules import check_sequence, check_states
+from headrace_registry.tensor_rules import DATATYPES
 
 MANIFEST_BYTES_MAX = 1 << 20
 """Every gateway keeps every manifest in memory."""
 CLASS_LABELS_MAX = 65_536
-EXECUTION_LIMITS = {"instances": 64, "threads": 256, "replicas": 64}
 DEVICE_TYPES = ("cpu", "cuda", "tpu", "npu")
-DATATYPES = frozenset(
-    ("BOOL", "INT8", "INT16", "INT32", "INT64", "UINT8", "UINT16", "UINT32", "UINT64", "FP16", "FP32", "FP64", "BF16")
-) | {"BYTES"}
 
 _BACKEND = re.compile(r"[a-z][a-z0-9_-]{0,63}")
-_ROOT = "header.manifest"
 
 
 def check_stated(stated: Manifest) -> None:
@@ -38,28 +36,22 @@ def check_stated(stated: Manifest) -> None:
         ModelError: MODEL_MANIFEST_INVALID or MODEL_FORMAT_UNSUPPORTED (INVALID_ARGUMENT); names the field.
     """
     if stated.ByteSize() > MANIFEST_BYTES_MAX:
-        raise _wrong("", f"has {stated.ByteSize()} bytes, at most {MANIFEST_BYTES_MAX} are allowed")
+        raise wrong("", f"has {stated.ByteSize()} bytes, at most {MANIFEST_BYTES_MAX} are allowed")
     if stated.format != ARTIFACT_FORMAT_UNSPECIFIED and stated.format not in DEFAULT_BACKENDS:
-        raise unsupported(str(stated.format), f"{_ROOT}.format {stated.format} is not served", field=f"{_ROOT}.format")
+        raise unsupported(str(stated.format), f"{ROOT}.format {stated.format} is not served", field=f"{ROOT}.format")
     if stated.backend and not _BACKEND.fullmatch(stated.backend):
-        raise _wrong("backend", "must be a lower-case letter, then up to 63 lower-case letters, digits, '_' or '-'")
+        raise wrong("backend", "must be a lower-case letter, then up to 63 lower-case letters, digits, '_' or '-'")
     for kind, tensors in (("inputs", stated.inputs), ("outputs", stated.outputs)):
         _check_tensors(kind, tensors)
-    _check_execution(stated.execution)
-    for index, device_type in enumerate(stated.device_types):
-        if device_type not in DEVICE_TYPES:
-            raise _wrong(f"device_types[{index}]", f"must be one of {', '.join(DEVICE_TYPES)}")
-        if device_type in stated.device_types[:index]:
-            raise _wrong(f"device_types[{index}]", f"repeats {device_type}")
-    if len(stated.class_labels) > CLASS_LABELS_MAX:
-        raise _wrong("class_labels", f"has {len(stated.class_labels)} labels, at most {CLASS_LABELS_MAX} are allowed")
-    try:
-        for index, label in enumerate(stated.class_labels):
-            check_text(label, field=f"{_ROOT}.class_labels[{index}]")
-        check_pairs(stated.metadata, field=f"{_ROOT}.metadata")
-        check_text(stated.description, field=f"{_ROOT}.description", chars_max=DESCRIPTION_CHARS_MAX)
-    except ValidationError as error:
-        raise _invalid(error) from None
+    check_execution(stated.execution)
+    if stated.HasField("batched") and not stated.batched and stated.execution.HasField("batching"):
+        raise wrong("execution.batching", "needs a model that is batched, and `batched` is false")
+    if stated.HasField("sequence"):
+        check_sequence(stated.sequence)
+    check_placement(stated.placement)
+    check_routing(stated.routing)
+    _check_devices(stated.device_types)
+    _check_texts(stated)
 
 
 def merged(*, stated: Manifest, artifact_format: ArtifactFormat.ValueType, inferred: Signature) -> Manifest:
@@ -79,7 +71,7 @@ def merged(*, stated: Manifest, artifact_format: ArtifactFormat.ValueType, infer
             field; MODEL_MANIFEST_INVALID: with the file's tensors the manifest is too large.
     """
     if stated.format not in (ARTIFACT_FORMAT_UNSPECIFIED, artifact_format):
-        raise _mismatch("format", f"is {ArtifactFormat.Name(stated.format)}, the file is not")
+        raise mismatch("format", f"is {ArtifactFormat.Name(stated.format)}, the file is not")
     manifest = Manifest()
     manifest.CopyFrom(stated)
     manifest.format = artifact_format
@@ -90,10 +82,14 @@ def merged(*, stated: Manifest, artifact_format: ArtifactFormat.ValueType, infer
     manifest.outputs.extend(_merged_tensors("outputs", stated.outputs, inferred.outputs))
     fixed = _tensor_without_rows([*manifest.inputs, *manifest.outputs])
     if stated.HasField("batched") and stated.batched and fixed is not None:
-        raise _mismatch("batched", f"is true, but the first axis of '{fixed}' is not free")
+        raise mismatch("batched", f"is true, but the first axis of '{fixed}' is not free")
     manifest.batched = stated.batched if stated.HasField("batched") else fixed is None
+    if manifest.execution.HasField("batching") and not manifest.batched:
+        raise mismatch("execution.batching", f"needs a free first axis of every tensor, '{fixed}' has none")
+    check_warm_up(manifest.execution.warm_up, manifest.inputs)
+    check_states(manifest.sequence.states, inputs=manifest.inputs, outputs=manifest.outputs)
     if manifest.ByteSize() > MANIFEST_BYTES_MAX:
-        raise _wrong("", f"has {manifest.ByteSize()} bytes with the tensors of the file, at most {MANIFEST_BYTES_MAX}")
+        raise wrong("", f"has {manifest.ByteSize()} bytes with the tensors of the file, at most {MANIFEST_BYTES_MAX}")
     return manifest
 
 
@@ -102,7 +98,7 @@ def _merged_tensors(kind: str, stated: Sequence[TensorSpec], inferred: Sequence[
     known = {tensor.name for tensor in inferred}
     for name, index in places.items():
         if name not in known:
-            raise _mismatch(f"{kind}[{index}].name", f"is '{name}', the model has no such tensor among its {kind}")
+            raise mismatch(f"{kind}[{index}].name", f"is '{name}', the model has no such tensor among its {kind}")
     for own in inferred:
         index = places.get(own.name)
         yield own if index is None else _merged_tensor(f"{kind}[{index}]", stated[index], own)
@@ -110,17 +106,17 @@ def _merged_tensors(kind: str, stated: Sequence[TensorSpec], inferred: Sequence[
 
 def _merged_tensor(field: str, stated: TensorSpec, own: TensorSpec) -> TensorSpec:
     if stated.datatype and stated.datatype != own.datatype:
-        raise _mismatch(f"{field}.datatype", f"is {stated.datatype}, the model's '{own.name}' has {own.datatype}")
+        raise mismatch(f"{field}.datatype", f"is {stated.datatype}, the model's '{own.name}' has {own.datatype}")
     if stated.optional and not own.optional:
-        raise _mismatch(f"{field}.optional", f"is true, the model needs '{own.name}'")
+        raise mismatch(f"{field}.optional", f"is true, the model needs '{own.name}'")
     tensor = TensorSpec(name=own.name, datatype=own.datatype, optional=own.optional, shape=own.shape)
     if stated.shape:
         shapes = f"is {list(stated.shape)}, the model's '{own.name}' has {list(own.shape)}"
         if len(stated.shape) != len(own.shape):
-            raise _mismatch(f"{field}.shape", shapes)
+            raise mismatch(f"{field}.shape", shapes)
         for axis, (size, own_size) in enumerate(zip(stated.shape, own.shape, strict=True)):
             if own_size not in (-1, size):
-                raise _mismatch(f"{field}.shape[{axis}]", shapes)
+                raise mismatch(f"{field}.shape[{axis}]", shapes)
         tensor.shape[:] = stated.shape
     return tensor
 
@@ -135,38 +131,32 @@ def _check_tensors(kind: str, tensors: Sequence[TensorSpec]) -> None:
     for index, tensor in enumerate(tensors):
         field = f"{kind}[{index}]"
         if not tensor.name:
-            raise _wrong(f"{field}.name", "is required")
+            raise wrong(f"{field}.name", "is required")
         if tensor.name in names:
-            raise _wrong(f"{field}.name", f"repeats '{tensor.name[:TEXT_CHARS_MAX]}'")
+            raise wrong(f"{field}.name", f"repeats '{tensor.name[:TEXT_CHARS_MAX]}'")
         names.add(tensor.name)
         if tensor.datatype and tensor.datatype not in DATATYPES:
-            raise _wrong(f"{field}.datatype", f"must be one of {', '.join(sorted(DATATYPES))}")
+            raise wrong(f"{field}.datatype", f"must be one of {', '.join(sorted(DATATYPES))}")
         for axis, size in enumerate(tensor.shape):
             if size < 1 and size != -1:
-                raise _wrong(f"{field}.shape[{axis}]", "must be at least 1, or -1 for a free axis")
+                raise wrong(f"{field}.shape[{axis}]", "must be at least 1, or -1 for a free axis")
 
 
-def _check_execution(execution: ExecutionPolicy) -> None:
-    values = {"instances": execution.instances, "threads": execution.threads, "replicas": execution.replicas}
-    for name, limit in EXECUTION_LIMITS.items():
-        if values[name] > limit:
-            raise _wrong(f"execution.{name}", f"is {values[name]}, at most {limit} is allowed")
+def _check_devices(device_types: Sequence[str]) -> None:
+    for index, device_type in enumerate(device_types):
+        if device_type not in DEVICE_TYPES:
+            raise wrong(f"device_types[{index}]", f"must be one of {', '.join(DEVICE_TYPES)}")
+        if device_type in device_types[:index]:
+            raise wrong(f"device_types[{index}]", f"repeats {device_type}")
 
 
-def _path(field: str) -> str:
-    return f"{_ROOT}.{field}" if field else _ROOT
-
-
-def _wrong(field: str, why: str) -> ModelError:
-    path = _path(field)
-    return ModelError(f"{path} {why}", entry=catalogue.MODEL_MANIFEST_INVALID, context={"field": path}, field=path)
-
-
-def _mismatch(field: str, why: str) -> ModelError:
-    path = _path(field)
-    return ModelError(f"{path} {why}", entry=catalogue.MODEL_MANIFEST_MISMATCH, context={"field": path}, field=path)
-
-
-def _invalid(error: HeadraceError) -> ModelError:
-    """A broken rule for texts, said as a fault of the manifest."""
-    return ModelError(error.message, entry=catalogue.MODEL_MANIFEST_INVALID, context=error.context, field=error.field)
+def _check_texts(stated: Manifest) -> None:
+    if len(stated.class_labels) > CLASS_LABELS_MAX:
+        raise wrong("class_labels", f"has {len(stated.class_labels)} labels, at most {CLASS_LABELS_MAX} are allowed")
+    try:
+        for index, label in enumerate(stated.class_labels):
+            check_text(label, field=f"{ROOT}.class_labels[{index}]")
+        check_pairs(stated.metadata, field=f"{ROOT}.metadata")
+        check_text(stated.description, field=f"{ROOT}.description", chars_max=DESCRIPTION_CHARS_MAX)
+    except ValidationError as error:
+        raise broken_text(error) from None
