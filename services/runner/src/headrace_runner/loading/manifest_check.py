@@ -27,7 +27,12 @@ def signature_of(manifest: manifest_pb2.Manifest, model: LoadedModel) -> Signatu
     for spec in model.inputs:
         if not spec.optional and spec.name not in stated:
             raise _mismatch("inputs", f"the model requires the input '{spec.name}', which the manifest leaves out")
-    return Signature(inputs=inputs, outputs=outputs)
+    states = {state.input: state.output for state in manifest.sequence.states}
+    named = {spec.name for spec in outputs}
+    for taken, given in states.items():
+        if taken not in stated or given not in named:
+            raise _mismatch("sequence", f"the model has no state from '{given}' to '{taken}'")
+    return Signature(inputs=inputs, outputs=outputs, states=states)
 
 
 def _spec(spec: manifest_pb2.TensorSpec) -> TensorSpec:

@@ -11,6 +11,7 @@ from headrace_common import catalogue, wire
 from headrace_common.errors import TensorError, ValidationError
 from headrace_runner.tensors.output_form import OutputForm, Parameters, read_output_form, refuse_shared_memory
 from headrace_runner.tensors.parameters import read_parameters
+from headrace_runner.tensors.sequence_parameters import SequenceUse, read_sequence
 
 TENSORS_MAX = 1_024
 RANK_MAX = 32
@@ -49,6 +50,7 @@ class InferRequest(NamedTuple):
         raw_count: Number of raw contents; 0 when the request uses the typed form.
         parameters: Serialised entries of the parameter map.
         form: How the outputs are wanted; None for all raw.
+        sequence: The sequence that it says it belongs to; means nothing to a model that keeps no state.
     """
 
     id: str
@@ -57,6 +59,7 @@ class InferRequest(NamedTuple):
     raw_count: int
     parameters: tuple[memoryview, ...]
     form: OutputForm | None = None
+    sequence: SequenceUse | None = None
 
 
 @dataclass(slots=True)
@@ -124,11 +127,13 @@ def read_infer_request(payload: wire.Buffer) -> InferRequest:
         _read_tensor(view, index, raws[index] if raws else None, parts) for index, view in enumerate(parts.inputs)
     )
     outputs = [_read_output(view, parts) for view in parts.outputs]
-    form = None
+    form = sequence = None
     if parts.parameters or parts.parameter_bytes:
-        form = read_output_form(parts.read_parameters(parts.parameters), outputs)
+        parameters = parts.read_parameters(parts.parameters)
+        form = read_output_form(parameters, outputs)
+        sequence = read_sequence(parameters)
     names = tuple(name for name, _ in outputs)
-    return InferRequest(parts.id, inputs, names, len(raws), tuple(parts.parameters), form)
+    return InferRequest(parts.id, inputs, names, len(raws), tuple(parts.parameters), form, sequence)
 
 
 def _read_tensor(view: memoryview, index: int, raw: memoryview | None, parts: _Parts) -> RequestTensor:

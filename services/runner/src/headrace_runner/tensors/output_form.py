@@ -55,18 +55,13 @@ def read_output_form(parameters: Parameters, outputs: Sequence[tuple[str, Parame
 
 
 def _check_reserved(parameters: Parameters) -> None:
-    """Refuses what Triton refuses. Sequence parameters are checked and then, as models keep no state, mean nothing."""
-    for name, value in parameters.items():
+    """Refuses what Triton refuses."""
+    for name in parameters:
         if name.startswith(_RESERVED_PREFIX):
             if name != _EMPTY_FINAL_RESPONSE:
                 raise _invalid(
                     name, "parameters", f"is reserved; of '{_RESERVED_PREFIX}*' only '{_EMPTY_FINAL_RESPONSE}' exists"
                 )
-            _flag(parameters, name, "parameters")
-        elif name == "sequence_id":
-            if isinstance(value, bool | float):
-                raise _invalid(name, "parameters", "must be a whole number or a text")
-        elif name in ("sequence_start", "sequence_end"):
             _flag(parameters, name, "parameters")
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 
 from headrace_common import catalogue
 from headrace_common.errors import TensorError, ValidationError
@@ -39,16 +40,32 @@ class Signature:
     Args:
         inputs: In the order of the artefact.
         outputs: In the order of the artefact.
+        states: State that is kept for sequences: the inputs that take it and, by them, the outputs that give it.
     """
 
-    def __init__(self, *, inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec]) -> None:
+    def __init__(
+        self,
+        *,
+        inputs: Sequence[TensorSpec],
+        outputs: Sequence[TensorSpec],
+        states: Mapping[str, str] = MappingProxyType({}),
+    ) -> None:
+        self.states = states
         self.inputs: Mapping[str, TensorSpec] = {spec.name: spec for spec in inputs}
         self.outputs: Mapping[str, TensorSpec] = {spec.name: spec for spec in outputs}
         self._required = frozenset(spec.name for spec in inputs if not spec.optional)
         self._all_outputs = tuple(spec.name for spec in outputs)
+        # Of a sequence, whose state stays here.
+        self._required_beside_state = self._required - states.keys()
+        given = frozenset(states.values())
+        self._outputs_beside_state = tuple(name for name in self._all_outputs if name not in given)
+
+    def in_sequence(self, request: InferRequest) -> bool:
+        """Whether the model's state for this request is kept here."""
+        return request.sequence is not None and bool(self.states)
 
     def check(self, request: InferRequest) -> tuple[str, ...]:
-        """Checks names, datatypes, shapes and raw sizes.
+        """Checks names, datatypes, shapes and raw sizes. State of a sequence may be left out, in and out.
 
         Elements of the typed form and of BYTES tensors are checked when they are decoded, off the event loop.
 
@@ -75,23 +92,51 @@ class Signature:
                 raise _duplicated("input", tensor.name, f"inputs[{index}].name")
             seen.add(tensor.name)
             _check_input(tensor, spec, index)
-        missing = self._required - seen
+        kept = self.in_sequence(request)
+        missing = (self._required_beside_state if kept else self._required) - seen
         if missing:
             name = next(name for name in self.inputs if name in missing)
             raise TensorError(
-                f"input '{name}' is missing; the model's inputs are {_listed(self.inputs)}",
+                f"input '{name}' is missing; the model's inputs are {_listed(self.inputs)}"
+                + ("; it may be left out of a request with a sequence_id" if name in self.states else ""),
                 entry=catalogue.TENSOR_MISSING,
                 context={"tensor": name},
                 field="inputs",
             )
-        outputs = self._wanted_outputs(request.outputs)
+        outputs = self._wanted_outputs(request.outputs, self._outputs_beside_state if kept else self._all_outputs)
         if request.form is not None:
             self._check_form(request.form, outputs)
         return outputs
 
-    def _wanted_outputs(self, names: tuple[str, ...]) -> tuple[str, ...]:
+    def rows_of(self, request: InferRequest) -> int:
+        """Rows of a checked request to a model whose first axes count them.
+
+        Raises:
+            TensorError: TENSOR_SHAPE_MISMATCH (INVALID_ARGUMENT): its inputs have different numbers of them.
+        """
+        first: RequestTensor | None = None
+        for index, tensor in enumerate(request.inputs):
+            if tensor.name not in self._required or not tensor.shape:
+                continue
+            if first is None:
+                first = tensor
+            elif tensor.shape[0] != first.shape[0]:
+                raise TensorError(
+                    f"input '{tensor.name}' has {tensor.shape[0]} rows and input '{first.name}' {first.shape[0]}; "
+                    "the first axis counts the rows of a request and is the same for all inputs",
+                    entry=catalogue.TENSOR_SHAPE_MISMATCH,
+                    context={"tensor": tensor.name, "expected": first.shape[0], "actual": tensor.shape[0]},
+                    field=f"inputs[{index}].shape",
+                )
+        return first.shape[0] if first is not None else 1
+
+    def all_required(self, request: InferRequest) -> bool:
+        """Whether a checked request has no input that it could have left out."""
+        return len(request.inputs) == len(self._required)
+
+    def _wanted_outputs(self, names: tuple[str, ...], default: tuple[str, ...]) -> tuple[str, ...]:
         if not names:
-            return self._all_outputs
+            return default
         seen: set[str] = set()
         for index, name in enumerate(names):
             if name not in self.outputs:
