@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
+
+from cronsim import CronSim, CronSimError
+
 from headrace.registry.v1.manifest_pb2 import PlacementPolicy, PlacementRule, ReplicaChoice, RoutingPolicy
 from headrace_registry.execution_rules import check_duration
 from headrace_registry.manifest_faults import wrong
 
 REPLICAS_MAX = 64
 RULES_MAX = 32
+CRON_CHARS_MAX = 128
+CRON_FIELDS = 5
 HEDGE_AFTER_MAX_S = 3_600
 
 
@@ -23,6 +29,7 @@ def check_placement(placement: PlacementPolicy) -> None:
     for index, rule in enumerate(placement.schedule):
         field = f"placement.schedule[{index}]"
         _check_bounds(field, rule)
+        _check_cron(f"{field}.cron", rule.cron)
 
 
 def check_routing(routing: RoutingPolicy) -> None:
@@ -43,3 +50,14 @@ def _check_bounds(field: str, bounds: PlacementPolicy | PlacementRule) -> None:
             raise wrong(f"{field}.{name}", f"is {value}, at most {REPLICAS_MAX} is allowed")
     if 0 < bounds.max_replicas < bounds.min_replicas:
         raise wrong(f"{field}.min_replicas", f"is {bounds.min_replicas}, max_replicas is {bounds.max_replicas}")
+
+
+def _check_cron(field: str, cron: str) -> None:
+    if len(cron) > CRON_CHARS_MAX or len(cron.split()) != CRON_FIELDS:
+        raise wrong(field, "must have five fields: minute, hour, day of month, month, day of week")
+    try:
+        first = next(CronSim(cron, datetime.now(UTC)), None)
+    except CronSimError:
+        first = None
+    if first is None:
+        raise wrong(field, "is not a time that ever comes, or has a field that can't be read")
