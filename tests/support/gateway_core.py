@@ -17,9 +17,11 @@ from headrace_common.rpc_status import to_status
 from headrace_common.testing import FakeClock
 from headrace_gateway.catalog import Catalog
 from headrace_gateway.inference import Dispatcher, InferenceHandler, PayloadGate
+from headrace_gateway.inference.routing import Router
+from headrace_gateway.inference.routing_rules import RoutingRules
 from headrace_gateway.mesh.directory import RunnerDirectory
 from headrace_gateway.mesh.runner_session import RunnerSession
-from headrace_gateway.mesh.wants import Wants
+from headrace_gateway.mesh.placement import Wants
 from headrace_gateway.metrics import GatewayMetrics
 
 MIB = 1 << 20
@@ -43,7 +45,7 @@ class GatewayCore:
                 directory=self.directory,
                 wants=self.wants,
                 clock=self.clock,
-                random=Random(1),
+                router=Router(directory=self.directory, clock=self.clock, random=Random(1), rules=RoutingRules()),
                 waiting_max=10,
                 registry=registry,
             ),

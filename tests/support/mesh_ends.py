@@ -26,10 +26,11 @@ class SentCall:
     attempt: int = 0
     outcomes: list[Outcome] = field(default_factory=list[Outcome])
     id: int = 0
+    version_uid: str = "v"
 
     def describe(self, into: mesh_pb2.Call) -> None:
         into.tenant_id = "t"
-        into.version_uid = "v"
+        into.version_uid = self.version_uid
         into.timeout_ms = 1_000
 
     def answered(self, outcome: Outcome) -> None:

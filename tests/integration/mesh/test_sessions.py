@@ -26,10 +26,12 @@ from headrace_common.lanes import ByteBudget, LaneLimits
 from headrace_common.loop_load import LoopLoad
 from headrace_gateway.catalog import CatalogVersion
 from headrace_gateway.inference.dispatcher import Dispatcher
+from headrace_gateway.inference.routing import Router
+from headrace_gateway.inference.routing_rules import RoutingRules
 from headrace_gateway.mesh.directory import RunnerDirectory
 from headrace_gateway.mesh.servicer import RunnerMeshHandler
 from headrace_gateway.mesh.session_calls import Answer as GatewayAnswer
-from headrace_gateway.mesh.wants import Wants
+from headrace_gateway.mesh.placement import Wants
 from headrace_runner.calls import Answer, IncomingCall
 from headrace_runner.mesh import MeshClient
 from support.mesh_ends import begin_with, dispatched
@@ -64,6 +66,9 @@ class EchoHost:
         self._loaded: dict[str, mesh_pb2.ModelEvent] = {}
         self._listeners: list[Callable[[mesh_pb2.ModelEvent], None]] = []
         self.begin = begin_with(self.infer)
+
+    def backend_info(self) -> list[gateway_pb2.BackendInfo]:
+        return [gateway_pb2.BackendInfo(name="echo", healthy=True)]
 
     async def infer(self, call: IncomingCall) -> Answer:
         if call.version_uid not in self._loaded:
@@ -156,7 +161,12 @@ async def gateway(gateway_id: str = "gateway-0", address: str = "127.0.0.1:0") -
     )
     (bound,) = await server.start()
     dispatcher = Dispatcher(
-        directory=directory, wants=wants, clock=CLOCK, random=Random(1), waiting_max=400, registry=registry
+        directory=directory,
+        wants=wants,
+        clock=CLOCK,
+        router=Router(directory=directory, clock=CLOCK, random=Random(1), rules=RoutingRules()),
+        waiting_max=400,
+        registry=registry,
     )
     tasks = [asyncio.create_task(directory.watch_heartbeats()), asyncio.create_task(wants.run())]
     try:

@@ -25,6 +25,8 @@ from headrace_common.lanes import ByteBudget, LaneLimits
 from headrace_common.loop_load import LoopLoad
 from headrace_gateway.catalog import CatalogVersion
 from headrace_gateway.inference.dispatcher import Dispatcher
+from headrace_gateway.inference.routing import Router
+from headrace_gateway.inference.routing_rules import RoutingRules
 from headrace_gateway.mesh.directory import RunnerDirectory
 from headrace_gateway.mesh.servicer import RunnerMeshHandler
 from headrace_gateway.mesh.wants import Wants
@@ -88,7 +90,12 @@ async def mesh(folder: Path, version: CatalogVersion = VERSION, **environment: s
     )
     (address,) = await server.start()
     dispatcher = Dispatcher(
-        directory=directory, wants=wants, clock=CLOCK, random=random.Random(1), waiting_max=100, registry=registry
+        directory=directory,
+        wants=wants,
+        clock=CLOCK,
+        router=Router(directory=directory, clock=CLOCK, random=random.Random(1), rules=RoutingRules()),
+        waiting_max=100,
+        registry=registry,
     )
     tasks = [asyncio.create_task(directory.watch_heartbeats()), asyncio.create_task(wants.run())]
     token_file = folder / "join.token"
@@ -181,6 +188,22 @@ async def test_a_runner_that_a_gateway_drains_leaves_and_exits_0(tmp_path: Path)
         running.directory.drain(runner.id)
         assert await asyncio.to_thread(running.process.wait, 10) == 0
         assert not len(running.directory)
+
+
+def test_a_runner_for_a_device_that_nothing_computes_on_says_what_would_change_that(tmp_path: Path) -> None:
+    environment = {
+        "PATH": os.environ["PATH"],
+        "HEADRACE_RUNNER_DEVICE": "npu",
+        "HEADRACE_RUNNER_GATEWAYS": "127.0.0.1:1",
+        "HEADRACE_RUNNER_REGISTRY_ADDRESS": "127.0.0.1:1",
+        "HEADRACE_RUNNER_CACHE_DIR": str(tmp_path),
+    }
+    process = subprocess.run(
+        [sys.executable, "-m", "headrace_runner"], env=environment, capture_output=True, check=False, timeout=30
+    )
+    assert process.returncode == 2
+    assert b"HEADRACE_RUNNER_DEVICE is npu" in process.stderr
+    assert b"onnxruntime: it computes on cpu" in process.stderr
 
 
 def test_a_runner_without_gateways_names_the_variable_and_exits_2() -> None:

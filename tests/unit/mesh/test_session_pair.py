@@ -17,6 +17,7 @@ from headrace_common.errors import HeadraceError, ModelError
 from headrace_common.lanes import ByteBudget, LaneLimits, LaneViolation, decode_chunks, encode_chunk
 from headrace_common.testing import FakeClock
 from headrace_gateway.mesh.runner_session import runner_lost
+from headrace_gateway.mesh.runner_work import RunnerWork
 from headrace_gateway.mesh.session_calls import Answer as GatewayAnswer
 from headrace_gateway.mesh.session_calls import SessionCalls as GatewayCalls
 from headrace_runner.calls import Answer, IncomingCall
@@ -66,7 +67,10 @@ class Pair:
     lanes: dict[str, deque[bytes]] = field(default_factory=lambda: {name: deque() for name in ("cs", "cb", "rs", "rb")})
 
     def __post_init__(self) -> None:
-        self.gateway = GatewayCalls(limits=LIMITS, budget=self.gateway_budget, wake=lambda: None, ended=lambda: None)
+        self.work = RunnerWork(now=0.0)
+        self.gateway = GatewayCalls(
+            limits=LIMITS, budget=self.gateway_budget, work=self.work, wake=lambda: None, ended=lambda: None
+        )
         self.runner = RunnerCalls(
             begin=begin_with(self.model.infer),
             limits=LIMITS,

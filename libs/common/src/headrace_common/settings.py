@@ -29,6 +29,17 @@ CommaList = Annotated[tuple[str, ...], BeforeValidator(_split)]
 """A list that is written `a,b,c` in the environment and as a list in YAML."""
 
 
+def _pairs(value: object) -> object:
+    if not isinstance(value, str):
+        return value
+    parts = (part.partition("=") for part in value.split(",") if part.strip())
+    return {name.strip(): text.strip() for name, _, text in parts}
+
+
+CommaPairs = Annotated[dict[str, str], BeforeValidator(_pairs)]
+"""Names with texts, written `a=1,b=2` in the environment and as a map in YAML."""
+
+
 class ServiceSettings(BaseSettings):
     """What every service can be told. A service's own settings derive from this and set `service`.
 

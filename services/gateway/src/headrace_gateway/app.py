@@ -24,16 +24,18 @@ from headrace_common.service_main import Stop
 from headrace_common.tasks import TaskGuard
 from headrace_common.tls import TlsFiles
 from headrace_gateway.catalog import Catalog, CatalogVersion
-from headrace_gateway.config import GatewaySettings, check_settings
+from headrace_gateway.config import GatewaySettings, check_settings, placement_policy, routing_rules
 from headrace_gateway.deadlines import Deadlines
 from headrace_gateway.feeds import CATALOG, PRINCIPALS
 from headrace_gateway.identity import Identity
 from headrace_gateway.inference import Dispatcher, InferenceHandler, PayloadGate
 from headrace_gateway.inference.packed_stream import StreamLimits
+from headrace_gateway.inference.routing import Router
+from headrace_gateway.inference.routing_metrics import RoutingMetrics
 from headrace_gateway.mesh.directory import RunnerDirectory
+from headrace_gateway.mesh.placement import PlacementMetrics, Wants
 from headrace_gateway.mesh.runner_view import RunnerView
 from headrace_gateway.mesh.servicer import RunnerMeshHandler
-from headrace_gateway.mesh.wants import Wants
 from headrace_gateway.mesh_service import MeshService
 from headrace_gateway.metrics import GatewayMetrics
 from headrace_gateway.model_repository import ModelRepository
@@ -101,8 +103,14 @@ class Gateway:
         self._metrics.versions.set_function(lambda: len(self.catalog))
         self._readiness = Readiness(feeds=frozenset({PRINCIPALS, CATALOG}), changed=self._serving_changed)
         self._directory = RunnerDirectory(clock=clock)
-        self._wants = Wants(directory=self._directory, sign_ticket=self._ticket, clock=clock)
-        self.catalog.add_listener(self._wants.withdraw)
+        self._wants = Wants(
+            catalog=self.catalog,
+            directory=self._directory,
+            sign_ticket=self._ticket,
+            clock=clock,
+            policy=placement_policy(settings),
+        )
+        PlacementMetrics(wants=self._wants, registry=metrics.registry)
         self.catalog.add_listener(self._metrics.forget)
         self._neighbours = Neighbours(settings=settings, signer=self._signer, tls=self._tls, clock=clock)
         self._identity = Identity(table=self._table, clock=clock, community=settings.community)
@@ -203,12 +211,22 @@ class Gateway:
             options=[("grpc.max_receive_message_length", 2 * limits.frame_bytes_max), *LANE_OPTIONS],
         )
 
+    def _router(self) -> Router:
+        router = Router(
+            directory=self._directory,
+            clock=self._clock,
+            random=Random(),  # noqa: S311 - spreads load, guards nothing
+            rules=routing_rules(self._settings),
+        )
+        RoutingMetrics(router=router, registry=self._registry)
+        return router
+
     def _inference_handler(self) -> InferenceHandler:
         dispatcher = Dispatcher(
             directory=self._directory,
             wants=self._wants,
             clock=self._clock,
-            random=Random(),  # noqa: S311 - spreads load, guards nothing
+            router=self._router(),
             waiting_max=self._settings.load_waiting_max,
             registry=self._registry,
         )

@@ -9,7 +9,10 @@ from pydantic import Field
 from headrace_common.addresses import is_loopback
 from headrace_common.catalogue import SETTING_MISSING
 from headrace_common.errors import ConfigError
-from headrace_common.settings import ServiceSettings
+from headrace_common.settings import CommaList, CommaPairs, ServiceSettings
+from headrace_gateway.inference.routing_rules import DEVICE_PREFERENCE, Policy, RoutingRules
+from headrace_gateway.mesh.placement import PlacementPolicy, ScalingRule
+from headrace_gateway.mesh.placement.prewarm import NAMED
 
 
 class GatewaySettings(ServiceSettings):
@@ -40,6 +43,41 @@ class GatewaySettings(ServiceSettings):
     result_bytes_max: int = Field(
         512 << 20, ge=1 << 16, description="Room for large results on their way from all runners, bytes."
     )
+    routing: Literal["least_cost", "latency", "round_robin", "cheapest"] = Field(
+        "least_cost", description="How a replica is chosen, where the model's manifest says nothing."
+    )
+    tenant_routing: CommaPairs = Field({}, description="The same for single tenants, as tenant=policy,….")
+    device_preference: CommaList = Field(
+        DEVICE_PREFERENCE, description="Device types, most preferred first, for models whose manifest names none."
+    )
+    device_wait_ratio: float = Field(
+        4.0,
+        ge=0,
+        description="A less preferred device gets a call when waiting for a better one takes this many times as long "
+        "as all of the call there; 0 means only when no better one can be used.",
+    )
+    slow_start_s: float = Field(
+        10.0, ge=0, le=600, description="Time in which a new or recovered replica gets up to its share, seconds."
+    )
+    prewarm: CommaList = Field(
+        (), description="Models to load at the start and keep, as tenant/model or tenant/model:version,…."
+    )
+    model_keep_s: float = Field(
+        300.0, ge=10, le=86_400, description="How long runners are asked to keep a model after its last call, seconds."
+    )
+    cutover_wait_s: float = Field(
+        120.0,
+        ge=0,
+        le=86_400,
+        description="How long a new version may take to be loaded on as many runners as the one before, seconds.",
+    )
+    scale_up_queue_wait_s: float = Field(
+        0.1, gt=0, description="Queue wait above which a model gets another replica, its queue delay not counted, s."
+    )
+    scale_up_after_s: float = Field(5.0, ge=0, description="How long the wait must stay above that, seconds.")
+    scale_down_after_s: float = Field(
+        300.0, ge=0, description="How long a model must need a replica less before it has one less, seconds."
+    )
     principal_ttl_s: float = Field(
         60.0, ge=5, le=300, description="Life of the signed principal that upstream services get, seconds."
     )
@@ -51,14 +89,64 @@ class GatewaySettings(ServiceSettings):
     )
 
 
+def placement_policy(settings: GatewaySettings) -> PlacementPolicy:
+    """The settings that say which models runners are asked to have.
+
+    Raises:
+        ConfigError: SETTING_INVALID: an entry of the prewarm list names no model.
+    """
+    for name in settings.prewarm:
+        if not NAMED.fullmatch(name):
+            variable = settings.variable("prewarm")
+            raise ConfigError(
+                f"{variable} must be tenant/model or tenant/model:version,…; '{name}' is not",
+                context={"variable": variable},
+            )
+    return PlacementPolicy(
+        scaling=ScalingRule(
+            wait_max_s=settings.scale_up_queue_wait_s,
+            up_after_s=settings.scale_up_after_s,
+            down_after_s=settings.scale_down_after_s,
+        ),
+        keep_s=settings.model_keep_s,
+        cutover_wait_s=settings.cutover_wait_s,
+        prewarm=settings.prewarm,
+    )
+
+
+def routing_rules(settings: GatewaySettings) -> RoutingRules:
+    """The settings that say which replica gets a call.
+
+    Raises:
+        ConfigError: SETTING_INVALID: a tenant's policy is none.
+    """
+    for tenant, policy in settings.tenant_routing.items():
+        if not tenant or policy not in list(Policy):
+            variable = settings.variable("tenant_routing")
+            raise ConfigError(
+                f"{variable} must be tenant=policy,… with {', '.join(Policy)}; '{tenant}={policy}' is not",
+                context={"variable": variable},
+            )
+    return RoutingRules(
+        policy=Policy(settings.routing),
+        tenant_policies={tenant: Policy(policy) for tenant, policy in settings.tenant_routing.items()},
+        device_preference=settings.device_preference,
+        device_wait_ratio=settings.device_wait_ratio,
+        slow_start_s=settings.slow_start_s,
+    )
+
+
 def check_settings(settings: GatewaySettings) -> None:
     """Refuses combinations that no field can see alone.
 
     Raises:
         ConfigError: SETTING_INVALID or SETTING_MISSING: the key `community` is on and a listener is not loopback; the
             mesh listener can be reached by other machines and runners need neither token nor certificate; there is no
-            key to sign principals with; the room for results is smaller than one message.
+            key to sign principals with; the room for results is smaller than one message; a routing policy is none; the
+            prewarm list names no model.
     """
+    routing_rules(settings)
+    placement_policy(settings)
     if settings.community:
         for field in ("grpc_address", "mesh_address", "metrics_address"):
             address: str = getattr(settings, field)

@@ -65,6 +65,7 @@ class InferenceCall:
         refused_by: Tokens of the sessions that have refused it.
         session: Who has it now; `id` is its identifier there and `sent_at` when it went.
         waiting: The task that waits for a replica on its behalf.
+        latency_critical: Whether it may not be sent to a replica only because that one is cheap.
     """
 
     version: CatalogVersion
@@ -87,6 +88,12 @@ class InferenceCall:
     id: int = 0
     sent_at: float = 0.0
     waiting: asyncio.Task[None] | None = None
+    latency_critical: bool = False
+
+    @property
+    def version_uid(self) -> str:
+        """What a session counts it by."""
+        return self.version.uid
 
     def describe(self, into: mesh_pb2.Call) -> None:
         """Writes what a runner must know beside the payload."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 from collections import Counter as Counts
 from functools import partial
-from random import Random
 
 from prometheus_client import CollectorRegistry, Counter
 
@@ -14,10 +13,10 @@ from headrace_common.clock import Clock
 from headrace_common.errors import HeadraceError, RunnerUnavailable
 from headrace_gateway.inference.call import InferenceCall, Outcome
 from headrace_gateway.inference.outlook import why_not_wait
-from headrace_gateway.inference.routing import choose
+from headrace_gateway.inference.routing import Router
 from headrace_gateway.mesh.directory import RunnerDirectory
 from headrace_gateway.mesh.runner_session import RunnerSession
-from headrace_gateway.mesh.wants import Wants
+from headrace_gateway.mesh.placement import Wants
 
 RUNNER_WAIT_S = 3.0
 _LOOK_AGAIN_S = 0.5
@@ -36,14 +35,14 @@ class Dispatcher:
         directory: RunnerDirectory,
         wants: Wants,
         clock: Clock,
-        random: Random,
+        router: Router,
         waiting_max: int,
         registry: CollectorRegistry,
     ) -> None:
         self._directory = directory
         self._wants = wants
         self._clock = clock
-        self._random = random
+        self._router = router
         self._waiting_max = waiting_max
         self._waiting: Counts[str] = Counts()
         self._retries = Counter(
@@ -86,8 +85,7 @@ class Dispatcher:
             call.session.calls.leave(call.id)
 
     def _choice(self, call: InferenceCall) -> RunnerSession | None:
-        replicas = self._directory.replicas(call.version.uid)
-        return choose(replicas, call.version.uid, len(call.payload), call.refused_by, self._random)
+        return self._router.choose(call, lambda session: session.token not in call.refused_by)
 
     def _send(self, call: InferenceCall, session: RunnerSession) -> None:
         call.session = session
@@ -100,7 +98,7 @@ class Dispatcher:
         if isinstance(outcome, HeadraceError):
             self._failed(call, session, outcome)
         else:
-            session.observe(call.version.uid, self._clock.monotonic() - call.sent_at, outcome.compute_us / 1e6)
+            session.observe(call.version.uid, self._clock.monotonic() - call.sent_at, outcome)
             call.finished(call, outcome)
 
     def _failed(self, call: InferenceCall, session: RunnerSession, error: HeadraceError) -> None:

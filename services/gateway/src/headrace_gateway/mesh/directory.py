@@ -93,6 +93,7 @@ class RunnerDirectory:
     def forget_model(self, session: RunnerSession, version_uid: str) -> None:
         """The runner answered that it doesn't have the version, ahead of the event that says so."""
         if session.models.pop(version_uid, None) is not None:
+            session.work.unloaded(version_uid)
             self.changed(session)
 
     async def wait_for_change(self, timeout_s: float | None = None) -> None:

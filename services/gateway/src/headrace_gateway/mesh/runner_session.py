@@ -13,13 +13,11 @@ from headrace_common.clock import Clock
 from headrace_common.errors import RunnerUnavailable
 from headrace_common.lanes import ByteBudget, FramePacer, LaneLimits
 from headrace_common.loop_load import LoopLoad
-from headrace_gateway.mesh.session_calls import SessionCalls
+from headrace_gateway.mesh.runner_work import RunnerWork
+from headrace_gateway.mesh.session_calls import Answer, SessionCalls
 
 HEARTBEAT_TIMEOUT_S = 2.0
 SILENCE_MAX_S = 5.0
-_EWMA_WEIGHT = 0.1
-# Until a call has been answered: long enough that calls are spread.
-_COST_UNKNOWN_S = 0.1
 
 
 class RunnerSession:
@@ -32,6 +30,7 @@ class RunnerSession:
 
     Attributes:
         unhealthy: Names of the backends that don't work, by the runner's last report.
+        work: What its calls take, and how many it has.
         released: Versions that the runner let go because a gateway asked; whoever has acted on one takes it out.
     """
 
@@ -55,8 +54,9 @@ class RunnerSession:
         self.heartbeat_at = clock.monotonic()
         self.models: dict[str, mesh_pb2.ModelEvent] = {event.version_uid: event for event in hello.models}
         self.released: set[str] = set()
-        self.latency_s = 0.0
-        self._costs_s: dict[str, float] = {}
+        self.work = RunnerWork(now=clock.monotonic())
+        for event in hello.models:
+            self._note_work(event, clock.monotonic())
         self.commands: asyncio.Queue[mesh_pb2.GatewayCommand] = asyncio.Queue()
         self.lanes: set[str] = set()
         self.opened = asyncio.Event()
@@ -66,6 +66,7 @@ class RunnerSession:
         self.calls = SessionCalls(
             limits=limits,
             budget=budget,
+            work=self.work,
             wake=self._wake,
             ended=self._call_ended,
             gather_s=lambda: self.small_due.gather_s,
@@ -73,6 +74,8 @@ class RunnerSession:
         self._clock = clock
         self._changed = changed
         self._released = False
+        self._silent = False
+        self._outlier = False
 
     @property
     def takes_calls(self) -> bool:
@@ -90,14 +93,6 @@ class RunnerSession:
         return (
             event is not None and event.state == gateway_pb2.MODEL_STATE_LOADED and event.backend not in self.unhealthy
         )
-
-    def cost_s(self, version_uid: str) -> float:
-        """Time that one more call of the version takes here, its execution shared out over the execution slots."""
-        known = self._costs_s.get(version_uid)
-        if known is None:
-            event = self.models.get(version_uid)
-            known = self._costs_s[version_uid] = _COST_UNKNOWN_S / max(1, event.execution_slots if event else 1)
-        return known
 
     def backend_of(self, version_uid: str) -> str:
         """Name of the backend that runs the version here; empty when it is not loaded."""
@@ -128,12 +123,13 @@ class RunnerSession:
             case "heartbeat":
                 self.heartbeat = event.heartbeat
                 self.heartbeat_at = self._clock.monotonic()
+                self.work.heard(event.heartbeat, self.heartbeat_at)
                 unhealthy = _unhealthy(event.heartbeat.backend_info)
                 if unhealthy != self.unhealthy:
                     self.unhealthy = unhealthy
                     self._changed(self)
-                if self.state == gateway_pb2.RUNNER_STATE_EJECTED:
-                    self._become(gateway_pb2.RUNNER_STATE_READY)
+                self._silent = False
+                self._settle()
             case "model":
                 self._on_model(event.model)
             case "draining":
@@ -146,9 +142,23 @@ class RunnerSession:
         silent_s = self._clock.monotonic() - self.heartbeat_at
         if silent_s > SILENCE_MAX_S:
             self.close()
-        elif self.takes_calls and silent_s > HEARTBEAT_TIMEOUT_S:
-            self._become(gateway_pb2.RUNNER_STATE_EJECTED)
+        elif silent_s > HEARTBEAT_TIMEOUT_S and not self._silent and self.state != gateway_pb2.RUNNER_STATE_DRAINING:
+            self._silent = True
+            self._settle()
             self.calls.fail_all(runner_lost())
+
+    def eject(self) -> None:
+        """Its answers are not what they should be: it takes no calls until `restore`, whatever its heartbeats say.
+
+        Calls that it has may still be answered.
+        """
+        self._outlier = True
+        self._settle()
+
+    def restore(self) -> None:
+        """Undoes `eject`: it takes calls again, unless it is silent."""
+        self._outlier = False
+        self._settle()
 
     def drain(self) -> None:
         """Asks the runner to leave; it takes no new calls of this gateway from now on."""
@@ -161,13 +171,9 @@ class RunnerSession:
         self._released = True
         self._call_ended()
 
-    def observe(self, version_uid: str, latency_s: float, compute_s: float) -> None:
+    def observe(self, version_uid: str, latency_s: float, answer: Answer) -> None:
         """Folds one answered call into the moving averages."""
-        self.latency_s += _EWMA_WEIGHT * (latency_s - self.latency_s) if self.latency_s else latency_s
-        event = self.models.get(version_uid)
-        if event is not None:
-            cost_s = self.cost_s(version_uid)
-            self._costs_s[version_uid] = cost_s + _EWMA_WEIGHT * (compute_s / max(1, event.execution_slots) - cost_s)
+        self.work.answered(version_uid, latency_s, answer.compute_us / 1e6 / answer.batch_calls)
 
     def close(self) -> None:
         """The session has ended: its waiting calls fail over to other runners."""
@@ -179,14 +185,28 @@ class RunnerSession:
             self.calls.close(runner_lost())
 
     def _on_model(self, event: mesh_pb2.ModelEvent) -> None:
+        self._note_work(event, self._clock.monotonic())
         if event.state == gateway_pb2.MODEL_STATE_UNLOADED:
             self.models.pop(event.version_uid, None)
-            self._costs_s.pop(event.version_uid, None)
             if event.released:
                 self.released.add(event.version_uid)
         else:
             self.models[event.version_uid] = event
         self._changed(self)
+
+    def _note_work(self, event: mesh_pb2.ModelEvent, now: float) -> None:
+        if event.state == gateway_pb2.MODEL_STATE_LOADED:
+            self.work.loaded(event.version_uid, event.execution_slots, now)
+        else:
+            self.work.unloaded(event.version_uid)
+
+    def _settle(self) -> None:
+        """Ejected for as long as there is a reason; one that comes back has to warm up."""
+        if self._silent or self._outlier:
+            self._become(gateway_pb2.RUNNER_STATE_EJECTED)
+        elif self.state == gateway_pb2.RUNNER_STATE_EJECTED:
+            self.work.restored(self._clock.monotonic())
+            self._become(gateway_pb2.RUNNER_STATE_READY)
 
     def _become(self, state: gateway_pb2.RunnerState.ValueType) -> None:
         if self.state not in (state, gateway_pb2.RUNNER_STATE_DRAINING, gateway_pb2.RUNNER_STATE_GONE):

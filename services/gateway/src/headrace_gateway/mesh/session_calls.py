@@ -10,6 +10,7 @@ from headrace_common.errors import HeadraceError
 from headrace_common.lanes import ByteBudget, Chunk, Inbox, LaneLimits, LaneViolation, Outbox
 from headrace_common.reused_message import ReusedMessage
 from headrace_common.rpc_status import from_status_bytes
+from headrace_gateway.mesh.runner_work import RunnerWork
 
 
 class Answer(NamedTuple):
@@ -17,7 +18,7 @@ class Answer(NamedTuple):
 
     Attributes:
         compute_us: The execution; in `input_us` and `output_us` of it tensors were read and written.
-        batch_rows: Rows of the execution, over all calls that it answered.
+        batch_rows: Rows of the execution, over all calls that it answered; these are `batch_calls`, at least 1.
         leads_batch: Whether this answer stands for the execution; exactly one of its answers does.
     """
 
@@ -28,6 +29,7 @@ class Answer(NamedTuple):
     output_us: int
     batch_rows: int
     leads_batch: bool
+    batch_calls: int = 1
 
 
 class Call(Protocol):
@@ -40,6 +42,11 @@ class Call(Protocol):
 
     payload: bytes
     attempt: int
+
+    @property
+    def version_uid(self) -> str:
+        """The version that it is for."""
+        ...
 
     def describe(self, into: mesh_pb2.Call) -> None:
         """Writes the call's fields but for its id, attempt and payload."""
@@ -59,6 +66,7 @@ class SessionCalls:
     Args:
         limits: Sizes of the lanes.
         budget: Room for large results, shared by all sessions of the gateway.
+        work: Counts the calls that are open.
         wake: Called whenever there may be a frame to send.
         gather_s: How long results may wait for company, told with each frame.
         ended: Called after each terminal answer.
@@ -69,18 +77,20 @@ class SessionCalls:
         *,
         limits: LaneLimits,
         budget: ByteBudget,
+        work: RunnerWork,
         wake: Callable[[], None],
         ended: Callable[[], None],
         gather_s: Callable[[], float] = lambda: 0.0,
     ) -> None:
+        self._work = work
         self._wake = wake
         self._gather_s = gather_s
         self._ended = ended
         self._outbox: Outbox[Call] = Outbox(limits=limits)
         self._inbox: Inbox[mesh_pb2.Result] = Inbox(limits=limits, budget=budget, wake=wake)
         self._open: dict[int, Call] = {}
-        # Attempts of calls that nobody waits for any more and that the runner has yet to end.
-        self._left: dict[int, int] = {}
+        # Attempts and versions of calls that nobody waits for any more and that the runner has yet to end.
+        self._left: dict[int, tuple[int, str]] = {}
         self._cancels: list[int] = []
         self._last_id = 0
         self._frame = ReusedMessage(mesh_pb2.CallFrame)
@@ -113,6 +123,7 @@ class SessionCalls:
         """Opens a call and returns its id here. The caller has asked `has_room`. Tells nothing before this returns."""
         self._last_id += 1
         self._open[self._last_id] = call
+        self._work.began(call.version_uid)
         self._outbox.push(self._last_id, call, call.payload)
         self._wake()
         return self._last_id
@@ -127,9 +138,10 @@ class SessionCalls:
             return
         withdrawn = self._outbox.withdraw(call_id)
         if withdrawn is not None and withdrawn.unseen:
+            self._work.ended(call.version_uid)
             self._ended()
             return
-        self._left[call_id] = call.attempt
+        self._left[call_id] = (call.attempt, call.version_uid)
         self._cancels.append(call_id)
         self._wake()
 
@@ -144,6 +156,10 @@ class SessionCalls:
     def close(self, error: HeadraceError) -> None:
         """The session is lost: fails every waiting caller and forgets the calls."""
         failed, self._open = list(self._open.values()), {}
+        for call in failed:
+            self._work.ended(call.version_uid)
+        for _, version_uid in self._left.values():
+            self._work.ended(version_uid)
         self._left.clear()
         self._inbox.close()
         for call in failed:
@@ -217,9 +233,9 @@ class SessionCalls:
 
     def _check(self, result: mesh_pb2.Result) -> None:
         call = self._open.get(result.id)
-        attempt = self._left.get(result.id) if call is None else call.attempt
-        if attempt is None:
+        if call is None and result.id not in self._left:
             raise LaneViolation("result for a call that is not open")
+        attempt = self._left[result.id][0] if call is None else call.attempt
         if attempt != result.attempt or not result.terminal:
             raise LaneViolation("result does not belong to the call")
 
@@ -229,8 +245,9 @@ class SessionCalls:
         self._outbox.answered(call_id)
         call = self._open.pop(call_id, None)
         if call is None:
-            del self._left[call_id]
+            self._work.ended(self._left.pop(call_id)[1])
         else:
+            self._work.ended(call.version_uid)
             call.answered(from_status_bytes(result.status) if result.status else _answer(result, payload))
         self._ended()
 
@@ -244,4 +261,5 @@ def _answer(result: mesh_pb2.Result, payload: bytes) -> Answer:
         result.output_us,
         result.batch_rows,
         result.leads_batch,
+        max(1, result.batch_calls),
     )
