@@ -233,10 +233,10 @@ async def test_an_idle_model_is_unloaded_and_comes_back_on_a_want(tmp_path: Path
 
 async def test_a_model_in_use_is_not_unloaded(tmp_path: Path) -> None:
     clock = FakeClock()
-    async with running_host(tmp_path, clock=clock) as runner:
+    async with running_host(tmp_path, clock=clock, execution_timeout_s=20_000) as runner:
         version = await loaded(runner, "slow", onnx_models.counting_loop())
         payload = request_of({"x": np.array(0, np.int64), "y": np.array(300_000, np.int64)})
-        call = asyncio.create_task(runner.answer(runner.call(version, payload)))
+        call = asyncio.create_task(runner.answer(runner.call(version, payload, timeout_s=20_000)))
         await eventually(lambda: runner.host.load().in_flight == 1)
         clock.advance(10_000)
         runner.host.sweep()

@@ -50,7 +50,8 @@ def plainly(payload: bytes) -> object:
 
 def read_by(reader: RequestReader, payload: bytes) -> object:
     try:
-        return seen(*reader.read(payload))
+        checked = reader.read(payload)
+        return seen(checked.request, checked.outputs)
     except HeadraceError as error:
         return error.reason
 
@@ -114,15 +115,15 @@ def test_what_was_read_before_changes_nothing(sequence: list[bytes]) -> None:
 def test_requests_of_any_buffer_are_read(buffer: Any) -> None:
     reader = RequestReader(SIGNATURE)
     for content in FOUR:
-        request, outputs = reader.read(buffer(X + raw(content)))
-        assert request.inputs[0].raw == content
-        assert outputs == ("z", "w")
+        checked = reader.read(buffer(X + raw(content)))
+        assert checked.request.inputs[0].raw == content
+        assert checked.outputs == ("z", "w")
 
 
 def test_each_request_has_its_own_elements() -> None:
     reader = RequestReader(SIGNATURE)
-    first, _ = reader.read(X + raw(b"abcd"))
-    second, _ = reader.read(X + raw(b"efgh"))
+    first = reader.read(X + raw(b"abcd")).request
+    second = reader.read(X + raw(b"efgh")).request
     assert (first.inputs[0].raw, second.inputs[0].raw) == (b"abcd", b"efgh")
 
 
@@ -130,7 +131,7 @@ def test_a_request_that_differs_before_its_elements_is_read_anew() -> None:
     reader = RequestReader(SIGNATURE)
     for name in ("a", "b", "a"):
         sent = oip.ModelInferRequest(id=name).SerializeToString() + X + raw(b"abcd")
-        assert reader.read(sent)[0].id == name
+        assert reader.read(sent).request.id == name
 
 
 def test_a_remembered_request_keeps_nothing_of_its_payload_alive() -> None:
@@ -139,7 +140,6 @@ def test_a_remembered_request_keeps_nothing_of_its_payload_alive() -> None:
     tensor = oip.ModelInferRequest.InferInputTensor(name="x", datatype="INT8", shape=[4], contents=empty)
     payload = oip.ModelInferRequest(inputs=[tensor], raw_input_contents=[b"abcd"]).SerializeToString()
     before = sys.getrefcount(payload)
-    request, _ = reader.read(payload)
-    del request
+    reader.read(payload)
     gc.collect()
     assert sys.getrefcount(payload) == before

@@ -23,9 +23,12 @@ from headrace_runner.artifacts.disk_cache import DiskCache
 from headrace_runner.artifacts.registry_source import RegistrySource
 from headrace_runner.artifacts.source import ArtifactSource
 from headrace_runner.backends.discovery import BackendSet, discover
+from headrace_runner.backends.health import HealthChecks
+from headrace_runner.backends.reports import BackendReports
 from headrace_runner.config import RunnerSettings
-from headrace_runner.device import CpuGauges, available_cpus, describe_cpu
-from headrace_runner.loading.model_loader import ExecutionLimits, ModelLoader
+from headrace_runner.device import available_cpus, memory_limit_bytes, open_device
+from headrace_runner.execution.policy import ExecutionLimits
+from headrace_runner.loading.model_loader import ModelLoader
 from headrace_runner.loading.residency import Residency
 from headrace_runner.mesh.client import MeshClient
 from headrace_runner.metrics import RunnerMetrics
@@ -78,36 +81,50 @@ async def run(settings: RunnerSettings, stop: Stop) -> None:
 def build_host(
     settings: RunnerSettings, *, source: ArtifactSource, tasks: TaskGuard, clock: Clock, metrics: Metrics
 ) -> ModelHost:
-    """Makes the model host with everything below it."""
+    """Makes the model host with everything below it.
+
+    Raises:
+        ConfigError: SETTING_INVALID: no installed backend can compute on the device.
+    """
     threads = settings.threads or available_cpus()
-    device = describe_cpu()
+    device, gauges = open_device(settings.device, threads=threads, clock=clock)
     shown = RunnerMetrics(registry=metrics.registry)
     cache = DiskCache(root=settings.cache_dir, bytes_max=settings.cache_bytes_max, metrics=shown)
     cache.open()
     backends = BackendSet(backends=discover(settings.backends_disabled), device_type=settings.device)
+    backends.require_one()
     for name, reason in backends.unavailable.items():
         structlog.stdlib.get_logger("backends").info("backend is not used", backend=name, reason=reason)
+    health = HealthChecks(backends=backends.usable, device_type=settings.device, clock=clock)
+    shown.show_backends(backends.names, lambda name: health.of(name).healthy)
     loader = ModelLoader(
         cache=cache,
         source=source,
         backends=backends,
-        limits=ExecutionLimits(threads, settings.queue_calls_max, settings.queue_bytes_max),
+        limits=ExecutionLimits(
+            threads=threads,
+            waiting_max=settings.queue_calls_max,
+            waiting_bytes_max=settings.queue_bytes_max,
+            ageing_s=settings.queue_ageing_s,
+            timeout_s=settings.execution_timeout_s,
+        ),
         load_timeout_s=settings.model_load_timeout_s,
         warm_up_timeout_s=settings.model_warm_up_timeout_s,
         clock=clock,
         metrics=shown,
     )
+    tasks.spawn(health.run(), name="backend health")
     return ModelHost(
         loader=loader,
         residency=Residency(
-            bytes_max=settings.model_memory_bytes_max or device.memory_bytes // 2,
+            bytes_max=settings.model_memory_bytes_max or (device.memory_bytes or memory_limit_bytes()) // 2,
             stay_min_s=settings.model_stay_min_s,
             idle_max_s=settings.model_idle_max_s,
         ),
         device=device,
-        backends=backends.names,
+        backends=BackendReports(backends=backends, health=health.of, metrics=shown.of_backend),
         threads=threads,
-        gauges=CpuGauges(threads=threads, clock=clock),
+        gauges=gauges,
         tasks=tasks,
         clock=clock,
         metrics=shown,

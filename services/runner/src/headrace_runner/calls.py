@@ -40,7 +40,9 @@ class Answer(NamedTuple):
         payload: A serialised `inference.ModelInferResponse`; a large one in parts.
         queue_us: Time that the call waited for an execution slot.
         compute_us: Time of its execution; in `input_us` and `output_us` of it tensors were read and written.
-        rows: Rows of the execution, 1 for a model that is not batched.
+        rows: Rows of the execution, over all calls that shared it.
+        batch_calls: Calls that shared it.
+        leads_batch: Whether the call counts for the execution: one of them does.
     """
 
     payload: bytes | PayloadParts
@@ -49,6 +51,8 @@ class Answer(NamedTuple):
     input_us: int = 0
     output_us: int = 0
     rows: int = 1
+    batch_calls: int = 1
+    leads_batch: bool = True
 
 
 Outcome: TypeAlias = Answer | HeadraceError

@@ -33,11 +33,17 @@ class RunnerSettings(ServiceSettings):
         (), description="Gateways' mesh listeners: host:port, or dns:///host:port for every address of a name."
     )
     registry_address: str = Field("", description="host:port of the registry's internal listener.")
-    device: Literal["cpu"] = Field("cpu", description="What this runner computes on.")
+    device: Literal["cpu", "cuda", "tpu", "npu"] = Field(
+        "cpu", description="What this runner computes on; a backend that can must be installed."
+    )
     backends_disabled: CommaList = Field((), description="Installed backends that are not used.")
     threads: int = Field(0, ge=0, le=1024, description="Processor threads for execution; 0 means all available ones.")
     queue_calls_max: int = Field(1_000, ge=0, description="Calls that may wait for one model.")
     queue_bytes_max: int = Field(256 << 20, ge=0, description="Payload bytes that may wait for one model.")
+    queue_ageing_s: float = Field(1.0, gt=0, description="Waiting time that raises a call by one priority, seconds.")
+    execution_timeout_s: float = Field(
+        60.0, gt=0, description="How long one execution may take unless the model's manifest says otherwise, seconds."
+    )
     transfer_bytes_max: int = Field(512 << 20, ge=1 << 20, description="Room for large calls of all gateways, bytes.")
     cache_dir: Path = Field(
         Path(".headrace/artifacts"), description="Folder of fetched artefacts; runners may share it."
@@ -50,7 +56,7 @@ class RunnerSettings(ServiceSettings):
         300.0, gt=0, description="How long one model may load, download not counted, s."
     )
     model_warm_up_timeout_s: float = Field(
-        10.0, gt=0, description="How long the first execution of a model may take, part of its load, seconds."
+        10.0, gt=0, description="How long the first executions of a model may take, part of its load, seconds."
     )
     model_stay_min_s: float = Field(30.0, ge=0, description="How long a loaded model stays at least, seconds.")
     model_idle_max_s: float = Field(3_600.0, gt=0, description="How long a model stays without a call, seconds.")

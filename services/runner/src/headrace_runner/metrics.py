@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections import Counter as Counts
-from collections.abc import Callable, Iterator
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, replace
+from functools import partial
+from itertools import accumulate
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from prometheus_client.core import CounterMetricFamily, HistogramMetricFamily, Metric
@@ -13,6 +18,7 @@ from headrace_common.latency_counts import LatencyCounts
 
 _LOAD_BUCKETS_S = (0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0)
 _MODEL = ("tenant", "model", "version")
+_ROW_BOUNDS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
 _OUTCOMES = ("ok", "invalid", "failed", "refused", "expired", "cancelled")
 
 
@@ -48,7 +54,12 @@ class RunnerMetrics(Collector):
         self.load_seconds = histogram(
             "load_seconds", "Time from want to loaded, download included", (), _LOAD_BUCKETS_S
         )
+        self._backend_healthy = Gauge(
+            "headrace_runner_backend_healthy", "1 while a usable backend works", ("backend",), registry=registry
+        )
         self._replicas: dict[tuple[str, str, str], ReplicaMetrics] = {}
+        # What models that have left did, by backend.
+        self._past: dict[str, BackendCounts] = defaultdict(BackendCounts)
         # A model that is deleted and made again has the same labels for a while as the one that leaves.
         self._bound: Counts[tuple[str, str, str]] = Counts()
         registry.register(self)
@@ -58,18 +69,39 @@ class RunnerMetrics(Collector):
         self.queue_depth.set_function(queue_depth)
         self.executing.set_function(executing)
 
-    def replica(self, *, tenant_id: str, model: str, version: int) -> ReplicaMetrics:
+    def show_backends(self, names: Iterable[str], healthy: Callable[[str], bool]) -> None:
+        """Reads the health of the usable backends when it is scraped."""
+        for name in names:
+            self._backend_healthy.labels(name).set_function(partial(healthy, name))
+
+    def of_backend(self, name: str) -> dict[str, float]:
+        """What all models of a backend have done since the process began, and how many are loaded."""
+        present = [replica for replica in self._replicas.values() if replica.backend == name]
+        counts = replace(self._past[name])
+        for replica in present:
+            counts.add(replica)
+        return {
+            "models_loaded": float(len(present)),
+            "calls": float(counts.calls),
+            "failures": float(counts.failures),
+            "executions": float(counts.executions),
+            "execution_seconds": counts.execution_s,
+        }
+
+    def replica(self, *, tenant_id: str, model: str, version: int, backend: str) -> ReplicaMetrics:
         """The counts of one loaded model; `unloaded` must follow."""
         labels = (tenant_id, model, str(version))
         self._bound[labels] += 1
-        return self._replicas.setdefault(labels, ReplicaMetrics())
+        return self._replicas.setdefault(labels, ReplicaMetrics(backend=backend))
 
     def unloaded(self, *, tenant_id: str, model: str, version: int) -> None:
         """Drops the counts of a model that has left, so that they don't add up over all models ever loaded."""
         labels = (tenant_id, model, str(version))
         self._bound[labels] -= 1
         if not self._bound[labels]:
-            del self._bound[labels], self._replicas[labels]
+            del self._bound[labels]
+            replica = self._replicas.pop(labels)
+            self._past[replica.backend].add(replica)
 
     def describe(self) -> Iterator[Metric]:
         """The families' names, for the registry's check against duplicates."""
@@ -77,8 +109,12 @@ class RunnerMetrics(Collector):
 
     def collect(self) -> Iterator[Metric]:
         """What the replicas' counts say now. Called in the thread that serves the metrics."""
-        families = calls, queue_wait, compute = self._families()
+        families = calls, queue_wait, compute, batch_rows, execution, repeated, given_up = self._families()
         for labels, replica in list(self._replicas.items()):
+            replica.batch_rows.add_to(batch_rows, labels)
+            replica.execution.add_to(execution, labels)
+            repeated.add_metric(labels, replica.batches_repeated)
+            given_up.add_metric(labels, replica.executions_given_up)
             for outcome, count in list(replica.calls.items()):
                 calls.add_metric((*labels, outcome), count)
             replica.queue_wait.add_to(queue_wait, labels)
@@ -86,25 +122,110 @@ class RunnerMetrics(Collector):
         return iter(families)
 
     @staticmethod
-    def _families() -> tuple[CounterMetricFamily, HistogramMetricFamily, HistogramMetricFamily]:
+    def _families() -> tuple[
+        CounterMetricFamily,
+        HistogramMetricFamily,
+        HistogramMetricFamily,
+        HistogramMetricFamily,
+        HistogramMetricFamily,
+        CounterMetricFamily,
+        CounterMetricFamily,
+    ]:
         return (
             CounterMetricFamily("headrace_runner_calls", "Calls by how they ended", labels=(*_MODEL, "outcome")),
             HistogramMetricFamily("headrace_runner_queue_wait_seconds", "Time in the queue", labels=_MODEL),
-            HistogramMetricFamily("headrace_runner_compute_seconds", "Time of execution", labels=_MODEL),
+            HistogramMetricFamily("headrace_runner_compute_seconds", "Time of execution, by call", labels=_MODEL),
+            HistogramMetricFamily("headrace_runner_batch_rows", "Rows of an execution", labels=_MODEL),
+            HistogramMetricFamily(
+                "headrace_runner_execution_seconds", "Time of execution, by execution", labels=_MODEL
+            ),
+            CounterMetricFamily(
+                "headrace_runner_batches_repeated", "Batches that failed and were executed call by call", labels=_MODEL
+            ),
+            CounterMetricFamily(
+                "headrace_runner_executions_given_up", "Executions that took longer than they may", labels=_MODEL
+            ),
         )
+
+
+@dataclass(slots=True)
+class BackendCounts:
+    """What models of one backend have done together.
+
+    Attributes:
+        calls: Answered or failed.
+        failures: Calls that failed, by no fault of their inputs.
+        execution_s: Time that all executions took together.
+    """
+
+    calls: int = 0
+    failures: int = 0
+    executions: int = 0
+    execution_s: float = 0.0
+
+    def add(self, replica: ReplicaMetrics) -> None:
+        """Adds what one model has done."""
+        self.calls += replica.calls["ok"] + replica.calls["failed"]
+        self.failures += replica.calls["failed"]
+        self.executions += replica.executions
+        self.execution_s += replica.execution_s
 
 
 class ReplicaMetrics:
     """Counts of one loaded model, written on the event loop.
 
     Attributes:
+        backend: Name of what runs it.
+        executions: How many there were; `execution_s` is the time that they took together.
         calls: How many ended in which way: `ok`, `invalid`, `failed`, `refused`, `expired`, `cancelled`.
         queue_wait: Time in the queue of answered calls; likewise `compute`.
+        batch_rows: Rows of executions that succeeded; `execution` is the time of each.
+        batches_repeated: Batches that failed and were executed again call by call.
+        executions_given_up: Executions that took longer than they may.
     """
 
-    __slots__ = ("calls", "compute", "queue_wait")
+    __slots__ = (
+        "backend",
+        "batch_rows",
+        "batches_repeated",
+        "calls",
+        "compute",
+        "execution",
+        "execution_s",
+        "executions",
+        "executions_given_up",
+        "queue_wait",
+    )
 
-    def __init__(self) -> None:
+    def __init__(self, *, backend: str) -> None:
+        self.backend = backend
+        self.executions = 0
+        self.execution_s = 0.0
         self.calls = dict.fromkeys(_OUTCOMES, 0)
         self.queue_wait = LatencyCounts()
         self.compute = LatencyCounts()
+        self.execution = LatencyCounts()
+        self.batch_rows = RowCounts()
+        self.batches_repeated = 0
+        self.executions_given_up = 0
+
+
+class RowCounts:
+    """A histogram of rows of executions, in plain numbers. Written by one thread, read by any."""
+
+    __slots__ = ("buckets", "rows")
+
+    def __init__(self) -> None:
+        self.buckets = [0] * (len(_ROW_BOUNDS) + 1)
+        self.rows = 0
+
+    def observe(self, rows: int) -> None:
+        """Counts one execution."""
+        self.buckets[bisect_left(_ROW_BOUNDS, rows)] += 1
+        self.rows += rows
+
+    def add_to(self, family: HistogramMetricFamily, labels: tuple[str, ...]) -> None:
+        """Shows what was counted as one series of a family."""
+        cumulative = list(accumulate(self.buckets))
+        bounds = (*map(str, _ROW_BOUNDS), "+Inf")
+        family.add_metric(labels, list(zip(bounds, cumulative, strict=True)), self.rows)

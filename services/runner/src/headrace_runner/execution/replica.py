@@ -3,36 +3,43 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import NamedTuple
 
 import structlog
 
-from headrace_common import catalogue
 from headrace_common.clock import Clock
-from headrace_common.errors import HeadraceError, InferenceTimeout, ModelError, RunnerUnavailable
-from headrace_common.lanes import PayloadParts
+from headrace_common.deadline_wheel import DeadlineWheel
+from headrace_common.errors import HeadraceError, InferenceTimeout, RunnerUnavailable
 from headrace_runner.backends.contract import Interruptible, LoadedModel
 from headrace_runner.calls import Answer, Cancel, Ended, IncomingCall, Outcome
-from headrace_runner.execution.slots import ExecutionSlots
+from headrace_runner.execution.batch_execution import BatchExecution, Executed
+from headrace_runner.execution.failures import (
+    deadline_over,
+    deadline_passed,
+    instance_lost,
+    leaving,
+    overloaded,
+    too_long,
+    too_many_rows,
+    unreachable,
+    waited_too_long,
+)
+from headrace_runner.execution.fair_queue import Waiting
+from headrace_runner.execution.instances import Instances
+from headrace_runner.execution.policy import SchedulingPolicy
+from headrace_runner.execution.scheduler import RUN_S, Scheduler
 from headrace_runner.metrics import ReplicaMetrics
-from headrace_runner.tensors.elements import to_array
-from headrace_runner.tensors.infer_request import InferRequest
 from headrace_runner.tensors.infer_response import ResponseWriter
-from headrace_runner.tensors.parameters import read_parameters
-from headrace_runner.tensors.request_reader import RequestReader
+from headrace_runner.tensors.request_reader import CheckedRequest, RequestReader
 from headrace_runner.tensors.signature import Signature
 
 _RETRY_AFTER_MIN_S = 0.05
 _RETRY_AFTER_MAX_S = 2.0
-# Weight of the newest execution in the moving average that retry hints are made of.
-_SMOOTHING = 0.1
-# A thread is given calls for about so long at once, and tells what it has done at least so often.
-_RUN_S = 0.001
-_RUN_CALLS_MAX = 64
+# Weight of the newest call in the moving average of the time in the queue.
+_SMOOTHING = 0.05
+_TICK_S = 0.01
 # How long an execution that is interrupted may take to notice.
 _INTERRUPT_S = 1.0
 _INTERRUPT_AGAIN_S = 0.05
@@ -45,34 +52,42 @@ class _Pending:
     `ended` is None once the caller was told or has left, which may be before the execution ends.
     """
 
-    request: InferRequest
-    outputs: tuple[str, ...]
+    request: CheckedRequest
     entered_s: float
+    deadline: float
+    leave_at: float
     ended: Ended | None
-    timer: asyncio.TimerHandle | None = None
     started_s: float = 0.0
 
 
-class _Executed(NamedTuple):
-    """What came of one execution."""
+@dataclass(slots=True, eq=False)
+class _Run:
+    """What one thread executes: batches one after another.
 
-    pending: _Pending
-    ended_s: float
-    outcome: tuple[bytes | PayloadParts, float, float] | HeadraceError
-    """The answer's bytes, and the seconds in which tensors were read and written."""
+    Attributes:
+        present: The batch that is executed now.
+        began_s: When its present execution began; 0 before the first.
+        given_up_s: When its callers were told that it takes too long; 0 while they were not.
+    """
+
+    batches: list[list[_Pending]]
+    present: list[_Pending] | None = None
+    began_s: float = 0.0
+    given_up_s: float = 0.0
 
 
 class Replica:
-    """Executes calls of one model version in threads, as many at once as it has slots.
+    """Executes calls of one model version in threads, as many executions at once as it has slots.
 
-    Event loop only, but for what runs in the threads. A failing call fails alone.
+    Event loop only, but for what runs in the threads. A failing call fails alone: a batch that fails is executed again
+    call by call. An execution that takes longer than it may is interrupted, and its thread replaced if that is in vain.
 
     Args:
         name: Model and version for messages.
         model: The loaded model.
         signature: What requests must fit.
         writer: Makes the answers.
-        slots: Slots and queue; its `slots` is also the number of threads.
+        policy: How calls wait and are put together.
         batched: Whether the first axis of every tensor counts rows.
     """
 
@@ -83,25 +98,30 @@ class Replica:
         model: LoadedModel,
         signature: Signature,
         writer: ResponseWriter,
-        slots: ExecutionSlots[_Pending],
+        policy: SchedulingPolicy,
         batched: bool,
         clock: Clock,
         metrics: ReplicaMetrics,
     ) -> None:
         self.signature = signature
-        self._requests = RequestReader(signature)
+        self.queue_wait_s = 0.0
+        self.calls = 0
+        self._requests = RequestReader(signature, batched=batched)
         self._name = name
         self._model = model
-        self._writer = writer
-        self._slots = slots
-        self._batched = batched
+        self._policy = policy
+        self._scheduler: Scheduler[_Pending] = Scheduler(policy=policy)
+        self._execution = BatchExecution(name=name, model=model, signature=signature, writer=writer, clock=clock)
         self._clock = clock
         self._metrics = metrics
-        self._threads = ThreadPoolExecutor(max_workers=slots.slots, thread_name_prefix=f"infer-{name}")
-        self._compute_s = 0.0
+        self._instances: Instances[_Run] = Instances(name=name, execute=self._execute)
+        self._runs: set[_Run] = set()
         self._unanswered: set[_Pending] = set()
+        self._deadlines: DeadlineWheel[_Pending] = DeadlineWheel(tick_s=_TICK_S)
         self._loop = asyncio.get_running_loop()
         self._filling = False
+        self._ticking = False
+        self._waking: asyncio.TimerHandle | None = None
         self._idle = asyncio.Event()
         self._idle.set()
         self._log = structlog.stdlib.get_logger("execution")
@@ -109,22 +129,32 @@ class Replica:
     @property
     def slots(self) -> int:
         """Executions at the same time."""
-        return self._slots.slots
+        return self._scheduler.slots
 
     @property
     def waiting(self) -> int:
         """Calls in the queue."""
-        return self._slots.waiting
+        return self._scheduler.waiting
 
     @property
     def running(self) -> int:
         """Slots that execute, also for callers that have gone."""
-        return self._slots.running
+        return self._scheduler.running
+
+    @property
+    def in_flight(self) -> int:
+        """Calls that wait for an answer, queued ones included."""
+        return len(self._unanswered)
+
+    @property
+    def executions(self) -> int:
+        """Executions since the model was loaded."""
+        return self._metrics.executions
 
     @property
     def busy(self) -> bool:
         """Whether a call runs or waits."""
-        return self._slots.busy
+        return self._scheduler.busy
 
     def begin(self, call: IncomingCall, ended: Ended) -> Cancel:
         """Takes a call; `ended` is told later how it ended.
@@ -133,9 +163,10 @@ class Replica:
 
         Raises:
             TensorError, ValidationError: The request doesn't fit the model (INVALID_ARGUMENT).
-            InferenceTimeout: DEADLINE_ALREADY_OVER (DEADLINE_EXCEEDED).
+            InferenceTimeout: DEADLINE_ALREADY_OVER, DEADLINE_UNREACHABLE (DEADLINE_EXCEEDED).
             RunnerUnavailable: RUNNER_OVERLOADED (RESOURCE_EXHAUSTED): the queue is full.
         """
+        self.calls += 1
         try:
             pending = self._admit(call, ended)
         except HeadraceError as error:
@@ -143,8 +174,12 @@ class Replica:
             raise
         self._idle.clear()
         self._unanswered.add(pending)
+        self._deadlines.add(pending, pending.leave_at)
+        if not self._ticking:
+            self._ticking = True
+            self._loop.call_later(_TICK_S, self._tick)
         if not self._filling:
-            # Once per turn of the event loop, so that calls that came in one frame can leave in one run.
+            # Once per turn of the event loop, so that calls that came in one frame can share an execution.
             self._filling = True
             self._loop.call_soon(self._fill)
         return partial(self._cancel, pending)
@@ -152,14 +187,32 @@ class Replica:
     def _admit(self, call: IncomingCall, ended: Ended) -> _Pending:
         now_s = self._clock.monotonic()
         if call.deadline <= now_s:
-            raise InferenceTimeout(
-                "the call's deadline was over before its execution could begin", entry=catalogue.DEADLINE_ALREADY_OVER
+            raise deadline_over()
+        request = self._requests.read(call.payload)
+        rows_max = self._policy.rows_max
+        if rows_max and request.rows > rows_max:
+            raise too_many_rows(self._name, request.rows, rows_max)
+        needed_s = self._scheduler.needed_s(request.rows, now_s)
+        if now_s + needed_s >= call.deadline:
+            raise unreachable(self._name, needed_s)
+        waits_max_s = self._policy.waits_max_s(call.priority)
+        leave_at = min(call.deadline, now_s + waits_max_s) if waits_max_s else call.deadline
+        pending = _Pending(request, now_s, call.deadline, leave_at, ended)
+        group = request.group if self._execution.splits else None
+        refusal = self._scheduler.enter(
+            Waiting(
+                pending,
+                call.tenant_id,
+                call.priority,
+                group,
+                max(1, request.rows),
+                len(call.payload),
+                call.deadline,
+                now_s,
             )
-        request, outputs = self._requests.read(call.payload)
-        pending = _Pending(request, outputs, now_s, ended)
-        if not self._slots.enter(pending, len(call.payload), call.deadline):
-            raise self._overloaded()
-        pending.timer = self._loop.call_later(call.deadline - now_s, self._expire, pending)
+        )
+        if refusal is not None:
+            raise overloaded(self._name, refusal, self._retry_after_s())
         return pending
 
     def _cancel(self, pending: _Pending) -> None:
@@ -178,9 +231,8 @@ class Replica:
     def _forget(self, pending: _Pending) -> None:
         pending.ended = None
         self._unanswered.discard(pending)
-        if pending.timer is not None:
-            pending.timer.cancel()
-        if self._slots.leave(pending):
+        self._deadlines.discard(pending, pending.leave_at)
+        if not pending.started_s and self._scheduler.leave(pending):
             self._rest()
 
     def _count(self, outcome: Outcome) -> None:
@@ -210,13 +262,14 @@ class Replica:
             self._fail_all()
             if not await self._interrupted():
                 self._log.warning("executions do not end", model=self._name, running=self.running)
-                self._threads.shutdown(wait=False)
+                self._instances.stop()
                 return False
         await asyncio.to_thread(self._close)
         return True
 
     def _close(self) -> None:
-        self._threads.shutdown(wait=True)
+        self._instances.stop()
+        self._instances.join()
         self._model.close()
 
     async def _idle_within(self, within_s: float | None) -> bool:
@@ -240,121 +293,171 @@ class Replica:
 
     def _fail_all(self) -> None:
         for pending in list(self._unanswered):
-            self._end(
-                pending, RunnerUnavailable("the runner that had the call is leaving", entry=catalogue.RUNNER_DRAINING)
-            )
+            self._end(pending, leaving())
 
     def _fill(self) -> None:
         """Hands what waits to the slots that are free."""
         self._filling = False
-        while self._slots.startable:
-            now_s = self._clock.monotonic()
-            run, expired = self._slots.start(now_s, self._run_max())
-            for late in expired:
-                self._expire(late)
-            for pending in run:
-                pending.started_s = now_s
-            if run:
-                self._threads.submit(self._execute, run, self._loop.call_soon_threadsafe)
+        scheduler = self._scheduler
+        now_s = self._clock.monotonic()
+        while (started := scheduler.start(now_s)) is not None:
+            for late in started.late:
+                self._end_late(late, now_s)
+            if not started.batches:
+                break
+            for batch in started.batches:
+                for pending in batch:
+                    pending.started_s = now_s
+            run = _Run(started.batches)
+            self._runs.add(run)
+            self._instances.submit(run)
+        self._wake_at(scheduler.wake_at, now_s)
         self._rest()
 
-    def _run_max(self) -> int:
-        """Calls that a thread is given at once: short ones share the cost of waking it, long ones share nothing."""
-        if not self._compute_s:
-            return 1
-        return max(1, min(_RUN_CALLS_MAX, int(_RUN_S / self._compute_s)))
+    def _wake_at(self, wake_at: float | None, now_s: float) -> None:
+        """Looks again when a batch has waited for company for as long as it may."""
+        if self._waking is not None:
+            self._waking.cancel()
+            self._waking = None
+        if wake_at is not None:
+            self._waking = self._loop.call_later(max(0.0, wake_at - now_s), self._fill)
 
-    def _execute(self, run: list[_Pending], on_loop: Callable[..., object]) -> None:
+    def _execute(self, run: _Run) -> None:
         """Runs in a thread of this replica."""
-        executed: list[_Executed] = []
+        done: list[tuple[list[_Pending], float, Executed, float]] = []
         told_s = self._clock.monotonic()
-        for pending in run:
-            executed.append(self._executed(pending))
-            now_s = executed[-1].ended_s
-            if pending is run[-1] or now_s - told_s > _RUN_S:
-                on_loop(self._take, executed, pending is run[-1])
-                executed, told_s = [], now_s
+        for batch in run.batches:
+            done += self._executed(run, batch)
+            now_s = self._clock.monotonic()
+            if now_s - told_s > RUN_S:
+                self._loop.call_soon_threadsafe(self._take, run, done, False)
+                done, told_s = [], now_s
+        run.began_s = 0.0
+        self._loop.call_soon_threadsafe(self._take, run, done, True)
 
-    def _executed(self, pending: _Pending) -> _Executed:
-        outcome: tuple[bytes | PayloadParts, float, float] | HeadraceError = (b"", 0.0, 0.0)
-        try:
-            if pending.ended is not None:
-                pending.started_s = self._clock.monotonic()
-                outcome = self._compute(pending)
-        except HeadraceError as failure:
-            outcome = failure
-        except BaseException as failure:  # noqa: BLE001 - a backend may raise anything; the slot must come back
-            self._log.error("backend failed", model=self._name, exc_info=failure)
-            outcome = ModelError(
-                "the model failed while it computed this request", entry=catalogue.MODEL_EXECUTION_FAILED
-            )
-        return _Executed(pending, self._clock.monotonic(), outcome)
+    def _executed(self, run: _Run, batch: list[_Pending]) -> list[tuple[list[_Pending], float, Executed, float]]:
+        """Executes a batch, and each of its calls alone where that fails: then only the poisoned one fails."""
+        done: list[tuple[list[_Pending], float, Executed, float]] = []
+        alone = False
+        todo = [batch]
+        while todo and not run.given_up_s:
+            # Those that nobody waits for any more are not worth computing.
+            calls = [pending for pending in todo.pop(0) if pending.ended is not None]
+            if not calls:
+                continue
+            run.present = batch
+            run.began_s = began_s = self._clock.monotonic()
+            executed = self._execution.run([pending.request for pending in calls])
+            if isinstance(executed.payloads, HeadraceError) and len(calls) > 1:
+                alone = True
+                todo = [[pending] for pending in calls]
+                continue
+            done.append((calls, began_s, executed, self._clock.monotonic()))
+        if alone:
+            self._metrics.batches_repeated += 1
+        return done
 
-    def _compute(self, pending: _Pending) -> tuple[bytes | PayloadParts, float, float]:
-        request = pending.request
-        inputs = {tensor.name: to_array(tensor) for tensor in request.inputs}
-        parameters = read_parameters(request.parameters) if request.parameters else {}
-        read_s = self._clock.monotonic()
-        arrays = self._model.infer(inputs, pending.outputs, parameters)
-        inferred_s = self._clock.monotonic()
-        specs = self.signature.outputs
-        payload = self._writer.write(
-            request.id,
-            [(name, specs[name].datatype, array) for name, array in zip(pending.outputs, arrays, strict=True)],
-            request.form,
-        )
-        return payload, read_s - pending.started_s, self._clock.monotonic() - inferred_s
-
-    def _take(self, run: list[_Executed], ended: bool) -> None:
+    def _take(self, run: _Run, done: Sequence[tuple[list[_Pending], float, Executed, float]], ended: bool) -> None:
         """Back on the event loop: answers what was executed, and starts what waits when the slot is free."""
-        for pending, ended_s, outcome in run:
-            if isinstance(outcome, HeadraceError):
-                self._end(pending, outcome)
-            elif pending.ended is not None:
-                self._answer(pending, ended_s, *outcome)
-        if ended:
-            self._slots.finish()
+        for calls, began_s, executed, ended_s in done:
+            self._answer(calls, began_s, executed, ended_s)
+        if ended and run in self._runs:
+            self._runs.discard(run)
+            self._instances.ended(run)
+            self._scheduler.finish()
             self._fill()
 
-    def _answer(
-        self, pending: _Pending, ended_s: float, payload: bytes | PayloadParts, input_s: float, output_s: float
-    ) -> None:
-        compute_s = ended_s - pending.started_s
-        self._compute_s += _SMOOTHING * (compute_s - self._compute_s) if self._compute_s else compute_s
-        shape = pending.request.inputs[0].shape if self._batched else ()
-        self._end(
-            pending,
-            Answer(
-                payload,
-                int((pending.started_s - pending.entered_s) * 1e6),
-                int(compute_s * 1e6),
-                int(input_s * 1e6),
-                int(output_s * 1e6),
-                shape[0] if shape else 1,
-            ),
+    def _answer(self, calls: list[_Pending], began_s: float, executed: Executed, ended_s: float) -> None:
+        payloads = executed.payloads
+        if isinstance(payloads, HeadraceError):
+            for pending in calls:
+                self._end(pending, payloads)
+            return
+        compute_s = ended_s - began_s
+        metrics = self._metrics
+        self._scheduler.observe(executed.rows, compute_s, ended_s)
+        metrics.batch_rows.observe(executed.rows)
+        metrics.execution.observe(compute_s)
+        metrics.executions += 1
+        metrics.execution_s += compute_s
+        compute_us, input_us, output_us = (
+            int(compute_s * 1e6),
+            int(executed.input_s * 1e6),
+            int(executed.output_s * 1e6),
         )
-
-    def _expire(self, pending: _Pending) -> None:
-        if pending.ended is not None:
-            where = "executing" if pending.started_s else "waiting for an execution slot"
+        leads = True
+        for pending, payload in zip(calls, payloads, strict=True):
+            if pending.ended is None:
+                continue
+            queue_s = began_s - pending.entered_s
+            self.queue_wait_s += _SMOOTHING * (queue_s - self.queue_wait_s)
             self._end(
                 pending,
-                InferenceTimeout(
-                    f"the deadline of the call to {self._name} passed while it was {where}",
-                    entry=catalogue.INFERENCE_TIMEOUT,
-                    context={"model": self._name},
+                Answer(
+                    payload,
+                    int(queue_s * 1e6),
+                    compute_us,
+                    input_us,
+                    output_us,
+                    executed.rows,
+                    len(calls),
+                    leads,
                 ),
             )
+            leads = False
+
+    def _tick(self) -> None:
+        """Ends what is over time: calls by their deadlines or the queue's, executions by the watchdog's."""
+        now_s = self._clock.monotonic()
+        for pending in self._deadlines.expired(now_s):
+            self._end_late(pending, now_s)
+        for run in tuple(self._runs):
+            self._watch(run, now_s)
+        self._ticking = bool(self._unanswered or self._runs)
+        if self._ticking:
+            self._loop.call_later(_TICK_S, self._tick)
+
+    def _watch(self, run: _Run, now_s: float) -> None:
+        timeout_s = self._policy.timeout_s
+        if not run.began_s or now_s - run.began_s < timeout_s:
+            return
+        if not run.given_up_s:
+            run.given_up_s = now_s
+            self._metrics.executions_given_up += 1
+            self._log.warning("execution takes too long", model=self._name, timeout_s=timeout_s)
+            for batch in run.batches:
+                failure = too_long(self._name, timeout_s) if batch is run.present else instance_lost()
+                for pending in batch:
+                    self._end(pending, failure)
+        if now_s - run.given_up_s < _INTERRUPT_S:
+            if isinstance(self._model, Interruptible):
+                self._model.interrupt(self._instances.thread_of(run))
+        elif self._instances.replace(run):
+            self._log.error("execution can't be stopped; another thread takes its place", model=self._name)
+            self._runs.discard(run)
+            self._scheduler.finish()
+            self._fill()
+
+    def _end_late(self, pending: _Pending, now_s: float) -> None:
+        if pending.deadline <= now_s:
+            self._end(pending, deadline_passed(self._name, executing=bool(pending.started_s)))
+        elif pending.started_s:
+            # Only its time in the queue was bounded, and that is over.
+            self._deadlines.add(pending, pending.deadline)
+            pending.leave_at = pending.deadline
+        elif pending.leave_at <= now_s:
+            waited_s = pending.leave_at - pending.entered_s
+            self._end(pending, waited_too_long(self._name, waited_s, self._retry_after_s()))
+        else:
+            self._end(pending, unreachable(self._name, self._scheduler.fit.predict(pending.request.rows)))
 
     def _rest(self) -> None:
-        if not self._slots.busy:
+        if not self._scheduler.busy:
             self._idle.set()
 
-    def _overloaded(self) -> RunnerUnavailable:
-        wait_s = self._slots.waiting * self._compute_s / self._slots.slots
-        return RunnerUnavailable(
-            f"the queue of {self._name} is full with {self._slots.waiting} calls on this runner",
-            entry=catalogue.RUNNER_OVERLOADED,
-            context={"model": self._name, "limit": self._slots.waiting},
-            retry_after_s=min(max(wait_s, _RETRY_AFTER_MIN_S), _RETRY_AFTER_MAX_S),
-        )
+    def _retry_after_s(self) -> float:
+        """When a good part of what waits will have been executed."""
+        scheduler = self._scheduler
+        rows = self._policy.batch_rows
+        wait_s = scheduler.waiting / rows * scheduler.fit.predict(rows) / scheduler.slots
+        return min(max(wait_s, _RETRY_AFTER_MIN_S), _RETRY_AFTER_MAX_S)

@@ -17,8 +17,8 @@ from headrace_runner.artifacts.source import ArtifactSource
 from headrace_runner.backends.contract import LoadedModel
 from headrace_runner.backends.discovery import BackendSet, backend_name
 from headrace_runner.device import resident_bytes, return_freed_memory
+from headrace_runner.execution.policy import ExecutionLimits, policy_of, threads_of
 from headrace_runner.execution.replica import Replica
-from headrace_runner.execution.slots import ExecutionSlots
 from headrace_runner.loading.load_thread import LoadThread
 from headrace_runner.loading.manifest_check import signature_of
 from headrace_runner.loading.warm_up import warm_up
@@ -26,25 +26,9 @@ from headrace_runner.metrics import RunnerMetrics
 from headrace_runner.tensors.infer_response import ResponseWriter
 from headrace_runner.tensors.signature import Signature
 
-_INSTANCES_MAX = 64
 # Other work moves the process's memory while a model loads; the measurement counts only within these bounds.
 _MEASURED_RATIO_MAX = 4
 _MEASURED_SLACK_BYTES = 256 << 20
-
-
-@dataclass(frozen=True, slots=True)
-class ExecutionLimits:
-    """Bounds of every replica of a runner.
-
-    Attributes:
-        threads: Processor threads that all instances of one model share.
-        waiting_max: Calls that may wait for one model.
-        waiting_bytes_max: Payload bytes that may wait for one model.
-    """
-
-    threads: int
-    waiting_max: int
-    waiting_bytes_max: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +57,7 @@ class ModelLoader:
         backends: What models are loaded with.
         limits: Bounds of replicas.
         load_timeout_s: How long one load may take once the artefact is on disk.
-        warm_up_timeout_s: How long the first execution may take; it is part of the load.
+        warm_up_timeout_s: How long the first executions may take; they are part of the load.
     """
 
     def __init__(
@@ -120,9 +104,8 @@ class ModelLoader:
             HeadraceError: MODEL_LOAD_FAILED, MODEL_LOAD_TIMEOUT, MODEL_MANIFEST_MISMATCH, DEVICE_OUT_OF_MEMORY and
                 others.
         """
-        execution = version.manifest.execution
-        instances = min(max(1, execution.instances), _INSTANCES_MAX)
-        threads = min(execution.threads or max(1, self._limits.threads // instances), self._limits.threads)
+        policy = policy_of(version.manifest, self._limits)
+        threads = threads_of(version.manifest, policy, self._limits)
         try:
             model, signature, memory_bytes = await self._thread.run(
                 version.uid, lambda: self._load_blocking(version, lease, threads), lambda result: result[0].close()
@@ -142,14 +125,15 @@ class ModelLoader:
                 labels=version.manifest.class_labels,
                 batched=version.manifest.batched,
             ),
-            slots=ExecutionSlots(
-                slots=instances,
-                waiting_max=self._limits.waiting_max,
-                waiting_bytes_max=self._limits.waiting_bytes_max,
-            ),
+            policy=policy,
             batched=version.manifest.batched,
             clock=self._clock,
-            metrics=self._metrics.replica(tenant_id=tenant_id, model=version.model, version=version.version),
+            metrics=self._metrics.replica(
+                tenant_id=tenant_id,
+                model=version.model,
+                version=version.version,
+                backend=backend_name(version.manifest),
+            ),
         )
         return LoadedReplica(replica, backend_name(version.manifest), memory_bytes, lease)
 
@@ -196,7 +180,8 @@ class ModelLoader:
         except Exception:  # noqa: BLE001 - a backend may raise anything
             self._log.exception("backend failed to load a model", model=name)
             raise ModelError("the model could not be loaded", entry=catalogue.MODEL_LOAD_FAILED) from None
-        warm_up(model, signature, name, timeout_s=self._warm_up_timeout_s)
+        samples = version.manifest.execution.warm_up
+        warm_up(model, signature, samples, name, timeout_s=self._warm_up_timeout_s)
         return_freed_memory()
         grown = min(resident_bytes() - before, _MEASURED_RATIO_MAX * version.size_bytes + _MEASURED_SLACK_BYTES)
         return model, signature, model.memory_bytes or max(grown, version.size_bytes)

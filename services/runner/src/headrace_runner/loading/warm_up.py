@@ -1,43 +1,46 @@
-"""The first execution of a model, which is slower than all others, on inputs of zeros."""
+"""The first executions of a model, which are slower than all others: samples of its manifest, or zeros."""
 
 from __future__ import annotations
 
 import math
 import threading
+from collections.abc import Sequence
 
 import numpy as np
 import structlog
 
+from headrace.registry.v1.manifest_pb2 import WarmUpSample, WarmUpTensor
 from headrace_runner.backends.contract import Interruptible, LoadedModel
 from headrace_runner.tensors.datatypes import DATATYPES, Array
-from headrace_runner.tensors.signature import Signature
+from headrace_runner.tensors.elements import to_array
+from headrace_runner.tensors.infer_request import RequestTensor
+from headrace_runner.tensors.signature import Signature, TensorSpec
 
 _ELEMENTS_MAX = 1 << 24
 
 
-def warm_up(model: LoadedModel, signature: Signature, name: str, *, timeout_s: float) -> bool:
-    """Runs a model once, free axes taken as 1. Blocks. A model that can't compute zeros is no error.
+def warm_up(
+    model: LoadedModel, signature: Signature, samples: Sequence[WarmUpSample], name: str, *, timeout_s: float
+) -> bool:
+    """Runs a model on its samples, or once on zeros where it has none. Blocks.
 
-    A model that can be interrupted is, after `timeout_s`: its graph is a tenant's and may never end.
+    A model that can't compute them is no error. One that can be interrupted is, after `timeout_s` for all samples: its
+    graph is a tenant's and may never end.
 
     Returns:
-        Whether the model has run to its end.
+        Whether the model has run all of them to their end.
     """
-    inputs: dict[str, Array] = {}
-    for spec in signature.inputs.values():
-        shape = tuple(1 if size < 0 else size for size in spec.shape)
-        if spec.optional:
-            continue
-        if math.prod(shape) > _ELEMENTS_MAX:
-            return False
-        dtype = DATATYPES[spec.datatype].dtype
-        inputs[spec.name] = np.full(shape, b"", dtype=dtype) if dtype.hasobject else np.zeros(shape, dtype=dtype)
     limit = threading.Timer(timeout_s, model.interrupt) if isinstance(model, Interruptible) else None
     if limit is not None:
         limit.daemon = True
         limit.start()
     try:
-        model.infer(inputs, list(signature.outputs), {})
+        for sample in samples or [WarmUpSample()]:
+            inputs = _inputs_of(sample, signature)
+            for _ in range(max(1, sample.count)):
+                if limit is not None and limit.finished.is_set():
+                    return False
+                model.infer(inputs, list(signature.outputs), {})
     except Exception as error:  # noqa: BLE001 - a backend may raise anything
         structlog.stdlib.get_logger("loading").info("warm-up did not run", model=name, error=str(error))
         return False
@@ -47,3 +50,41 @@ def warm_up(model: LoadedModel, signature: Signature, name: str, *, timeout_s: f
             # So that a late interrupt can't hit the model's first call.
             limit.join()
     return True
+
+
+def _inputs_of(sample: WarmUpSample, signature: Signature) -> dict[str, Array]:
+    inputs: dict[str, Array] = {}
+    # One generator for each sample, so that every load computes the same.
+    random = np.random.default_rng(0)
+    for spec in signature.inputs.values():
+        if spec.name in sample.inputs:
+            inputs[spec.name] = _stated(sample.inputs[spec.name], spec, random)
+        elif not spec.optional:
+            inputs[spec.name] = _zeros(spec.datatype, tuple(1 if size < 0 else size for size in spec.shape))
+    return inputs
+
+
+def _stated(stated: WarmUpTensor, spec: TensorSpec, random: np.random.Generator) -> Array:
+    shape = tuple(stated.shape)
+    if stated.raw:
+        return to_array(RequestTensor(spec.name, spec.datatype, shape, memoryview(stated.raw), ()))
+    dtype = DATATYPES[spec.datatype].dtype
+    if not stated.random or dtype.hasobject or spec.datatype == "BF16":
+        return _zeros(spec.datatype, shape)
+    if dtype.kind == "f":
+        return random.random(_bounded(shape)).astype(dtype)
+    if dtype.kind == "b":
+        return random.random(_bounded(shape)) < 0.5
+    bounds = np.iinfo(dtype)
+    return random.integers(bounds.min, bounds.max, size=_bounded(shape), dtype=dtype, endpoint=True)
+
+
+def _zeros(datatype: str, shape: tuple[int, ...]) -> Array:
+    dtype = DATATYPES[datatype].dtype
+    return np.full(_bounded(shape), b"", dtype=dtype) if dtype.hasobject else np.zeros(_bounded(shape), dtype=dtype)
+
+
+def _bounded(shape: tuple[int, ...]) -> tuple[int, ...]:
+    if math.prod(shape) > _ELEMENTS_MAX:
+        raise ValueError(f"a tensor of shape {list(shape)} is too large to warm up with")
+    return shape

@@ -228,7 +228,8 @@ def _write(result: mesh_pb2.Result, call_id: int, header: _Result, payload_bytes
         result.input_us = answer.input_us
         result.output_us = answer.output_us
         result.batch_rows = answer.rows
-        result.leads_batch = True
+        result.batch_calls = answer.batch_calls
+        result.leads_batch = answer.leads_batch
         result.payload_bytes = payload_bytes
 
 

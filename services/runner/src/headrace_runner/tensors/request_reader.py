@@ -2,41 +2,99 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 from headrace_common import wire
 from headrace_common.request_templates import RequestTemplates
 from headrace_runner.tensors.infer_request import InferRequest, read_infer_request
+from headrace_runner.tensors.parameters import ParameterValue, read_parameters
 from headrace_runner.tensors.signature import Signature
+
+_GROUPS_MAX = 256
+# What says how a call travels or waits, not what the model computes.
+_NOT_THE_MODELS = frozenset(
+    ("priority", "timeout", "binary_data_output", "latency_critical", "triton_enable_empty_final_response")
+)
+
+
+class Group:
+    """Requests that may share an execution: equal but for their elements and their number of rows."""
+
+    __slots__ = ()
+
+
+class CheckedRequest(NamedTuple):
+    """A request that fits the model.
+
+    Attributes:
+        request: Its tensors as views of the payload, which they keep alive.
+        outputs: Names of the outputs to send back.
+        rows: Its rows, 1 for a model that is not batched.
+        group: What it may share an execution with; None for nothing.
+    """
+
+    request: InferRequest
+    outputs: tuple[str, ...]
+    rows: int
+    group: Group | None
 
 
 class RequestReader:
     """Turns a payload into a checked request. One that differs from a former one in its elements alone takes no walk.
 
     What `Signature.check` looks at, sizes included, is the same for such requests.
+
+    Args:
+        signature: What requests must fit.
+        batched: Whether the first axis of every tensor counts rows.
     """
 
-    def __init__(self, signature: Signature) -> None:
+    def __init__(self, signature: Signature, *, batched: bool = False) -> None:
         self._signature = signature
-        self._templates: RequestTemplates[tuple[InferRequest, tuple[str, ...]]] = RequestTemplates()
+        self._batched = batched
+        self._templates: RequestTemplates[CheckedRequest] = RequestTemplates()
+        self._groups: dict[object, Group] = {}
 
-    def read(self, payload: wire.Buffer) -> tuple[InferRequest, tuple[str, ...]]:
-        """The request, whose views keep `payload` alive, and the names of the outputs to send back.
+    def read(self, payload: wire.Buffer) -> CheckedRequest:
+        """The request, checked.
 
         Raises:
             TensorError, ValidationError: What `read_infer_request` and `Signature.check` raise.
         """
         found = self._templates.find(payload) if isinstance(payload, bytes) else None
         if found is not None:
-            (known, outputs), spans = found
+            known, spans = found
             view = memoryview(payload)
+            request = known.request
             inputs = tuple(
-                tensor._replace(raw=view[start:stop]) for tensor, (start, stop) in zip(known.inputs, spans, strict=True)
+                tensor._replace(raw=view[start:stop])
+                for tensor, (start, stop) in zip(request.inputs, spans, strict=True)
             )
-            return known._replace(inputs=inputs), outputs
+            return CheckedRequest(request._replace(inputs=inputs), known.outputs, known.rows, known.group)
         request = read_infer_request(payload)
         outputs = self._signature.check(request)
+        rows = self._signature.rows_of(request) if self._batched else 1
+        # What may be left out needn't have rows, so it can't be put together with that of others.
+        alike = self._batched and self._signature.all_required(request) and not self._signature.in_sequence(request)
+        checked = CheckedRequest(request, outputs, rows, self._group_of(request, outputs) if alike else None)
         # Parameters are views of the payload, which a remembered request must not keep alive.
         if isinstance(payload, bytes) and request.raw_count and not request.parameters:
             sizes = [len(tensor.raw) for tensor in request.inputs if tensor.raw is not None]
             bare = request._replace(inputs=tuple(tensor._replace(raw=None) for tensor in request.inputs))
-            self._templates.remember(payload, sizes, (bare, outputs))
-        return request, outputs
+            self._templates.remember(payload, sizes, checked._replace(request=bare))
+        return checked
+
+    def _group_of(self, request: InferRequest, outputs: tuple[str, ...]) -> Group:
+        tensors = tuple((tensor.name, tensor.datatype, tensor.shape[1:]) for tensor in request.inputs)
+        key = (tensors, outputs, _model_parameters(request))
+        group = self._groups.get(key)
+        if group is None:
+            if len(self._groups) >= _GROUPS_MAX:
+                self._groups.clear()
+            group = self._groups[key] = Group()
+        return group
+
+
+def _model_parameters(request: InferRequest) -> frozenset[tuple[str, ParameterValue]]:
+    parameters = read_parameters(request.parameters) if request.parameters else {}
+    return frozenset((name, value) for name, value in parameters.items() if name not in _NOT_THE_MODELS)
