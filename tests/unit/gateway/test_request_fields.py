@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
@@ -85,3 +86,57 @@ def test_elements_that_look_like_fields_are_elements() -> None:
     reader = RequestFieldReader()
     for elements_ in (b"aaaa", b"\x0a\x02zz"):
         assert reader.read(request(b"m", wire.encode_len_field(RAW, elements_))) == RequestFields("m", "")
+
+
+def with_parameters(**parameters: oip.InferParameter) -> bytes:
+    return oip.ModelInferRequest(model_name="m", parameters=parameters).SerializeToString()
+
+
+@pytest.mark.parametrize(
+    ("name", "sequence"),
+    [
+        (oip.InferParameter(int64_param=7), "n7"),
+        (oip.InferParameter(uint64_param=7), "n7"),
+        (oip.InferParameter(int64_param=-1), f"n{2**64 - 1}"),
+        (oip.InferParameter(string_param="7"), "t7"),
+        (oip.InferParameter(int64_param=0), ""),
+        (oip.InferParameter(string_param=""), ""),
+        (oip.InferParameter(), ""),
+        # Bad ones: the runner says so.
+        (oip.InferParameter(string_param="x" * 129), ""),
+        (oip.InferParameter(double_param=7), ""),
+        (oip.InferParameter(bool_param=True), ""),
+    ],
+)
+def test_a_sequence_is_told_from_others(name: oip.InferParameter, sequence: str) -> None:
+    read = RequestFieldReader().read(
+        with_parameters(sequence_id=name, sequence_start=oip.InferParameter(bool_param=True))
+    )
+    assert (read.sequence, read.sequence_start) == (sequence, True)
+
+
+def test_what_routing_asks_for_is_read_beside_the_rest() -> None:
+    read = RequestFieldReader().read(
+        with_parameters(
+            priority=oip.InferParameter(uint64_param=1),
+            timeout=oip.InferParameter(int64_param=5_000),
+            latency_critical=oip.InferParameter(bool_param=True),
+            temperature=oip.InferParameter(double_param=0.5),
+        )
+    )
+    assert read == RequestFields("m", "", priority=9, timeout_us=5_000, latency_critical=True)
+
+
+@pytest.mark.parametrize(
+    ("parameters", "field"),
+    [
+        ({"priority": oip.InferParameter(bool_param=True)}, "priority"),
+        ({"timeout": oip.InferParameter(int64_param=-1)}, "timeout"),
+        ({"latency_critical": oip.InferParameter(int64_param=1)}, "latency_critical"),
+        ({"latency_critical": oip.InferParameter(double_param=1)}, "latency_critical"),
+    ],
+)
+def test_what_routing_can_not_read_is_refused(parameters: dict[str, oip.InferParameter], field: str) -> None:
+    with pytest.raises(HeadraceError) as caught:
+        RequestFieldReader().read(with_parameters(**parameters))
+    assert (caught.value.reason, caught.value.field) == ("PARAMETER_INVALID", f"parameters.{field}")

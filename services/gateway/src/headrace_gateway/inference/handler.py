@@ -60,16 +60,16 @@ class InferenceHandler:
         size = len(request)
         if size > self._message_bytes_max:
             raise too_large(size, self._message_bytes_max)
-        name, number, priority, timeout_us = self._fields.read(request)
-        version = self._catalog.resolve(caller.tenant_id, name, number)
+        fields = self._fields.read(request)
+        version = self._catalog.resolve(caller.tenant_id, fields.model_name, fields.model_version)
         timeout_s = min(caller.timeout_s, TIMEOUT_MAX_S)
-        if timeout_us:
-            timeout_s = min(timeout_s, timeout_us / 1e6)
+        if fields.timeout_us:
+            timeout_s = min(timeout_s, fields.timeout_us / 1e6)
         call = InferenceCall(
             version,
             caller.request_id,
             caller.traceparent,
-            priority if caller.priority is None else caller.priority,
+            fields.priority if caller.priority is None else caller.priority,
             now,
             now + timeout_s,
             request,

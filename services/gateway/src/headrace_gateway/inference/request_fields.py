@@ -10,8 +10,11 @@ from headrace_common.request_templates import RequestTemplates
 
 _MODEL_NAME, _MODEL_VERSION, _PARAMETERS, _RAW_CONTENTS = 1, 2, 4, 7
 _KEY, _VALUE = 1, 2
-_INT64, _UINT64 = 2, 5
+_BOOL, _INT64, _STRING, _UINT64 = 1, 2, 3, 5
 _PARAMETER_FIELDS_MAX = 64
+_SEQUENCE_BYTES_MAX = 128
+
+_ROUTING = frozenset(("priority", "timeout", "latency_critical", "sequence_id", "sequence_start"))
 
 PRIORITY_DEFAULT = 5
 """Between 0 and 9, 9 is most urgent."""
@@ -23,12 +26,18 @@ class RequestFields(NamedTuple):
     Attributes:
         priority: The parameter `priority` on our scale, 5 where there is none.
         timeout_us: The parameter `timeout` in microseconds, 0 where there is none.
+        sequence: Tells the sequence of the parameter `sequence_id` from others, empty where there is none. Bad ones are
+            none here, and refused by runners.
+        sequence_start: The parameter of that name; so is `latency_critical`.
     """
 
     model_name: str
     model_version: str
     priority: int = PRIORITY_DEFAULT
     timeout_us: int = 0
+    sequence: str = ""
+    sequence_start: bool = False
+    latency_critical: bool = False
 
 
 class RequestFieldReader:
@@ -75,9 +84,15 @@ def _walk(request: bytes, raw_sizes: list[int]) -> RequestFields:
         )
     if not parameters:
         return RequestFields(wire.text(name), wire.text(version))
-    numbers = _read_numbers(parameters)
+    read = _read_parameters(parameters)
     return RequestFields(
-        wire.text(name), wire.text(version), _priority_of(numbers.get("priority", 0)), numbers.get("timeout", 0)
+        wire.text(name),
+        wire.text(version),
+        _priority_of(_number(read, "priority")),
+        _number(read, "timeout"),
+        _sequence_of(read.get("sequence_id", 0)),
+        read.get("sequence_start") is True,
+        _flag(read, "latency_critical"),
     )
 
 
@@ -86,34 +101,61 @@ def _priority_of(triton: int) -> int:
     return PRIORITY_DEFAULT if triton == 0 else max(0, 10 - triton)
 
 
-def _read_numbers(entries: list[memoryview]) -> dict[str, int]:
-    """Those of the request's parameters that say how it is to be routed; clients send them as either integer type."""
-    numbers: dict[str, int] = {}
+def _number(parameters: dict[str, bool | int | str | None], name: str) -> int:
+    value = parameters.get(name, 0)
+    if isinstance(value, int) and not isinstance(value, bool) and value >= 0:
+        return value
+    raise _invalid(name, "must be a whole number of 0 or more")
+
+
+def _flag(parameters: dict[str, bool | int | str | None], name: str) -> bool:
+    value = parameters.get(name, False)
+    if isinstance(value, bool):
+        return value
+    raise _invalid(name, "must be a truth value")
+
+
+def _invalid(name: str, complaint: str) -> ValidationError:
+    field = f"parameters.{name}"
+    return ValidationError(
+        f"{field} {complaint}", entry=catalogue.PARAMETER_INVALID, field=field, context={"parameter": name}
+    )
+
+
+def _sequence_of(name: bool | int | str | None) -> str:
+    """Numbers and texts apart; numbers below 0 are their two's complement, as runners read them."""
+    if isinstance(name, str):
+        return f"t{name}" if name and len(name.encode()) <= _SEQUENCE_BYTES_MAX else ""
+    return f"n{name & ((1 << 64) - 1)}" if name and not isinstance(name, bool) else ""
+
+
+def _read_parameters(entries: list[memoryview]) -> dict[str, bool | int | str | None]:
+    """Those of the request's parameters that say how it is to be routed, None for a value of another kind."""
+    read: dict[str, bool | int | str | None] = {}
     for entry in entries:
         key = ""
-        value: int | None = None
+        value: bool | int | str | None = None
         for number, _, field in wire.fields(entry, fields_max=_PARAMETER_FIELDS_MAX):
             if number == _KEY:
                 key = wire.text(field)
             elif number == _VALUE and not isinstance(field, int):
-                value = _whole_number(field)
-        if key in ("priority", "timeout"):
-            if value is None:
-                raise ValidationError(
-                    f"parameters.{key} must be a whole number of 0 or more",
-                    entry=catalogue.PARAMETER_INVALID,
-                    field=f"parameters.{key}",
-                    context={"parameter": key},
-                )
-            numbers[key] = value
-    return numbers
+                value = _value_of(field)
+        if key in _ROUTING:
+            read[key] = value
+    return read
 
 
-def _whole_number(choice: memoryview) -> int | None:
-    found: int | None = None
+def _value_of(choice: memoryview) -> bool | int | str | None:
+    found: bool | int | str | None = None
     for number, kind, value in wire.fields(choice, fields_max=_PARAMETER_FIELDS_MAX):
-        if kind != wire.VARINT or not isinstance(value, int) or number not in (_INT64, _UINT64):
-            found = None
-        else:
-            found = None if number == _INT64 and wire.signed(value) < 0 else value
+        found = None
+        if kind == wire.VARINT and isinstance(value, int):
+            if number == _BOOL:
+                found = bool(value)
+            elif number == _INT64:
+                found = wire.signed(value)
+            elif number == _UINT64:
+                found = value
+        elif number == _STRING and isinstance(value, memoryview):
+            found = wire.text(value)
     return found
