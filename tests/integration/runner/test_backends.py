@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
+from importlib.metadata import version as installed_version
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +11,7 @@ import pytest
 
 from headrace.registry.v1.manifest_pb2 import ArtifactFormat, Manifest
 from headrace_common import catalogue
-from headrace_common.errors import HeadraceError
+from headrace_common.errors import ConfigError, HeadraceError
 from headrace_runner.backends.discovery import BackendSet, discover
 from headrace_runner.device import describe_cpu, memory_limit_bytes, resident_bytes
 from support.artifacts import version_of
@@ -17,7 +19,9 @@ from support.eventually import eventually
 from support.runner import failure_of, running_host
 
 MODULE = '''
-from headrace_runner.backends.contract import Availability
+import threading
+
+from headrace_runner.backends.contract import Availability, BackendHealth, Capabilities
 from headrace_runner.tensors.signature import TensorSpec
 
 
@@ -48,6 +52,23 @@ class Model:
         Model.closed += 1
 
 
+class Sick(Doubler):
+    """Says what it can do, and how it is."""
+
+    state = "well"
+    goes_on = threading.Event()
+
+    def capabilities(self):
+        return Capabilities(streaming=True, batching=False, quantization=("ternary",))
+
+    def health(self, device_type):
+        if Sick.state == "raises":
+            raise ZeroDivisionError("secret path /tmp/x")
+        if Sick.state == "hangs":
+            Sick.goes_on.wait()
+        return BackendHealth(Sick.state != "ill", "the abacus is jammed" if Sick.state == "ill" else "")
+
+
 class Absent:
     def available(self):
         return Availability((), "the package abacus is not installed")
@@ -65,7 +86,7 @@ def plugin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     metadata = site / "doubling-1.0.dist-info"
     metadata.mkdir(parents=True)
     (metadata / "METADATA").write_text("Metadata-Version: 2.1\nName: doubling\nVersion: 1.0\n")
-    names = {"doubler": "Doubler", "absent": "Absent", "broken": "broken", "missing": "Missing"}
+    names = {"doubler": "Doubler", "absent": "Absent", "sick": "Sick", "broken": "broken", "missing": "Missing"}
     lines = [f"{name} = doubling:{target}" for name, target in names.items()]
     (metadata / "entry_points.txt").write_text("[headrace.backends]\n" + "\n".join(lines) + "\n")
     (site / "doubling.py").write_text(MODULE)
@@ -78,7 +99,7 @@ def test_an_installed_package_adds_a_backend_and_broken_ones_are_left_out() -> N
     assert not {"broken", "missing"} & discover(()).keys()
     assert "doubler" not in discover(["doubler"])
     backends = BackendSet(backends=discover(()), device_type="cpu")
-    assert backends.names == ["doubler", "onnxruntime"]
+    assert backends.names == ["doubler", "onnxruntime", "sick"]
     assert backends.unavailable == {"absent": "the package abacus is not installed"}
     with pytest.raises(HeadraceError) as caught:
         backends.choose(Manifest(backend="absent"))
@@ -95,6 +116,61 @@ def test_a_backend_for_another_device_is_not_used() -> None:
     backends = BackendSet(backends=discover(()), device_type="tpu")
     assert backends.names == []
     assert backends.unavailable["doubler"] == "it computes on cpu, this runner on tpu"
+    with pytest.raises(ConfigError) as caught:
+        backends.require_one()
+    for words in ("HEADRACE_RUNNER_DEVICE is tpu", "absent: the package abacus is not installed", "doubler: it comp"):
+        assert words in caught.value.message
+
+
+@pytest.mark.usefixtures("plugin")
+async def test_backends_tell_what_they_can_do_and_how_they_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("headrace_runner.backends.health.PERIOD_S", 0.01)
+    monkeypatch.setattr("headrace_runner.backends.health.PATIENCE_S", 0.2)
+    async with running_host(tmp_path / "cache") as runner:
+        told = {backend.name: backend for backend in runner.host.backend_info()}
+        assert told["absent"].reason == "the package abacus is not installed"
+        assert not told["absent"].healthy
+        # One that says nothing of itself counts as healthy, and as able to share executions.
+        assert (told["doubler"].healthy, told["doubler"].capabilities.batching) == (True, True)
+        sick = told["sick"].capabilities
+        assert (sick.streaming, sick.batching, list(sick.quantization)) == (True, False, ["ternary"])
+        onnx = told["onnxruntime"]
+        assert (onnx.version, "cpu" in onnx.capabilities.device_types) == (installed_version("onnxruntime"), True)
+
+        def health(name: str) -> tuple[bool, str]:
+            (found,) = (backend for backend in runner.host.load().backend_info if backend.name == name)
+            return found.healthy, found.reason
+
+        module = importlib.import_module("doubling")
+        for state, words in (("ill", "the abacus is jammed"), ("raises", "log says why"), ("hangs", "does not return")):
+            module.Sick.state = state
+            await eventually(lambda words=words: not health("sick")[0] and words in health("sick")[1])
+            assert health("onnxruntime") == health("doubler") == (True, "")
+            assert runner.metric("backend_healthy", backend="sick") == 0
+        module.Sick.state = "well"
+        module.Sick.goes_on.set()
+        await eventually(lambda: health("sick") == (True, ""))
+
+
+@pytest.mark.usefixtures("plugin")
+async def test_what_a_backend_did_is_told_also_after_its_model_has_left(tmp_path: Path) -> None:
+    async with running_host(tmp_path / "cache") as runner:
+
+        def metrics() -> dict[str, float]:
+            (found,) = (backend for backend in runner.host.load().backend_info if backend.name == "doubler")
+            return dict(found.metrics)
+
+        version = version_of("twice", {"any": b"file"}, manifest=Manifest(backend="doubler"))
+        runner.artifacts.files["any"] = b"file"
+        runner.want(version)
+        await runner.settled(version.uid)
+        await runner.infer(version, x=np.array([1, 2]))
+        await failure_of(runner.infer(version, x=np.array([13])))
+        before = metrics()
+        assert {"models_loaded": 1.0, "calls": 2.0, "failures": 1.0}.items() <= before.items()
+        runner.host.release(version.uid)
+        await eventually(lambda: metrics()["models_loaded"] == 0)
+        assert metrics() == {**before, "models_loaded": 0.0}
 
 
 @pytest.mark.usefixtures("plugin")

@@ -8,9 +8,11 @@ import platform
 import resource
 import sys
 from pathlib import Path
+from typing import Protocol
 
 from headrace.runner.internal.v1.mesh_pb2 import Device
 from headrace_common.clock import Clock
+from headrace_runner.nvidia import open_card
 
 _CGROUP_LIMIT = Path("/sys/fs/cgroup/memory.max")
 
@@ -47,6 +49,36 @@ def return_freed_memory() -> None:
         trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
         if trim is not None:
             trim(0)
+
+
+class Gauges(Protocol):
+    """Reads a device for heartbeats."""
+
+    def read(self) -> dict[str, float]:
+        """`utilization_ratio` (0 to 1) and `memory_used_bytes`, as far as the device tells them. Doesn't block."""
+        ...
+
+
+class NoGauges:
+    """Of a device that tells nothing."""
+
+    def read(self) -> dict[str, float]:
+        return {}
+
+
+def open_device(device_type: str, *, threads: int, clock: Clock) -> tuple[Device, Gauges]:
+    """The device under this process and its gauges. Name and memory are empty where the device doesn't tell them.
+
+    Args:
+        device_type: `cpu`, `cuda`, `tpu` or `npu`; that a backend can compute on it is known already.
+        threads: Processors that count as full use.
+        clock: Tells the spans that gauges are means of.
+    """
+    if device_type == "cpu":
+        return describe_cpu(), CpuGauges(threads=threads, clock=clock)
+    if device_type == "cuda" and (card := open_card()) is not None:
+        return Device(type=device_type, name=card.name, memory_bytes=card.memory_bytes), card
+    return Device(type=device_type), NoGauges()
 
 
 def describe_cpu() -> Device:

@@ -155,7 +155,7 @@ class BackendCounts:
     Attributes:
         calls: Answered or failed.
         failures: Calls that failed, by no fault of their inputs.
-        execution_s: Time that all executions took together.
+        executions: Those that succeeded; `execution_s` is the time that they took together.
     """
 
     calls: int = 0
@@ -167,8 +167,8 @@ class BackendCounts:
         """Adds what one model has done."""
         self.calls += replica.calls["ok"] + replica.calls["failed"]
         self.failures += replica.calls["failed"]
-        self.executions += replica.executions
-        self.execution_s += replica.execution_s
+        self.executions += sum(replica.execution.buckets)
+        self.execution_s += replica.execution.sum_s
 
 
 class ReplicaMetrics:
@@ -176,7 +176,6 @@ class ReplicaMetrics:
 
     Attributes:
         backend: Name of what runs it.
-        executions: How many there were; `execution_s` is the time that they took together.
         calls: How many ended in which way: `ok`, `invalid`, `failed`, `refused`, `expired`, `cancelled`.
         queue_wait: Time in the queue of answered calls; likewise `compute`.
         batch_rows: Rows of executions that succeeded; `execution` is the time of each.
@@ -191,16 +190,12 @@ class ReplicaMetrics:
         "calls",
         "compute",
         "execution",
-        "execution_s",
-        "executions",
         "executions_given_up",
         "queue_wait",
     )
 
     def __init__(self, *, backend: str) -> None:
         self.backend = backend
-        self.executions = 0
-        self.execution_s = 0.0
         self.calls = dict.fromkeys(_OUTCOMES, 0)
         self.queue_wait = LatencyCounts()
         self.compute = LatencyCounts()

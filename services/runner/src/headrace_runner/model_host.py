@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine, Iterable, Sequence
+from collections.abc import Callable, Coroutine, Iterable
 from dataclasses import dataclass
 from typing import Any
 
 import structlog
 
-from headrace.gateway.v1.mesh_pb2 import ModelState
+from headrace.gateway.v1.mesh_pb2 import BackendInfo, ModelState
 from headrace.registry.v1.models_pb2 import Version
 from headrace.runner.internal.v1.mesh_pb2 import Device, Heartbeat, ModelEvent
 from headrace_common import catalogue
@@ -18,8 +18,9 @@ from headrace_common.errors import DeviceError, HeadraceError, ModelError, Model
 from headrace_common.request_id import new_request_id
 from headrace_common.rpc_status import to_status
 from headrace_common.tasks import TaskGuard
+from headrace_runner.backends.reports import BackendReports
 from headrace_runner.calls import Cancel, Ended, IncomingCall
-from headrace_runner.device import CpuGauges
+from headrace_runner.device import Gauges
 from headrace_runner.loading.model_loader import LoadedReplica, ModelLoader
 from headrace_runner.loading.residency import Residency
 from headrace_runner.metrics import RunnerMetrics
@@ -63,7 +64,7 @@ class ModelHost:
         loader: Makes replicas.
         residency: Decides what stays in memory.
         device: What this process computes on.
-        backends: Names of the usable backends.
+        backends: Tells what the backends are, can do and do.
         threads: Processor threads of this runner, its capacity for routing.
         gauges: Read for each heartbeat.
         tasks: Owns loads and unloads.
@@ -75,15 +76,16 @@ class ModelHost:
         loader: ModelLoader,
         residency: Residency,
         device: Device,
-        backends: Sequence[str],
+        backends: BackendReports,
         threads: int,
-        gauges: CpuGauges,
+        gauges: Gauges,
         tasks: TaskGuard,
         clock: Clock,
         metrics: RunnerMetrics,
     ) -> None:
         self.device = device
-        self.backends = backends
+        self.backends = backends.names
+        self._backends = backends
         self.execution_slots = threads
         self._loader = loader
         self._residency = residency
@@ -178,6 +180,10 @@ class ModelHost:
         """Stops calling `listener`."""
         self._listeners.remove(listener)
 
+    def backend_info(self) -> list[BackendInfo]:
+        """What the backends are and can do, those that can't be used included."""
+        return self._backends.introduction()
+
     def load(self) -> Heartbeat:
         """How busy this process is now."""
         waiting, running = self._waiting_and_running()
@@ -186,6 +192,7 @@ class ModelHost:
             in_flight=waiting + running,
             model_memory_bytes=self._residency.bytes_used,
             device_gauges=self._gauges.read(),
+            backend_info=self._backends.state(),
         )
 
     async def run(self) -> None:

@@ -27,9 +27,40 @@ class Availability:
         device_types: Device types that it can compute on, most preferred first: `cpu`, `cuda`, `tpu`, `npu`.
             Empty means that it can't be used.
         reason: Why it can't be used and what would change that; empty when it can.
+        version: Version of the framework under it; empty where it isn't known.
     """
 
     device_types: tuple[str, ...]
+    reason: str = ""
+    version: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Capabilities:
+    """What a backend's models can do, told to operators. The defaults hold for a backend that doesn't say.
+
+    Attributes:
+        streaming: Whether it answers in parts while it computes.
+        batching: Whether rows of several requests may share an execution.
+        quantization: Kinds of quantised models that it runs, for example `int8`.
+        interruption: Whether an execution that runs can be stopped.
+    """
+
+    streaming: bool = False
+    batching: bool = True
+    quantization: tuple[str, ...] = ()
+    interruption: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class BackendHealth:
+    """Whether a backend works now; a runner whose backend doesn't gets no calls for it.
+
+    Attributes:
+        reason: Why it doesn't, and what would change that; empty when it does.
+    """
+
+    healthy: bool = True
     reason: str = ""
 
 
@@ -80,8 +111,11 @@ class LoadedModel(Protocol):
 class Interruptible(Protocol):
     """A `LoadedModel` whose executions can be stopped. Optional, but without it an endless execution has no end."""
 
-    def interrupt(self) -> None:
-        """Makes every `infer` that runs now raise soon; later ones are not affected. Any thread; doesn't block."""
+    def interrupt(self, thread_id: int | None = None) -> None:
+        """Makes every `infer` that runs now raise soon, or only the one that was called in that thread.
+
+        Later ones are not affected. May be called in any thread and again; doesn't block.
+        """
         ...
 
 
@@ -106,5 +140,27 @@ class Backend(Protocol):
 
         Raises:
             HeadraceError: For example MODEL_LOAD_FAILED; anything else is reported as that, without its text.
+        """
+        ...
+
+
+@runtime_checkable
+class DescribesItself(Protocol):
+    """A `Backend` that says what it can do. Optional."""
+
+    def capabilities(self) -> Capabilities:
+        """The same at every call. Asked once, after `available`."""
+        ...
+
+
+@runtime_checkable
+class ChecksItself(Protocol):
+    """A `Backend` that can tell whether it works. Optional; others count as healthy."""
+
+    def health(self, device_type: str) -> BackendHealth:
+        """Finds out whether models can be run on `device_type`, for example by running a tiny one.
+
+        Called every second in a thread of its own, never twice at once. It should take milliseconds; one that raises,
+        or doesn't return for seconds, makes the backend unhealthy.
         """
         ...

@@ -9,9 +9,13 @@ import structlog
 
 from headrace.registry.v1.manifest_pb2 import ArtifactFormat, Manifest
 from headrace_common import catalogue
-from headrace_common.errors import ModelError, RunnerError
+from headrace_common.errors import ConfigError, ModelError, RunnerError
 from headrace_runner.backends.contract import ENTRY_POINT_GROUP, Availability, Backend
 
+_INSTALLS = {
+    "cpu": "headrace-runner[cpu]",
+    "cuda": "headrace-runner[cuda] on a machine with an NVIDIA driver",
+}
 _DEFAULT_BACKENDS: Mapping[int, str] = {ArtifactFormat.ARTIFACT_FORMAT_ONNX: "onnxruntime"}
 
 
@@ -27,17 +31,42 @@ class BackendSet:
         self.device_type = device_type
         self._usable: dict[str, Backend] = {}
         self._reasons: dict[str, str] = {}
+        self._available = {name: backend.available() for name, backend in backends.items()}
         for name, backend in backends.items():
-            availability = backend.available()
+            availability = self._available[name]
             if device_type in availability.device_types:
                 self._usable[name] = backend
             else:
                 self._reasons[name] = _reason(availability, device_type)
 
     @property
+    def usable(self) -> Mapping[str, Backend]:
+        """The usable backends by name."""
+        return self._usable
+
+    @property
     def names(self) -> list[str]:
         """Usable backends in alphabetical order."""
         return sorted(self._usable)
+
+    def availability(self, name: str) -> Availability:
+        """What an installed backend can do here."""
+        return self._available[name]
+
+    def require_one(self) -> None:
+        """Refuses a device that nothing here computes on.
+
+        Raises:
+            ConfigError: SETTING_INVALID: no backend is usable; the text says why of each, and what would change that.
+        """
+        if not self._usable:
+            reasons = "; ".join(f"{name}: {reason}" for name, reason in sorted(self._reasons.items()))
+            raise ConfigError(
+                f"HEADRACE_RUNNER_DEVICE is {self.device_type}, but no installed backend can compute on it"
+                f" ({reasons or 'no backend is installed'}); choose another device, or install"
+                f" {_INSTALLS.get(self.device_type, 'a backend that can')}",
+                context={"variable": "HEADRACE_RUNNER_DEVICE"},
+            )
 
     @property
     def unavailable(self) -> Mapping[str, str]:

@@ -1,4 +1,4 @@
-"""ONNX models by ONNX Runtime, on the processor."""
+"""ONNX models by ONNX Runtime, on the processor or an NVIDIA card."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import ctypes
 from collections.abc import Mapping, Sequence
 from importlib import import_module
 from pathlib import Path, PurePosixPath
+from threading import get_ident
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,8 @@ import structlog
 from headrace.registry.v1.manifest_pb2 import Manifest
 from headrace_common import catalogue
 from headrace_common.errors import DeviceError, HeadraceError, ModelError, TensorError
-from headrace_runner.backends.contract import Availability, LoadedModel
+from headrace_runner.backends.contract import Availability, BackendHealth, Capabilities, LoadedModel
+from headrace_runner.backends.onnxruntime_probe import Probe, open_session, usable_devices
 from headrace_runner.tensors.datatypes import Array
 from headrace_runner.tensors.parameters import ParameterValue
 from headrace_runner.tensors.signature import TensorSpec
@@ -42,12 +44,22 @@ _FATAL_ONLY = 4
 class OnnxRuntimeBackend:
     """Loads `.onnx` files."""
 
+    def __init__(self) -> None:
+        self._probe = Probe()
+
     def available(self) -> Availability:
         try:
-            import_module("onnxruntime")
+            onnxruntime: Any = import_module("onnxruntime")
         except ImportError:
             return Availability((), "the package onnxruntime is not installed")
-        return Availability(("cpu",))
+        return Availability(usable_devices(onnxruntime), version=onnxruntime.__version__)
+
+    def capabilities(self) -> Capabilities:
+        return Capabilities(quantization=("int8", "uint8", "int4"), interruption=True)
+
+    def health(self, device_type: str) -> BackendHealth:
+        right = self._probe.run(device_type)
+        return BackendHealth() if right else BackendHealth(False, "it computes wrong results; restart the runner")
 
     def load(
         self, artifact_dir: Path, files: Sequence[str], manifest: Manifest, device_type: str, threads: int
@@ -64,8 +76,7 @@ class OnnxRuntimeBackend:
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         path = artifact_dir / _model_file(files)
         try:
-            session: Any = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-            return OnnxRuntimeModel(session=session)
+            return OnnxRuntimeModel(session=open_session(onnxruntime, path, options, device_type))
         except HeadraceError:
             raise
         except Exception as error:  # noqa: BLE001 - ONNX Runtime raises a dozen unrelated classes
@@ -83,7 +94,7 @@ class OnnxRuntimeModel:
 
     def __init__(self, *, session: Any) -> None:
         self._session: Any = session
-        self._running: set[Any] = set()
+        self._running: dict[int, Any] = {}
         self._idle_options: list[Any] = []
         self._options_type: Any = import_module("onnxruntime").RunOptions
         self._log = structlog.stdlib.get_logger("onnxruntime")
@@ -114,7 +125,8 @@ class OnnxRuntimeModel:
             options = self._idle_options.pop()
         except IndexError:
             options = self._new_options()
-        self._running.add(options)
+        thread_id = get_ident()
+        self._running[thread_id] = options
         try:
             if self._bf16:
                 return self._run_with_values(feed, outputs, options)
@@ -123,13 +135,14 @@ class OnnxRuntimeModel:
             self._log.info("run failed", error=str(error))
             raise _run_error(error) from None
         finally:
-            self._running.discard(options)
+            del self._running[thread_id]
             if not options.terminate:
                 self._idle_options.append(options)
 
-    def interrupt(self) -> None:
-        for options in tuple(self._running):
-            options.terminate = True
+    def interrupt(self, thread_id: int | None = None) -> None:
+        for thread, options in tuple(self._running.items()):
+            if thread_id in (None, thread):
+                options.terminate = True
 
     def close(self) -> None:
         self._session = None

@@ -378,8 +378,6 @@ class Replica:
         self._scheduler.observe(executed.rows, compute_s, ended_s)
         metrics.batch_rows.observe(executed.rows)
         metrics.execution.observe(compute_s)
-        metrics.executions += 1
-        metrics.execution_s += compute_s
         compute_us, input_us, output_us = (
             int(compute_s * 1e6),
             int(executed.input_s * 1e6),

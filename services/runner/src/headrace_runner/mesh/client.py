@@ -20,8 +20,9 @@ from headrace_runner.mesh.host import Host
 from headrace_runner.mesh.session import PROTOCOL_VERSION, Session, SessionEnded
 
 _BACKOFF_FIRST_S = 0.1
-_BACKOFF_MAX_S = 2.0
-_DISCOVERY_S = 5.0
+# With the jitter on top a gateway that is back has its runners within 2 s.
+_BACKOFF_MAX_S = 1.0
+_DISCOVERY_S = 2.0
 _DUPLICATE_PAUSE_S = 10.0
 
 ChannelFactory = Callable[[str], grpc.aio.Channel]
@@ -179,6 +180,7 @@ class MeshClient:
             boot_uuid=self._boot_uuid,
             device=self._host.device,
             backends=self._host.backends,
+            backend_info=self._host.backend_info(),
             labels=self._labels,
             models=self._host.model_events(),
             execution_slots=self._host.execution_slots,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
+from headrace.gateway.v1 import mesh_pb2 as gateway_pb2
 from headrace.registry.v1 import models_pb2
 from headrace.runner.internal.v1 import mesh_pb2
 from headrace_runner.calls import Cancel, Ended, IncomingCall
@@ -21,6 +22,10 @@ class Host(Protocol):
 
     @property
     def execution_slots(self) -> int: ...
+
+    def backend_info(self) -> Sequence[gateway_pb2.BackendInfo]:
+        """What the backends are and can do, those that can't be used included."""
+        ...
 
     def begin(self, call: IncomingCall, ended: Ended) -> Cancel:
         """Takes one call; `ended` is told once how it ended, never before this returns. Raises what refuses it."""
