@@ -167,7 +167,7 @@ class BackendCounts:
         """Adds what one model has done."""
         self.calls += replica.calls["ok"] + replica.calls["failed"]
         self.failures += replica.calls["failed"]
-        self.executions += sum(replica.execution.buckets)
+        self.executions += replica.executions
         self.execution_s += replica.execution.sum_s
 
 
@@ -203,6 +203,11 @@ class ReplicaMetrics:
         self.batch_rows = RowCounts()
         self.batches_repeated = 0
         self.executions_given_up = 0
+
+    @property
+    def executions(self) -> int:
+        """Executions that succeeded."""
+        return sum(self.execution.buckets)
 
 
 class RowCounts:
