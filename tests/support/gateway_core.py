@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from random import Random
+from typing import Any
 
 from prometheus_client import CollectorRegistry
 
@@ -17,27 +18,35 @@ from headrace_common.rpc_status import to_status
 from headrace_common.testing import FakeClock
 from headrace_gateway.catalog import Catalog
 from headrace_gateway.inference import Dispatcher, InferenceHandler, PayloadGate
+from headrace_gateway.inference.resilience.limits import ResilienceLimits
 from headrace_gateway.inference.routing import Router
 from headrace_gateway.inference.routing_rules import RoutingRules
 from headrace_gateway.mesh.directory import RunnerDirectory
-from headrace_gateway.mesh.runner_session import RunnerSession
 from headrace_gateway.mesh.placement import Wants
+from headrace_gateway.mesh.runner_session import RunnerSession
 from headrace_gateway.metrics import GatewayMetrics
+from support.placement import placement
 
 MIB = 1 << 20
 
 
 class GatewayCore:
-    """What a gateway process decides with."""
+    """What a gateway process decides with; `policy` changes the default placement."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, limits: ResilienceLimits = ResilienceLimits(), **policy: Any) -> None:  # noqa: B008 - frozen
         registry = CollectorRegistry()
         self.clock = FakeClock()
         self.catalog = Catalog()
         self.catalog.replace([])
         self.metrics = GatewayMetrics(registry=registry)
         self.directory = RunnerDirectory(clock=self.clock)
-        self.wants = Wants(directory=self.directory, sign_ticket=lambda version: version.uid, clock=self.clock)
+        self.wants = Wants(
+            catalog=self.catalog,
+            directory=self.directory,
+            sign_ticket=lambda version: version.uid,
+            clock=self.clock,
+            policy=placement(**policy),
+        )
         self.payloads = PayloadGate(bytes_max=MIB)
         self.handler = InferenceHandler(
             catalog=self.catalog,
@@ -46,8 +55,8 @@ class GatewayCore:
                 wants=self.wants,
                 clock=self.clock,
                 router=Router(directory=self.directory, clock=self.clock, random=Random(1), rules=RoutingRules()),
-                waiting_max=10,
-                registry=registry,
+                random=Random(1),
+                limits=limits,
             ),
             payloads=self.payloads,
             metrics=self.metrics,

@@ -24,17 +24,19 @@ from headrace_common.grpc_client import open_channel
 from headrace_common.grpc_server import GrpcServer, Listener, RpcRuntime
 from headrace_common.lanes import ByteBudget, LaneLimits
 from headrace_common.loop_load import LoopLoad
-from headrace_gateway.catalog import CatalogVersion
+from headrace_gateway.catalog import Catalog, CatalogVersion
 from headrace_gateway.inference.dispatcher import Dispatcher
+from headrace_gateway.inference.resilience.limits import ResilienceLimits
 from headrace_gateway.inference.routing import Router
 from headrace_gateway.inference.routing_rules import RoutingRules
 from headrace_gateway.mesh.directory import RunnerDirectory
+from headrace_gateway.mesh.placement import Wants
 from headrace_gateway.mesh.servicer import RunnerMeshHandler
 from headrace_gateway.mesh.session_calls import Answer as GatewayAnswer
-from headrace_gateway.mesh.placement import Wants
 from headrace_runner.calls import Answer, IncomingCall
 from headrace_runner.mesh import MeshClient
 from support.mesh_ends import begin_with, dispatched
+from support.placement import placement
 
 MIB = 1 << 20
 CLOCK = SystemClock()
@@ -145,7 +147,13 @@ async def gateway(gateway_id: str = "gateway-0", address: str = "127.0.0.1:0") -
     registry = CollectorRegistry()
     budget = ByteBudget(total_bytes=256 * MIB)
     directory = RunnerDirectory(clock=CLOCK)
-    wants = Wants(directory=directory, sign_ticket=lambda version: f"ticket for {version.uid}", clock=CLOCK)
+    wants = Wants(
+        catalog=Catalog(),
+        directory=directory,
+        sign_ticket=lambda version: f"ticket for {version.uid}",
+        clock=CLOCK,
+        policy=placement(),
+    )
     handler = RunnerMeshHandler(
         gateway_id=gateway_id,
         join_token="secret",
@@ -165,8 +173,8 @@ async def gateway(gateway_id: str = "gateway-0", address: str = "127.0.0.1:0") -
         wants=wants,
         clock=CLOCK,
         router=Router(directory=directory, clock=CLOCK, random=Random(1), rules=RoutingRules()),
-        waiting_max=400,
-        registry=registry,
+        random=Random(1),
+        limits=ResilienceLimits(),
     )
     tasks = [asyncio.create_task(directory.watch_heartbeats()), asyncio.create_task(wants.run())]
     try:

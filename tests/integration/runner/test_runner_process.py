@@ -23,18 +23,20 @@ from headrace_common.clock import SystemClock
 from headrace_common.grpc_server import GrpcServer, Listener, RpcRuntime
 from headrace_common.lanes import ByteBudget, LaneLimits
 from headrace_common.loop_load import LoopLoad
-from headrace_gateway.catalog import CatalogVersion
+from headrace_gateway.catalog import Catalog, CatalogVersion
 from headrace_gateway.inference.dispatcher import Dispatcher
+from headrace_gateway.inference.resilience.limits import ResilienceLimits
 from headrace_gateway.inference.routing import Router
 from headrace_gateway.inference.routing_rules import RoutingRules
 from headrace_gateway.mesh.directory import RunnerDirectory
+from headrace_gateway.mesh.placement import Wants
 from headrace_gateway.mesh.servicer import RunnerMeshHandler
-from headrace_gateway.mesh.wants import Wants
 from headrace_runner.config import RunnerSettings
 from support import onnx_models
 from support.artifacts import TICKET, artifact_service, version_of
 from support.eventually import eventually
 from support.mesh_ends import dispatched
+from support.placement import placement
 from support.runner import TENANT, outputs_of, request_of
 
 CLOCK = SystemClock()
@@ -74,7 +76,7 @@ def start_runner(environment: dict[str, str]) -> subprocess.Popen[bytes]:
 async def mesh(folder: Path, version: CatalogVersion = VERSION, **environment: str) -> AsyncGenerator[Mesh]:
     registry = CollectorRegistry()
     directory = RunnerDirectory(clock=CLOCK)
-    wants = Wants(directory=directory, sign_ticket=lambda _: TICKET, clock=CLOCK)
+    wants = Wants(catalog=Catalog(), directory=directory, sign_ticket=lambda _: TICKET, clock=CLOCK, policy=placement())
     handler = RunnerMeshHandler(
         gateway_id="gateway-0",
         join_token=JOIN_TOKEN,
@@ -94,8 +96,8 @@ async def mesh(folder: Path, version: CatalogVersion = VERSION, **environment: s
         wants=wants,
         clock=CLOCK,
         router=Router(directory=directory, clock=CLOCK, random=random.Random(1), rules=RoutingRules()),
-        waiting_max=100,
-        registry=registry,
+        random=random.Random(1),
+        limits=ResilienceLimits(),
     )
     tasks = [asyncio.create_task(directory.watch_heartbeats()), asyncio.create_task(wants.run())]
     token_file = folder / "join.token"

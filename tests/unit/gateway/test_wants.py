@@ -1,8 +1,14 @@
-"""Wants: who is asked to load what, when again, and when no more."""
+"""Wants: who is asked to have what, when again, and when no more; computed from what runners report."""
 
 from __future__ import annotations
 
+from typing import Any
+
+import pytest
+from google.protobuf.timestamp_pb2 import Timestamp
+
 from headrace.gateway.v1 import mesh_pb2 as gateway_pb2
+from headrace.registry.internal.v1.catalog_pb2 import CatalogEntry
 from headrace.registry.v1 import manifest_pb2, models_pb2
 from headrace.runner.internal.v1 import mesh_pb2
 from headrace_common import catalogue
@@ -11,29 +17,50 @@ from headrace_common.lanes import ByteBudget, LaneLimits
 from headrace_common.loop_load import LoopLoad
 from headrace_common.rpc_status import to_status
 from headrace_common.testing import FakeClock
-from headrace_gateway.catalog import CatalogVersion
+from headrace_gateway.catalog import Catalog, CatalogVersion
 from headrace_gateway.mesh.directory import RunnerDirectory
+from headrace_gateway.mesh.placement import Wants
+from headrace_gateway.mesh.placement.want_sender import WANT_TTL_S
 from headrace_gateway.mesh.runner_session import RunnerSession
-from headrace_gateway.mesh.wants import DEMAND_S, WANT_TTL_S, Wants
+from support.placement import placement
 
-
-def version(uid: str = "uid-1", *, replicas: int = 0, device_types: tuple[str, ...] = ()) -> CatalogVersion:
-    manifest = manifest_pb2.Manifest(
-        backend="onnxruntime",
-        device_types=device_types,
-        execution=manifest_pb2.ExecutionPolicy(replicas=replicas),
-    )
-    proto = models_pb2.Version(uid=uid, model="m", version=1, manifest=manifest)
-    return CatalogVersion(tenant_id="t", uid=uid, model="m", version=1, version_text="1", proto=proto)
+LOADING, LOADED, FAILED, UNLOADED = (
+    gateway_pb2.MODEL_STATE_LOADING,
+    gateway_pb2.MODEL_STATE_LOADED,
+    gateway_pb2.MODEL_STATE_FAILED,
+    gateway_pb2.MODEL_STATE_UNLOADED,
+)
+KEEP_S = 300.0
 
 
 class Mesh:
-    def __init__(self) -> None:
-        self.clock = FakeClock()
-        self.directory = RunnerDirectory(clock=self.clock)
-        self.wants = Wants(directory=self.directory, sign_ticket=lambda v: f"ticket {v.uid}", clock=self.clock)
+    """A gateway's placement, and the sessions of runners that a test speaks for."""
 
-    def join(self, name: str, *, device: str = "cpu", backend: str = "onnxruntime") -> RunnerSession:
+    def __init__(self, *, clock: FakeClock | None = None, catalog: Catalog | None = None, **policy: Any) -> None:
+        self.clock = clock or FakeClock()
+        self.catalog = catalog or Catalog()
+        if catalog is None:
+            self.catalog.replace([])
+        self.directory = RunnerDirectory(clock=self.clock)
+        self.wants = Wants(
+            catalog=self.catalog,
+            directory=self.directory,
+            sign_ticket=lambda v: f"ticket {v.uid}",
+            clock=self.clock,
+            policy=placement(keep_s=KEEP_S, **policy),
+        )
+
+    def register(self, number: int = 1, *, replicas: int = 0, model: str = "m", **manifest: Any) -> CatalogVersion:
+        """Makes version `number` of a model known; its uid is `uid-<number>`, with other models' names before it."""
+        uid = f"uid-{number}" if model == "m" else f"{model}-{number}"
+        self.catalog.apply([entry(uid, number, self.clock, replicas=replicas, model=model, **manifest)])
+        found = self.catalog.by_uid(uid)
+        assert found is not None
+        return found
+
+    def join(
+        self, name: str, *, device: str = "cpu", backend: str = "onnxruntime", loaded: tuple[str, ...] = ()
+    ) -> RunnerSession:
         session = RunnerSession(
             hello=mesh_pb2.Hello(
                 runner_name=name, boot_uuid=f"boot-{name}", device=mesh_pb2.Device(type=device), backends=[backend]
@@ -44,8 +71,40 @@ class Mesh:
             load=LoopLoad(),
             changed=self.directory.changed,
         )
+        for uid in loaded:
+            tell(session, uid, LOADED)
         self.directory.add(session)
         return session
+
+    def pass_time(self, seconds: float, beat: tuple[RunnerSession, ...] = ()) -> None:
+        """Lets time pass a second at a time; runners in `beat` go on saying what they said last."""
+        for _ in range(int(seconds)):
+            self.clock.advance(1.0)
+            for session in beat:
+                session.on_event(mesh_pb2.RunnerEvent(heartbeat=session.heartbeat))
+            self.wants.refresh()
+
+
+def entry(uid: str, number: int, clock: FakeClock, *, replicas: int, model: str, **manifest: Any) -> CatalogEntry:
+    created = Timestamp()
+    created.FromDatetime(clock.now())
+    version = models_pb2.Version(
+        uid=uid,
+        model=model,
+        version=number,
+        state=models_pb2.VERSION_STATE_READY,
+        create_time=created,
+        manifest=manifest_pb2.Manifest(
+            backend="onnxruntime", execution=manifest_pb2.ExecutionPolicy(replicas=replicas), **manifest
+        ),
+    )
+    return CatalogEntry(tenant_id="t", version=version)
+
+
+def report(session: RunnerSession, uid: str, *, idle_s: float = 0.0, calls: int = 1, **load: int) -> None:
+    """The runner's next heartbeat tells of one model."""
+    load_of_model = mesh_pb2.ModelLoad(version_uid=uid, idle_ms=int(idle_s * 1000), calls=calls, **load)
+    session.on_event(mesh_pb2.RunnerEvent(heartbeat=mesh_pb2.Heartbeat(models=[load_of_model])))
 
 
 def commands(session: RunnerSession) -> list[mesh_pb2.Want]:
@@ -55,83 +114,137 @@ def commands(session: RunnerSession) -> list[mesh_pb2.Want]:
     return found
 
 
+def asked(*sessions: RunnerSession) -> list[str]:
+    """Names of the runners that were asked for something since the last look."""
+    return [session.hello.runner_name for session in sessions if commands(session)]
+
+
 def tell(session: RunnerSession, uid: str, state: gateway_pb2.ModelState.ValueType) -> None:
     status = to_status(ModelError("no", entry=catalogue.MODEL_LOAD_FAILED)).SerializeToString()
-    event = mesh_pb2.ModelEvent(version_uid=uid, state=state, status=status)
+    event = mesh_pb2.ModelEvent(version_uid=uid, state=state, status=status, execution_slots=1)
     session.on_event(mesh_pb2.RunnerEvent(model=event))
 
 
 async def test_first_use_asks_two_runners_with_ticket_and_time_to_live() -> None:
     mesh = Mesh()
     sessions = [mesh.join(f"runner-{i}") for i in range(4)]
-    mesh.wants.touch(version())
-    asked = [want for session in sessions for want in commands(session)]
-    assert [(want.ticket, want.version.uid, want.ttl.seconds) for want in asked] == [("ticket uid-1", "uid-1", 30)] * 2
+    mesh.wants.touch(mesh.register())
+    wants = [want for session in sessions for want in commands(session)]
+    assert [(want.ticket, want.version.uid, want.ttl.seconds) for want in wants] == [("ticket uid-1", "uid-1", 30)] * 2
+    assert wants[0].version.manifest.backend == "onnxruntime"
 
 
 async def test_two_gateways_choose_the_same_runners() -> None:
-    chosen: list[set[str]] = []
+    chosen: list[list[str]] = []
     for order in ((0, 1, 2, 3, 4), (4, 2, 0, 3, 1)):
         mesh = Mesh()
         sessions = [mesh.join(f"runner-{i}") for i in order]
-        mesh.wants.touch(version(replicas=3))
-        chosen.append({session.hello.runner_name for session in sessions if commands(session)})
+        mesh.wants.touch(mesh.register(replicas=3))
+        chosen.append(sorted(asked(*sessions)))
     assert chosen[0] == chosen[1]
     assert len(chosen[0]) == 3
 
 
 async def test_only_runners_with_the_backend_and_device_are_asked() -> None:
     mesh = Mesh()
-    other_backend = mesh.join("a", backend="litert")
-    other_device = mesh.join("b", device="cuda")
-    fitting = mesh.join("c")
-    mesh.wants.touch(version(device_types=("cpu",)))
-    assert [len(commands(session)) for session in (other_backend, other_device, fitting)] == [0, 0, 1]
+    sessions = (mesh.join("a", backend="litert"), mesh.join("b", device="cuda"), mesh.join("c"))
+    mesh.wants.touch(mesh.register(device_types=["cpu"]))
+    assert asked(*sessions) == ["c"]
 
 
-async def test_wants_are_repeated_before_they_lapse_and_end_with_the_demand() -> None:
+async def test_calls_for_what_a_runner_has_lead_to_no_want_by_themselves() -> None:
+    mesh = Mesh()
+    session = mesh.join("a", loaded=("uid-1",))
+    mesh.wants.touch(mesh.register())
+    mesh.wants.refresh()
+    assert commands(session) == []
+
+
+async def test_a_gateway_without_calls_wants_what_runners_report_as_used() -> None:
+    mesh = Mesh()
+    mesh.register()
+    user, other = mesh.join("a", loaded=("uid-1",)), mesh.join("b")
+    report(user, "uid-1", calls=0)
+    mesh.wants.refresh()
+    assert asked(user, other) == [], "it was loaded, and never used"
+    report(user, "uid-1", idle_s=KEEP_S - 10)
+    mesh.wants.refresh()
+    assert sorted(asked(user, other)) == ["a", "b"]
+    mesh.pass_time(60)
+    commands(user)
+    commands(other)
+    mesh.pass_time(60)
+    assert asked(user, other) == [], "its last call is too long ago"
+
+
+async def test_two_gateways_want_the_same_whichever_of_them_has_the_calls() -> None:
+    clock = FakeClock()
+    meshes = [Mesh(clock=clock) for _ in range(2)]
+    runners: list[list[RunnerSession]] = []
+    for mesh in meshes:
+        mesh.register(replicas=1)
+        runners.append([mesh.join(f"runner-{i}") for i in range(4)])
+    meshes[0].wants.touch(meshes[0].register(replicas=1))
+    (chosen,) = asked(*runners[0])
+    for mesh, sessions in zip(meshes, runners, strict=True):
+        (session,) = [session for session in sessions if session.hello.runner_name == chosen]
+        tell(session, "uid-1", LOADED)
+        report(session, "uid-1", queue_depth=50, in_flight=51, queue_wait_us=900_000)
+        mesh.pass_time(20, (session,))
+    again = [asked(*sessions) for sessions in runners]
+    assert again[0] == again[1]
+    assert len(again[0]) == 2, "calls waited for too long on the first one"
+
+
+async def test_wants_are_repeated_before_they_lapse_and_end_with_the_use() -> None:
     mesh = Mesh()
     session = mesh.join("a")
-    wanted = version()
-    mesh.wants.touch(wanted)
-    tell(session, wanted.uid, gateway_pb2.MODEL_STATE_LOADED)
+    mesh.wants.touch(mesh.register())
+    tell(session, "uid-1", LOADED)
     assert len(commands(session)) == 1
-    mesh.clock.advance(WANT_TTL_S / 2 - 1)
-    mesh.wants.refresh()
+    mesh.pass_time(WANT_TTL_S / 2)
     assert commands(session) == []
-    mesh.clock.advance(2)
-    mesh.wants.refresh()
-    assert len(commands(session)) == 1
-    mesh.clock.advance(DEMAND_S)
-    mesh.wants.refresh()
+    mesh.pass_time(2)
+    (renewal,) = commands(session)
+    assert (renewal.version.uid, renewal.ttl.seconds, renewal.ticket) == ("uid-1", 30, "")
+    assert renewal.ByteSize() < 100, "the runner knows the rest"
+    mesh.pass_time(KEEP_S)
+    commands(session)
+    mesh.pass_time(WANT_TTL_S)
     assert commands(session) == []
+    assert mesh.wants.replicas() == []
 
 
 async def test_restarted_runner_gets_its_models_back_when_it_joins() -> None:
     mesh = Mesh()
-    first = mesh.join("a")
-    mesh.wants.touch(version())
+    mesh.register()
+    first, other = mesh.join("a", loaded=("uid-1",)), mesh.join("b", loaded=("uid-1",))
+    report(first, "uid-1")
+    report(other, "uid-1", idle_s=1000)
+    mesh.wants.refresh()
     mesh.directory.remove(first)
+    mesh.wants.refresh()
     second = mesh.join("a")
-    assert [want.version.uid for want in commands(second)] == ["uid-1"]
+    mesh.wants.refresh()
+    assert [want.version.manifest.backend for want in commands(second)] == ["onnxruntime"]
 
 
 async def test_runner_that_failed_to_load_is_passed_over_for_one_that_did_not() -> None:
     mesh = Mesh()
     sessions = [mesh.join(f"runner-{i}") for i in range(3)]
-    wanted = version(replicas=1)
-    mesh.wants.touch(wanted)
-    (chosen,) = [session for session in sessions if commands(session)]
-    tell(chosen, wanted.uid, gateway_pb2.MODEL_STATE_FAILED)
+    mesh.wants.touch(mesh.register(replicas=1))
+    (name,) = asked(*sessions)
+    (chosen,) = [session for session in sessions if session.hello.runner_name == name]
+    tell(chosen, "uid-1", FAILED)
     mesh.wants.refresh()
-    assert [session for session in sessions if commands(session)] != []
-    assert not commands(chosen)
+    assert len(asked(*sessions)) == 1
+    assert asked(chosen) == []
 
 
 async def test_waiting_call_asks_again_after_a_second_when_the_runner_dropped_the_model() -> None:
     mesh = Mesh()
     session = mesh.join("a")
-    wanted = version()
+    wanted = mesh.register()
     mesh.wants.ask(wanted)
     assert len(commands(session)) == 1
     mesh.wants.ask(wanted)
@@ -141,31 +254,29 @@ async def test_waiting_call_asks_again_after_a_second_when_the_runner_dropped_th
     assert len(commands(session)) == 1
 
 
-async def test_withdrawn_version_is_told_to_its_runners_with_no_time_to_live() -> None:
+async def test_a_version_that_leaves_service_is_told_to_its_runners_with_no_time_to_live() -> None:
     mesh = Mesh()
     has, has_not = mesh.join("a"), mesh.join("b")
-    wanted = version(replicas=2)
-    mesh.wants.touch(wanted)
-    tell(has, wanted.uid, gateway_pb2.MODEL_STATE_LOADED)
-    commands(has)
-    commands(has_not)
-    mesh.wants.withdraw(wanted.uid)
+    mesh.wants.touch(mesh.register())
+    tell(has, "uid-1", LOADED)
+    asked(has, has_not)
+    mesh.catalog.replace([])
     (withdrawal,) = commands(has)
     assert (withdrawal.version.uid, withdrawal.ttl.seconds) == ("uid-1", 0)
-    mesh.clock.advance(WANT_TTL_S)
-    mesh.wants.refresh()
-    assert commands(has) == commands(has_not) == []
+    report(has, "uid-1")
+    mesh.pass_time(WANT_TTL_S)
+    assert asked(has, has_not) == []
 
 
 async def test_silent_runner_is_ejected_and_comes_back_with_its_next_heartbeat() -> None:
     mesh = Mesh()
-    session = mesh.join("a")
+    session, wanted = mesh.join("a"), mesh.register()
     tell(session, "uid-1", gateway_pb2.MODEL_STATE_LOADED)
     assert mesh.directory.replicas("uid-1") == (session,)
     mesh.clock.advance(2.1)
     session.check_heartbeat()
     assert mesh.directory.replicas("uid-1") == ()
-    assert not mesh.directory.could_serve(version())
+    assert not mesh.directory.could_serve(wanted)
     session.on_event(mesh_pb2.RunnerEvent(heartbeat=mesh_pb2.Heartbeat()))
     assert mesh.directory.replicas("uid-1") == (session,)
 
@@ -202,24 +313,184 @@ async def test_release_tells_every_runner_that_has_the_version_and_waits_for_the
 async def test_a_version_that_a_runner_released_is_wanted_again_only_when_it_is_used() -> None:
     mesh = Mesh()
     runner = mesh.join("a")
-    mesh.wants.touch(version())
-    tell(runner, "uid-1", gateway_pb2.MODEL_STATE_LOADED)
-    commands(runner)
-    # Another gateway asked for it.
-    tell_released(runner, "uid-1")
-    mesh.clock.advance(WANT_TTL_S)
+    version = mesh.register()
+    mesh.wants.touch(version)
+    tell(runner, "uid-1", LOADED)
+    report(runner, "uid-1")
     mesh.wants.refresh()
+    commands(runner)
+    mesh.clock.advance(1.0)
+    # Another gateway asked for it; the last heartbeat before still tells of its use.
+    tell_released(runner, "uid-1")
+    mesh.pass_time(WANT_TTL_S)
     assert commands(runner) == []
-    mesh.wants.touch(version())
+    mesh.wants.touch(version)
     assert [want.version.uid for want in commands(runner)] == ["uid-1"]
 
 
 async def test_a_version_that_a_runner_unloads_by_itself_stays_wanted() -> None:
     mesh = Mesh()
     runner = mesh.join("a")
-    mesh.wants.touch(version())
-    tell(runner, "uid-1", gateway_pb2.MODEL_STATE_LOADED)
+    mesh.wants.touch(mesh.register())
+    tell(runner, "uid-1", LOADED)
     commands(runner)
     mesh.clock.advance(2.0)
-    tell(runner, "uid-1", gateway_pb2.MODEL_STATE_UNLOADED)
+    tell(runner, "uid-1", UNLOADED)
+    mesh.wants.refresh()
     assert [want.version.uid for want in commands(runner)] == ["uid-1"]
+
+
+async def test_a_warm_pool_is_wanted_without_use_and_follows_its_schedule() -> None:
+    mesh = Mesh()
+    sessions = tuple(mesh.join(f"runner-{i}") for i in range(4))
+    minute = mesh.clock.now().minute
+    rules = [manifest_pb2.PlacementRule(cron=f"{(minute + 10) % 60} * * * *", min_replicas=1)]
+    mesh.register(placement=manifest_pb2.PlacementPolicy(min_replicas=3, schedule=rules))
+    # A rule whose time comes every hour has held since its last time.
+    mesh.wants.refresh()
+    assert len(asked(*sessions)) == 1
+    other = mesh.register(2, placement=manifest_pb2.PlacementPolicy(min_replicas=3))
+    mesh.wants.refresh()
+    assert [want.version.uid for session in sessions for want in commands(session)] == [other.uid] * 3
+
+
+async def test_the_warm_pool_of_what_is_not_served_any_more_is_let_go() -> None:
+    mesh = Mesh()
+    (session,) = (mesh.join("a"),)
+    pool = manifest_pb2.PlacementPolicy(min_replicas=1)
+    mesh.register(1, placement=pool)
+    mesh.wants.refresh()
+    mesh.register(2, placement=pool)
+    mesh.wants.refresh()
+    commands(session)
+    mesh.pass_time(40)
+    assert {want.version.uid for want in commands(session)} == {"uid-2"}
+
+
+@pytest.mark.parametrize(("name", "wanted"), [("t/m", "uid-2"), ("t/m:1", "uid-1")])
+async def test_the_prewarm_list_is_wanted_from_the_start_and_kept(name: str, wanted: str) -> None:
+    mesh = Mesh(prewarm=(name, "t/absent", "other/m"))
+    session = mesh.join("a")
+    mesh.wants.refresh()
+    for number in (1, 2):
+        mesh.register(number)
+    mesh.wants.refresh()
+    mesh.pass_time(2 * KEEP_S)
+    assert {want.version.uid for want in commands(session)} == {wanted}
+
+
+async def test_a_warm_pool_that_somebody_unloads_stays_so_until_it_is_used() -> None:
+    mesh = Mesh()
+    session = mesh.join("a")
+    version = mesh.register(placement=manifest_pb2.PlacementPolicy(min_replicas=1))
+    mesh.wants.refresh()
+    tell(session, "uid-1", LOADED)
+    mesh.wants.release("uid-1")
+    assert released(session) == ["uid-1"]
+    tell_released(session, "uid-1")
+    mesh.pass_time(2 * KEEP_S)
+    assert commands(session) == []
+    mesh.wants.ask(version)
+    assert len(commands(session)) == 1
+
+
+def served(mesh: Mesh) -> int:
+    return mesh.catalog.resolve("t", "m", "").version
+
+
+async def test_requests_stay_with_the_old_version_until_the_new_one_is_loaded_at_scale() -> None:
+    mesh = Mesh()
+    mesh.register(1)
+    sessions = tuple(mesh.join(f"runner-{i}", loaded=("uid-1",)) for i in range(3))
+    mesh.register(2)
+    assert (served(mesh), mesh.catalog.resolve("t", "m", "2").version) == (1, 2)
+    mesh.wants.refresh()
+    assert {want.version.uid for session in sessions for want in commands(session)} == {"uid-2"}
+    for session in sessions[:2]:
+        tell(session, "uid-2", LOADED)
+    mesh.wants.refresh()
+    assert (served(mesh), len(mesh.wants.cutovers)) == (1, 1)
+    tell(sessions[2], "uid-2", LOADED)
+    mesh.wants.refresh()
+    assert (served(mesh), len(mesh.wants.cutovers), mesh.wants.cutovers.done) == (2, 0, 1)
+
+
+async def test_requests_go_to_a_new_version_at_once_where_the_old_one_is_not_loaded() -> None:
+    mesh = Mesh()
+    mesh.join("a")
+    mesh.register(1)
+    mesh.register(2)
+    assert served(mesh) == 2
+
+
+async def test_a_new_version_that_fails_gets_no_requests_and_a_third_one_is_waited_for_instead() -> None:
+    mesh = Mesh(cutover_wait_s=10.0)
+    session = mesh.join("a", loaded=("uid-1",))
+    mesh.register(1)
+    mesh.register(2)
+    tell(session, "uid-2", FAILED)
+    mesh.pass_time(30)
+    assert (served(mesh), mesh.wants.cutovers.failing) == (1, 1)
+    mesh.register(3)
+    assert (served(mesh), mesh.wants.cutovers.failing, mesh.wants.cutovers.given_up) == (1, 0, 1)
+    tell(session, "uid-3", LOADED)
+    mesh.wants.refresh()
+    assert served(mesh) == 3
+
+
+async def test_a_cutover_is_given_up_when_one_of_its_versions_leaves_service() -> None:
+    for gone, then in ((1, 2), (2, 1)):
+        mesh = Mesh()
+        mesh.join("a", loaded=("uid-1",))
+        entries = [entry(f"uid-{number}", number, mesh.clock, replicas=0, model="m") for number in (1, 2)]
+        for one in entries:
+            mesh.catalog.apply([one])
+        assert served(mesh) == 1
+        entries[gone - 1].version.state = models_pb2.VERSION_STATE_ARCHIVED
+        mesh.catalog.apply([entries[gone - 1]])
+        assert served(mesh) == then
+        mesh.wants.refresh()
+        assert (served(mesh), len(mesh.wants.cutovers), mesh.wants.cutovers.given_up) == (then, 0, 1)
+
+
+async def test_a_snapshot_in_the_middle_of_a_cutover_changes_nothing() -> None:
+    mesh = Mesh()
+    mesh.join("a", loaded=("uid-1",))
+    entries = [entry(f"uid-{number}", number, mesh.clock, replicas=0, model="m") for number in (1, 2)]
+    for one in entries:
+        mesh.catalog.apply([one])
+    mesh.catalog.replace(entries)
+    mesh.wants.refresh()
+    assert (served(mesh), len(mesh.wants.cutovers)) == (1, 1)
+
+
+@pytest.mark.parametrize(
+    ("age_s", "state", "serves"),
+    [(30, LOADING, 1), (30, LOADED, 2), (300, LOADING, 2), (300, FAILED, 1)],
+    ids=["young and loading", "loaded", "old and evicted", "old and failed"],
+)
+async def test_a_gateway_that_has_just_started_decides_as_those_that_saw_the_new_version_come(
+    age_s: float, state: gateway_pb2.ModelState.ValueType, serves: int
+) -> None:
+    mesh = Mesh()
+    entries = [entry(f"uid-{number}", number, mesh.clock, replicas=0, model="m") for number in (1, 2)]
+    mesh.clock.advance(age_s)
+    mesh.catalog.replace(entries)
+    mesh.wants.refresh()
+    session = mesh.join("a", loaded=("uid-1",))
+    tell(session, "uid-2", state)
+    mesh.wants.refresh()
+    assert served(mesh) == serves
+
+
+async def test_unloading_a_model_ends_its_cutover() -> None:
+    mesh = Mesh()
+    session = mesh.join("a", loaded=("uid-1",))
+    mesh.register(1)
+    mesh.register(2)
+    for uid in ("uid-1", "uid-2"):
+        mesh.wants.release(uid)
+    commands(session)
+    tell_released(session, "uid-1")
+    mesh.pass_time(5)
+    assert (served(mesh), commands(session)) == (2, [])

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field, replace
 
 from headrace.registry.internal.v1.catalog_pb2 import CatalogEntry
 from headrace.registry.v1.models_pb2 import VERSION_STATE_READY, Version
@@ -44,12 +44,17 @@ class CatalogVersion:
     proto: Version
 
 
+Renewed = Callable[[CatalogVersion | None, CatalogVersion], None]
+"""Called with what requests without a version went to until now, if to anything, and the newer version."""
+
+
 @dataclass(slots=True)
 class _Model:
-    """The ready versions of one model by their text, and the highest of them."""
+    """The ready versions of one model by their text, the highest of them, and the one that is served in its place."""
 
     ready: dict[str, CatalogVersion] = field(default_factory=dict[str, CatalogVersion])
     latest: CatalogVersion | None = None
+    held: CatalogVersion | None = None
 
     def put(self, version: CatalogVersion) -> None:
         self.ready[version.version_text] = version
@@ -60,7 +65,18 @@ class _Model:
         gone = self.ready.pop(version_text, None)
         if gone is not None and gone is self.latest:
             self.latest = max(self.ready.values(), key=lambda entry: entry.version, default=None)
+        if gone is not None and gone is self.held:
+            self.held = None
         return gone
+
+    def served(self) -> CatalogVersion | None:
+        """What requests without a version go to."""
+        return self.held or self.latest
+
+    def same(self, version: CatalogVersion | None) -> CatalogVersion | None:
+        """The same version as it is known now; None when it is not ready any more."""
+        found = self.ready.get(version.version_text) if version is not None else None
+        return found if found is not None and version is not None and found.uid == version.uid else None
 
 
 class Catalog:
@@ -68,6 +84,9 @@ class Catalog:
 
     A snapshot replaces everything at once, when it is complete; until then, and while the feed is down, the former
     content goes on being served.
+
+    Attributes:
+        changes: Rises with every change of what is served.
     """
 
     def __init__(self) -> None:
@@ -76,6 +95,8 @@ class Catalog:
         self._archived: dict[tuple[str, str, str], None] = {}
         self._ready = False
         self._left: list[LeftService] = []
+        self._renewed: list[Renewed] = []
+        self.changes = 0
 
     @property
     def ready(self) -> bool:
@@ -85,6 +106,13 @@ class Catalog:
     def add_listener(self, left: LeftService) -> None:
         """`left` is called on the event loop, after the change, for each version that leaves service."""
         self._left.append(left)
+
+    def add_renewal_listener(self, renewed: Renewed) -> None:
+        """`renewed` is called for each model that got a newer version, before any request goes there.
+
+        With a snapshot it is called for every model of several versions that was not known before.
+        """
+        self._renewed.append(renewed)
 
     def replace(self, entries: Iterable[CatalogEntry]) -> None:
         """Takes a complete snapshot in place of everything known so far."""
@@ -97,16 +125,21 @@ class Catalog:
                 models.setdefault((version.tenant_id, version.model), _Model()).put(version)
                 by_uid[version.uid] = version
         gone = [uid for uid in self._by_uid if uid not in by_uid]
-        self._models, self._by_uid = models, by_uid
+        former, self._models, self._by_uid = self._models, models, by_uid
         self._ready = True
+        self.changes += 1
+        for key, model in models.items():
+            self._renew(model, former.get(key))
         self._tell(gone)
 
     def apply(self, entries: Iterable[CatalogEntry]) -> None:
         """Takes what one revision changed."""
         gone: list[str] = []
+        self.changes += 1
         for entry in entries:
             key = tenant_id, name, text = _key(entry)
             model = self._models.setdefault((tenant_id, name), _Model())
+            before = replace(model)
             former = model.drop(text)
             if former is not None and former.uid != entry.version.uid:
                 del self._by_uid[former.uid]
@@ -115,10 +148,12 @@ class Catalog:
                 self._archived.pop(key, None)
                 version = self._by_uid[entry.version.uid] = _version(entry)
                 model.put(version)
+                self._renew(model, before)
                 continue
             self._bury(key)
             if self._by_uid.pop(entry.version.uid, None) is not None:
                 gone.append(entry.version.uid)
+            self._renew(model, before)
             if not model.ready:
                 del self._models[tenant_id, name]
         self._tell(gone)
@@ -126,7 +161,7 @@ class Catalog:
     def resolve(
         self, tenant_id: str, model: str, version: str, *, version_field: str = "model_version"
     ) -> CatalogVersion:
-        """The version that a request means; an empty `version` means the highest that is ready.
+        """The version that a request means; an empty `version` means the highest that is ready, or is held for it.
 
         Args:
             tenant_id: Whose models to look at.
@@ -142,10 +177,43 @@ class Catalog:
         """
         known = self._models.get((tenant_id, model))
         if known is not None:
-            found = known.ready.get(version) if version else known.latest
+            found = known.ready.get(version) if version else known.held or known.latest
             if found is not None:
                 return found
         raise self._absent(tenant_id, model, version, version_field, exists=known is not None)
+
+    def hold(self, version: CatalogVersion) -> None:
+        """Requests without a version go to this one, until a call of `move_on`, or until it leaves service."""
+        model = self._models.get((version.tenant_id, version.model))
+        if model is not None and self._by_uid.get(version.uid) is not None:
+            model.held = version
+            self.changes += 1
+
+    def move_on(self, tenant_id: str, model: str) -> None:
+        """Requests without a version go to the newest one again."""
+        known = self._models.get((tenant_id, model))
+        if known is not None and known.held is not None:
+            known.held = None
+            self.changes += 1
+
+    def newest(self, tenant_id: str, model: str) -> CatalogVersion:
+        """The highest version that is ready, also while requests go to another one; raises as `resolve` does."""
+        served = self.resolve(tenant_id, model, "")
+        return self._models[tenant_id, model].latest or served
+
+    def served(self) -> Iterator[CatalogVersion]:
+        """What requests without a version go to, of every model of every tenant."""
+        for model in self._models.values():
+            version = model.served()
+            if version is not None:
+                yield version
+
+    def find(self, tenant_id: str, model: str, version: str) -> CatalogVersion | None:
+        """As `resolve`, with None for what isn't there."""
+        known = self._models.get((tenant_id, model))
+        if known is None:
+            return None
+        return known.ready.get(version) if version else known.served()
 
     def versions_of(self, tenant_id: str, model: str) -> list[CatalogVersion]:
         """The ready versions of a model in ascending order; empty when the tenant has no such model."""
@@ -192,6 +260,18 @@ class Catalog:
                 context={"model": shown, "version": version},
             )
         return ModelError(f"model '{shown}' was not found", entry=MODEL_NOT_FOUND, context={"model": shown})
+
+    def _renew(self, model: _Model, before: _Model | None) -> None:
+        """Keeps a hold over a change, while it holds anything back, and tells of a newer version."""
+        held = model.same(before.held) if before is not None else None
+        newest = model.latest
+        model.held = held if held is not None and newest is not None and held.version < newest.version else None
+        if newest is None or (before is not None and before.latest is not None and before.latest.uid == newest.uid):
+            return
+        served = model.same(before.served()) if before is not None else None
+        if served.version < newest.version if served is not None else before is None and len(model.ready) > 1:
+            for renewed in self._renewed:
+                renewed(served, newest)
 
     def _bury(self, key: tuple[str, str, str]) -> None:
         self._archived[key] = None

@@ -12,7 +12,7 @@ from headrace_common.grpc_server import Call
 from headrace_gateway.catalog import Catalog, CatalogVersion
 from headrace_gateway.inference.outlook import why_not_wait
 from headrace_gateway.mesh.directory import RunnerDirectory
-from headrace_gateway.mesh.wants import Wants
+from headrace_gateway.mesh.placement import Wants
 from inference import model_repository_pb2 as repository
 
 LOAD_TIMEOUT_S = 600.0
@@ -54,10 +54,10 @@ class ModelRepository:
     async def RepositoryModelLoad(  # noqa: N802
         self, request: repository.RepositoryModelLoadRequest, call: Call
     ) -> repository.RepositoryModelLoadResponse:
-        """Has the version loaded that a request without a version would use; one that failed is tried again."""
+        """Has the newest version loaded; one that failed is tried again."""
         name = _model_name(request)
         _check_parameters(request.parameters, known=())
-        version = self._catalog.resolve(call.principal.tenant_id, name, "")
+        version = self._catalog.newest(call.principal.tenant_id, name)
         limit = _Limit(self._clock, call, "loaded", name)
         if not self._directory.replicas(version.uid) and self._failed_somewhere(version):
             await self._let_go([version], limit)
