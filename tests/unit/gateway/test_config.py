@@ -8,7 +8,8 @@ import pytest
 
 from headrace_common.errors import ConfigError
 from headrace_common.settings import load_settings
-from headrace_gateway.config import GatewaySettings, check_settings
+from headrace_gateway.config import GatewaySettings, check_settings, routing_rules
+from headrace_gateway.inference.routing_rules import Policy, RoutingRules
 
 NEEDED = {
     "HEADRACE_GATEWAY_QUOTA_ADDRESS": "127.0.0.1:1",
@@ -71,6 +72,11 @@ def test_reachable_mesh_listener_needs_a_join_token_or_certificates() -> None:
         ({"HEADRACE_GATEWAY_RESULT_BYTES_MAX": str(1 << 20)}, "HEADRACE_GATEWAY_RESULT_BYTES_MAX"),
         ({"HEADRACE_GATEWAY_PRINCIPAL_TTL_S": "0"}, "HEADRACE_GATEWAY_PRINCIPAL_TTL_S"),
         ({"HEADRACE_GATEWAY_NAME": "Has Spaces"}, "HEADRACE_GATEWAY_NAME"),
+        ({"HEADRACE_GATEWAY_ROUTING": "fastest"}, "HEADRACE_GATEWAY_ROUTING"),
+        ({"HEADRACE_GATEWAY_TENANT_ROUTING": "acme=fastest"}, "HEADRACE_GATEWAY_TENANT_ROUTING"),
+        ({"HEADRACE_GATEWAY_TENANT_ROUTING": "acme"}, "HEADRACE_GATEWAY_TENANT_ROUTING"),
+        ({"HEADRACE_GATEWAY_TENANT_ROUTING": "=latency"}, "HEADRACE_GATEWAY_TENANT_ROUTING"),
+        ({"HEADRACE_GATEWAY_SLOW_START_S": "-1"}, "HEADRACE_GATEWAY_SLOW_START_S"),
         ({"HEADRACE_MESSAGE_BYTES_MAX": "many"}, "HEADRACE_MESSAGE_BYTES_MAX"),
     ],
 )
@@ -78,6 +84,19 @@ def test_wrong_value_names_its_variable(variables: dict[str, str], named: str) -
     with pytest.raises(ConfigError) as caught:
         load(**variables)
     assert caught.value.context["variable"] == named
+
+
+def test_routing_is_set_for_all_and_for_single_tenants() -> None:
+    rules = routing_rules(
+        load(
+            HEADRACE_GATEWAY_ROUTING="latency",
+            HEADRACE_GATEWAY_TENANT_ROUTING="acme=cheapest, beta = round_robin",
+            HEADRACE_GATEWAY_DEVICE_PREFERENCE="npu,cpu",
+        )
+    )
+    assert (rules.policy, rules.device_preference) == (Policy.LATENCY, ("npu", "cpu"))
+    assert rules.tenant_policies == {"acme": Policy.CHEAPEST, "beta": Policy.ROUND_ROBIN}
+    assert routing_rules(load()) == RoutingRules()
 
 
 def test_every_setting_says_what_it_is_for() -> None:

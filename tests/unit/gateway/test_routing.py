@@ -8,11 +8,13 @@ from collections.abc import Iterator
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from prometheus_client import CollectorRegistry
 
 from headrace.gateway.v1 import mesh_pb2 as gateway_pb2
 from headrace.registry.v1 import manifest_pb2
 from headrace.runner.internal.v1 import mesh_pb2
 from headrace_gateway.inference.replica_choice import FULL_SCAN_MAX
+from headrace_gateway.inference.routing_metrics import RoutingMetrics
 from headrace_gateway.inference.routing_rules import Policy, RoutingRules
 from headrace_gateway.mesh.runner_session import RunnerSession
 from support.fleet import UID, Fleet, answer
@@ -209,6 +211,20 @@ async def test_cheap_replica_with_a_long_queue_gives_way_to_the_dearer_one() -> 
     cpu = fleet.join("cpu", cost_s=0.1, in_flight=10)
     assert fleet.choose(fleet.call(timeout_s=4.5)) is cpu
     assert fleet.choose(fleet.call(timeout_s=4.3)) is cuda
+
+
+async def test_choices_and_fallbacks_are_told_in_the_metrics() -> None:
+    fleet = Fleet()
+    registry = CollectorRegistry()
+    RoutingMetrics(router=fleet.router, registry=registry)
+    fleet.join("cpu")
+    cuda = fleet.join("cuda", device="cuda")
+    fleet.choose()
+    fleet.choose(usable=lambda session: session is not cuda)
+    assert fleet.choose(usable=lambda session: False) is None
+    assert registry.get_sample_value("headrace_routing_choices_total", {"policy": "least_cost"}) == 2
+    assert registry.get_sample_value("headrace_routing_choices_total", {"policy": "latency"}) == 0
+    assert registry.get_sample_value("headrace_routing_fallbacks_total", {"device_type": "cpu"}) == 1
 
 
 async def test_calls_of_other_gateways_count() -> None:
