@@ -1,110 +1,133 @@
-"""Calls are cancelled at random moments; everything that they held comes back."""
+"""Calls are cancelled at random moments; nobody gets another's answer, and everything that they held comes back."""
 
 from __future__ import annotations
 
 import asyncio
-import random
 import sys
+from collections import Counter
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
+from random import Random
 
 import grpc
 import grpc.aio
+import numpy as np
 import psutil
+import pytest
 
+from headrace_client.async_client import AsyncClient
 from inference.open_inference_pb2 import ModelInferRequest
-from support.load import Outcomes, closed_loop, infer_stub
+from support.load import infer_stub
 from support.mesh import Mesh
-from support.soak import Measured, settled
+from support.onnx_models import identity
+from support.soak import Measured, Tensor, settled
 
-CANCELS = 1_000
-WARM_UP_CALLS = 2_000
+CALLS = 100_000
+CANCELLED_SHARE = 0.3
+CALLERS = 64
+WARM_UP_CALLS = 5_000
 MEMORY_RATIO_MAX = 1.10
+MODEL = "nonce"
 BARE_SERVER = Path(__file__).with_name("bare_server.py")
 
+Metadata = tuple[tuple[str, str], ...]
 
-async def cancel_at_random(
-    channel: grpc.aio.Channel, request: ModelInferRequest, metadata: tuple[tuple[str, str], ...], *, longest_s: float
-) -> int:
-    """Starts calls, 20 at a time, each to be cancelled after a random part of `longest_s`, until CANCELS were.
 
-    Returns:
-        How many calls were answered before their cancel came.
-    """
-    stub, body = infer_stub(channel), request.SerializeToString()
-    moments = random.Random(42)
-    cancelled = answered = 0
+def request_with(nonce: int) -> bytes:
+    """A request whose tensor is the nonce; its bytes come last, in the request as in the answer."""
+    return _WITHOUT_NONCE + nonce.to_bytes(8, "little")
+
+
+_WITHOUT_NONCE = ModelInferRequest(
+    model_name=MODEL,
+    inputs=[Tensor(name="x", datatype="INT64", shape=[1, 1])],
+    raw_input_contents=[np.array([0], np.int64).tobytes()],
+).SerializeToString()[:-8]
+
+
+async def load(channel: grpc.aio.Channel, metadata: Metadata, *, calls: int, cancelled_share: float) -> Counter[str]:
+    """So many calls, of which a share is cancelled in flight at moments within about twice the usual latency."""
+    stub = infer_stub(channel)
+    chance = Random(42)
+    ends: Counter[str] = Counter()
+    latencies_s = [0.01]
+    begun = 0
 
     async def caller() -> None:
-        nonlocal cancelled, answered
-        while cancelled < CANCELS:
-            call = stub(body, metadata=metadata, timeout=20)
-            await asyncio.sleep(moments.random() * longest_s)
-            call.cancel()
+        nonlocal begun
+        loop = asyncio.get_running_loop()
+        while begun < calls:
+            begun += 1
+            nonce = chance.getrandbits(63)
+            started = loop.time()
+            call = stub(request_with(nonce), metadata=metadata, timeout=60)
+            if ends["cancelled"] < cancelled_share * begun:
+                await asyncio.sleep(chance.random() * 2 * latencies_s[-1])
+                call.cancel()
             try:
-                await call
-                answered += 1
+                answer = await call
             except asyncio.CancelledError:
-                cancelled += 1
+                ends["cancelled"] += 1
+            except grpc.aio.AioRpcError as error:
+                ends[f"{error.code().name}: {error.details()}"] += 1
+            else:
+                right = answer.endswith(nonce.to_bytes(8, "little"))
+                ends["answered" if right else "foreign"] += 1
+                latencies_s[-1] += 0.01 * (loop.time() - started - latencies_s[-1])
 
-    await asyncio.gather(*(caller() for _ in range(20)))
-    return answered
-
-
-async def warm(channel: grpc.aio.Channel, request: ModelInferRequest, metadata: tuple[tuple[str, str], ...]) -> float:
-    """Brings a server's memory to its steady state; returns the median latency in seconds."""
-    outcomes = Outcomes()
-    await closed_loop(
-        channel,
-        request,
-        callers=20,
-        until=lambda: outcomes.answered >= WARM_UP_CALLS,
-        outcomes=outcomes,
-        metadata=metadata,
-    )
-    assert not outcomes.failures
-    return outcomes.quantile_ms(0.5) / 1000
+    await asyncio.gather(*(caller() for _ in range(CALLERS)))
+    return ends
 
 
-async def test_cancelled_calls_give_everything_back(
-    mesh: Mesh, file_request: ModelInferRequest, measured: Measured
-) -> None:
-    gateway = psutil.Process(mesh.current_processes()["gateway-0"].pid)
-    async with grpc.aio.insecure_channel(mesh.grpc) as channel:
-        median_s = await warm(channel, file_request, mesh.metadata)
-        before = await settled(mesh, {})
-        rss_before = gateway.memory_info().rss
-        answered = await cancel_at_random(channel, file_request, mesh.metadata, longest_s=2 * median_s)
-        after = await settled(mesh, before)
-        rss_after = gateway.memory_info().rss
-    bare_before, bare_after = await bare_server_memory(file_request, median_s)
-    ratio = (rss_after / rss_before) / (bare_after / bare_before)
-    measured(
-        f"{CANCELS} calls cancelled at random moments",
-        f"tasks, calls, credit, slots exactly back; memory ≤ {MEMORY_RATIO_MAX:.2f}× a bare grpc.aio server's growth",
-        f"{CANCELS} cancelled in flight, {answered} answered before; all back; "
-        f"gateway {rss_before >> 20} → {rss_after >> 20} MiB, "
-        f"bare server {bare_before >> 20} → {bare_after >> 20} MiB, ratio {ratio:.3f}",
-    )
-    assert after == before
-    assert ratio <= MEMORY_RATIO_MAX
-
-
-async def bare_server_memory(request: ModelInferRequest, median_s: float) -> tuple[int, int]:
-    """Memory of a server that only waits as long as a call takes, before and after the same cancels, in bytes."""
+@asynccontextmanager
+async def bare_server(delay_s: float) -> AsyncIterator[tuple[str, int]]:
+    """Address and process of a server that does nothing but wait as long as a call takes."""
     process = await asyncio.create_subprocess_exec(
-        *(sys.executable, str(BARE_SERVER), str(median_s)),
+        *(sys.executable, str(BARE_SERVER), str(delay_s)),
         stdin=asyncio.subprocess.PIPE,
         stdout=asyncio.subprocess.PIPE,
     )
     assert process.stdout is not None
     try:
-        address = (await process.stdout.readline()).decode().strip()
-        async with grpc.aio.insecure_channel(address) as channel:
-            await warm(channel, request, ())
-            before = psutil.Process(process.pid).memory_info().rss
-            await cancel_at_random(channel, request, (), longest_s=2 * median_s)
-            after = psutil.Process(process.pid).memory_info().rss
+        yield (await process.stdout.readline()).decode().strip(), process.pid
     finally:
         process.kill()
         await process.wait()
-    return before, after
+
+
+async def memory(address: str, pid: int, metadata: Metadata) -> tuple[int, int, Counter[str]]:
+    """Resident bytes of a server before and after the load, and how its calls ended."""
+    async with grpc.aio.insecure_channel(address) as channel:
+        await load(channel, metadata, calls=WARM_UP_CALLS, cancelled_share=CANCELLED_SHARE)
+        before = psutil.Process(pid).memory_info().rss
+        ends = await load(channel, metadata, calls=CALLS, cancelled_share=CANCELLED_SHARE)
+        return before, psutil.Process(pid).memory_info().rss, ends
+
+
+@pytest.mark.timeout(600)
+async def test_cancelled_calls_give_everything_back(mesh: Mesh, measured: Measured) -> None:
+    gateway = mesh.current_processes()["gateway-0"].pid
+    async with AsyncClient(mesh.grpc, api_key=mesh.api_key) as client:
+        await client.models.push(identity("INT64", ("batch", 1)), name=MODEL)
+        await client.models.load(MODEL)
+    async with grpc.aio.insecure_channel(mesh.grpc) as channel:
+        await load(channel, mesh.metadata, calls=WARM_UP_CALLS, cancelled_share=0.0)
+    held_before = await settled(mesh, {})
+    before, after, ends = await memory(mesh.grpc, gateway, mesh.metadata)
+    held_after = await settled(mesh, held_before)
+    async with bare_server(0.01) as (address, pid):
+        bare_before, bare_after, _ = await memory(address, pid, ())
+    ratio = (after / before) / (bare_after / bare_before)
+    measured(
+        f"{CALLS:,} calls, {CANCELLED_SHARE:.0%} of them cancelled at random moments, {CALLERS} callers",
+        f"no foreign answer; tasks, calls, credit, slots exactly back; memory ≤ {MEMORY_RATIO_MAX:.2f}× a bare "
+        "grpc.aio server's growth",
+        f"{', '.join(f'{number:,} {what}' for what, number in sorted(ends.items()))}; {ends['foreign']} foreign; "
+        f"{'all back' if held_after == held_before else 'not all back'}; gateway {before >> 20} → {after >> 20} MiB, "
+        f"bare server {bare_before >> 20} → {bare_after >> 20} MiB, ratio {ratio:.3f}",
+    )
+    assert set(ends) == {"answered", "cancelled"}, ends
+    assert ends["cancelled"] >= 0.95 * CANCELLED_SHARE * CALLS
+    assert held_after == held_before
+    assert ratio <= MEMORY_RATIO_MAX

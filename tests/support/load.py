@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import grpc
@@ -30,8 +30,13 @@ class Outcomes:
 
     def quantile_ms(self, share: float) -> float:
         """A quantile of the latencies, in milliseconds."""
-        ordered = sorted(self.latencies_s)
-        return 1000 * ordered[min(len(ordered) - 1, int(share * len(ordered)))]
+        return 1000 * quantile(self.latencies_s, share)
+
+
+def quantile(values: Sequence[float], share: float) -> float:
+    """The smallest value that about `share` of the values don't exceed; 1.0 gives the largest."""
+    ordered = sorted(values)
+    return ordered[min(len(ordered) - 1, int(share * len(ordered)))]
 
 
 def infer_stub(channel: grpc.aio.Channel) -> grpc.aio.UnaryUnaryMultiCallable[bytes, bytes]:
