@@ -17,6 +17,8 @@ from headrace_gateway.mesh.session_calls import Answer as GatewayAnswer
 from headrace_gateway.version_meters import VersionMeters
 from headrace_runner.calls import Answer, Cancel, Ended, IncomingCall
 
+TICK_S = 0.025
+
 
 @dataclass
 class SentCall:
@@ -78,7 +80,10 @@ async def dispatched(
     dispatcher.start(call)
     try:
         async with asyncio.timeout(timeout_s):
-            return await told
+            while not told.done():
+                await asyncio.wait((told,), timeout=TICK_S)
+                dispatcher.tick()
+            return told.result()
     except BaseException:
         dispatcher.cancel(call)
         raise

@@ -62,6 +62,7 @@ class EchoHost:
         self.execution_slots = 4
         self.delay_s = 0.0
         self.beating = True
+        self.tells_models = False
         self.running = 0
         self.executed = 0
         self.fails_to_load = False
@@ -119,7 +120,10 @@ class EchoHost:
         self._listeners.remove(listener)
 
     def load(self) -> mesh_pb2.Heartbeat:
-        return mesh_pb2.Heartbeat(in_flight=self.running)
+        load = mesh_pb2.Heartbeat(in_flight=self.running)
+        if self.tells_models:
+            load.models.add(version_uid=VERSION.uid, in_flight=self.running)
+        return load
 
 
 @dataclass
@@ -174,7 +178,7 @@ async def gateway(gateway_id: str = "gateway-0", address: str = "127.0.0.1:0") -
         clock=CLOCK,
         router=Router(directory=directory, clock=CLOCK, random=Random(1), rules=RoutingRules()),
         random=Random(1),
-        limits=ResilienceLimits(),
+        limits=ResilienceLimits(runner_calls_max=1_000, model_calls_max=1_000, tenant_calls_max=1_000),
     )
     tasks = [asyncio.create_task(directory.watch_heartbeats()), asyncio.create_task(wants.run())]
     try:
@@ -364,6 +368,36 @@ async def test_runner_serves_two_gateways_and_one_gateway_by_two_names_once() ->
             answers = await asyncio.gather(a.infer(b"1"), b.infer(b"2"))
             assert [answer.payload for answer in answers] == [b"1", b"2"]
             assert r.client.gateways == {"a", "b"}
+
+
+@pytest.mark.parametrize("by_model", [True, False])
+async def test_calls_of_another_gateway_turn_this_one_s_to_a_free_runner(
+    by_model: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("headrace_runner.mesh.session.HEARTBEAT_S", 0.05)
+    async with gateway("a") as a, gateway("b") as b:
+        targets = a.address, b.address
+        async with runner(*targets, name="runner-0") as busy, runner(*targets, name="runner-1") as free:
+            for r in (busy, free):
+                await a.until(lambda: len(a.directory) == 2 and len(b.directory) == 2)
+                r.host.tells_models = by_model
+                r.host.want(tenant_id="t", version=VERSION.proto, ticket=f"ticket for {VERSION.uid}", ttl_s=30)
+            for g in (a, b):
+                await g.until(lambda g=g: len(g.directory.replicas(VERSION.uid)) == 2)
+            for session in b.directory:
+                if session.hello.runner_name == "runner-1":
+                    session.eject()
+            busy.host.delay_s = 60
+            calls = [asyncio.create_task(b.infer(b"%d" % i)) for i in range(4)]
+            (seen,) = (session for session in a.directory if session.hello.runner_name == "runner-0")
+            await a.until(lambda: seen.work.pending_s > 0)
+            for i in range(3):
+                await a.infer(b"%d" % i)
+            assert (busy.host.executed, free.host.executed) == (0, 3)
+            for call in calls:
+                call.cancel()
+            await asyncio.gather(*calls, return_exceptions=True)
+            await a.until(lambda: seen.work.pending_s == 0)
 
 
 async def test_runner_joins_a_restarted_gateway_again() -> None:

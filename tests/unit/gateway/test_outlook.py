@@ -60,10 +60,10 @@ async def test_waits_while_a_runner_may_still_load() -> None:
     assert runners.why(patient=False) is None
 
 
-async def test_full_replicas_are_overloaded_at_once() -> None:
+async def test_waits_for_a_place_at_replicas_that_are_full() -> None:
     runners = Runners()
     runners.join("a", loaded=True)
-    assert runners.why() == "RUNNER_OVERLOADED"
+    assert runners.why(patient=False) is None
 
 
 async def test_waits_for_any_runner_only_for_a_while() -> None:

@@ -7,7 +7,6 @@ import uuid
 from importlib.metadata import version as installed_version
 from random import Random
 
-from headrace.gateway.v1.mesh_pb2 import BREAKER_STATE_CLOSED
 from headrace_common.access_log import AccessLog
 from headrace_common.catalogue import SETTING_MISSING
 from headrace_common.clock import Clock, SystemClock
@@ -24,12 +23,13 @@ from headrace_common.service_main import Stop
 from headrace_common.tasks import TaskGuard
 from headrace_common.tls import TlsFiles
 from headrace_gateway.catalog import Catalog, CatalogVersion
-from headrace_gateway.config import GatewaySettings, check_settings, placement_policy, routing_rules
+from headrace_gateway.config import GatewaySettings, check_settings, placement_policy, resilience_limits, routing_rules
 from headrace_gateway.deadlines import Deadlines
 from headrace_gateway.feeds import CATALOG, PRINCIPALS
 from headrace_gateway.identity import Identity
 from headrace_gateway.inference import Dispatcher, InferenceHandler, PayloadGate
 from headrace_gateway.inference.packed_stream import StreamLimits
+from headrace_gateway.inference.resilience_metrics import ResilienceMetrics
 from headrace_gateway.inference.routing import Router
 from headrace_gateway.inference.routing_metrics import RoutingMetrics
 from headrace_gateway.mesh.directory import RunnerDirectory
@@ -188,7 +188,10 @@ class Gateway:
             runtime=self._runtime,
             health_services=PUBLIC_SERVICES,
             # Up to twice the cap a message is received, so that the refusal is ours and names the limit.
-            options=[("grpc.max_receive_message_length", 2 * settings.message_bytes_max)],
+            options=[
+                ("grpc.max_receive_message_length", 2 * settings.message_bytes_max),
+                ("grpc.so_reuseport", int(settings.share_port)),
+            ],
         )
 
     def _mesh_server(self) -> GrpcServer:
@@ -222,14 +225,16 @@ class Gateway:
         return router
 
     def _inference_handler(self) -> InferenceHandler:
-        dispatcher = Dispatcher(
+        dispatcher = self._dispatcher = Dispatcher(
             directory=self._directory,
             wants=self._wants,
             clock=self._clock,
             router=self._router(),
-            waiting_max=self._settings.load_waiting_max,
-            registry=self._registry,
+            random=Random(),  # noqa: S311 - spreads load, guards nothing
+            limits=resilience_limits(self._settings),
         )
+        self.catalog.add_listener(dispatcher.version_left)
+        ResilienceMetrics(dispatcher=dispatcher, registry=self._registry)
         return InferenceHandler(
             catalog=self.catalog,
             dispatcher=dispatcher,
@@ -269,7 +274,7 @@ class Gateway:
         view = RunnerView(
             runners=self._directory,
             known=self.catalog.by_uid,
-            breaker_state=lambda _session, _uid: BREAKER_STATE_CLOSED,
+            breaker_state=self._dispatcher.breaker_state,
             clock=self._clock,
         )
         mesh = MeshService(gateway_id=self.id, directory=self._directory, view=view)

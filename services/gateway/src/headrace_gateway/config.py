@@ -10,6 +10,7 @@ from headrace_common.addresses import is_loopback
 from headrace_common.catalogue import SETTING_MISSING
 from headrace_common.errors import ConfigError
 from headrace_common.settings import CommaList, CommaPairs, ServiceSettings
+from headrace_gateway.inference.resilience.limits import ResilienceLimits
 from headrace_gateway.inference.routing_rules import DEVICE_PREFERENCE, Policy, RoutingRules
 from headrace_gateway.mesh.placement import PlacementPolicy, ScalingRule
 from headrace_gateway.mesh.placement.prewarm import NAMED
@@ -22,6 +23,10 @@ class GatewaySettings(ServiceSettings):
 
     name: str = Field("gateway-0", pattern=r"^[a-z0-9][a-z0-9.-]{0,62}$", description="Name in logs and metrics.")
     grpc_address: str = Field("127.0.0.1:8081", description="host:port of the public listener; port 0 means any.")
+    share_port: bool = Field(
+        False,
+        description="Let other gateways on this machine listen on the same public port; new connections go to any.",
+    )
     mesh_address: str = Field("127.0.0.1:0", description="host:port that runners dial; port 0 means any.")
     quota_address: str = Field(min_length=1, description="host:port of the quota service.")
     registry_address: str = Field(min_length=1, description="host:port of the registry service.")
@@ -31,11 +36,31 @@ class GatewaySettings(ServiceSettings):
     reflection: Literal["open", "keyed", "off"] = Field(
         "keyed", description="Who may list the public services: anyone, callers with a key, or nobody."
     )
-    load_waiting_max: int = Field(
-        4_096, ge=2, description="Calls that may wait for a model to be loaded, at most half of them of one tenant."
-    )
     stream_calls_max: int = Field(
-        16_384, ge=1, description="Calls in flight of all streams and batches; more are refused one by one."
+        16_384,
+        ge=2,
+        description="Calls in flight of all streams and batches; more are refused one by one. At most half of them may "
+        "wait for one tenant.",
+    )
+    bulkhead_runner_calls: int = Field(100, ge=1, description="Calls that this gateway has at one runner at once.")
+    bulkhead_model_calls: int = Field(100, ge=1, description="Calls of one model version at runners at once.")
+    bulkhead_tenant_calls: int = Field(100, ge=1, description="Calls of one tenant at runners at once.")
+    bulkhead_waiting_room: int = Field(
+        50, ge=0, description="Unary calls that may wait beside those, for each model and tenant; more are refused."
+    )
+    retry_ratio: float = Field(0.1, ge=0, le=1, description="Retries and hedges for each call, at most.")
+    retry_floor_per_s: float = Field(
+        10.0, ge=0, description="Retries and hedges a second that are allowed however few calls there are."
+    )
+    breaker_volume: int = Field(
+        20, ge=1, description="Calls to a replica within ten seconds before its circuit breaker judges."
+    )
+    breaker_ratio: float = Field(0.5, gt=0, le=1, description="Share of failed calls that opens a circuit breaker.")
+    breaker_open_s: float = Field(5.0, gt=0, description="How long a circuit breaker stays open, seconds.")
+    breaker_successes: int = Field(2, ge=1, description="Good answers in a row that close a circuit breaker.")
+    outlier_failures: int = Field(5, ge=1, description="Failures in a row that eject a runner.")
+    outlier_eject_s: float = Field(
+        5.0, gt=0, description="How long a runner is ejected at first, seconds; twice as long each time after."
     )
     request_bytes_max: int = Field(
         512 << 20, ge=1 << 16, description="Bytes of all inference requests held at once; more are refused."
@@ -133,6 +158,25 @@ def routing_rules(settings: GatewaySettings) -> RoutingRules:
         device_preference=settings.device_preference,
         device_wait_ratio=settings.device_wait_ratio,
         slow_start_s=settings.slow_start_s,
+    )
+
+
+def resilience_limits(settings: GatewaySettings) -> ResilienceLimits:
+    """The settings that say how far the gateway goes to save calls, and what it lets in."""
+    return ResilienceLimits(
+        runner_calls_max=settings.bulkhead_runner_calls,
+        model_calls_max=settings.bulkhead_model_calls,
+        tenant_calls_max=settings.bulkhead_tenant_calls,
+        waiting_room=settings.bulkhead_waiting_room,
+        stream_calls_max=settings.stream_calls_max,
+        retry_ratio=settings.retry_ratio,
+        retry_floor_per_s=settings.retry_floor_per_s,
+        breaker_volume=settings.breaker_volume,
+        breaker_ratio=settings.breaker_ratio,
+        breaker_open_s=settings.breaker_open_s,
+        breaker_successes=settings.breaker_successes,
+        outlier_failures=settings.outlier_failures,
+        outlier_eject_s=settings.outlier_eject_s,
     )
 
 

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 from headrace.runner.internal.v1 import mesh_pb2
-from headrace_common import catalogue
 from headrace_common.errors import HeadraceError
 from headrace_common.request_id import trace_id_of
 from headrace_gateway.catalog import CatalogVersion
@@ -16,20 +14,9 @@ from headrace_gateway.mesh.runner_session import RunnerSession
 from headrace_gateway.mesh.session_calls import Answer
 from headrace_gateway.version_meters import VersionMeters
 
-ATTEMPTS_MAX = 3
-LOSSES_MAX = 1
-
-# Failures of one runner that say nothing about another.
-_ELSEWHERE = frozenset(
-    entry.reason
-    for entry in (
-        catalogue.RUNNER_LOST,
-        catalogue.RUNNER_DRAINING,
-        catalogue.RUNNER_OVERLOADED,
-        catalogue.MODEL_LOADING,
-        catalogue.DEVICE_OUT_OF_MEMORY,
-    )
-)
+if TYPE_CHECKING:
+    from headrace_gateway.inference.resilience.hedge import Hedge
+    from headrace_gateway.inference.resilience.traffic import ReplicaTraffic
 
 Outcome: TypeAlias = Answer | HeadraceError
 Ended: TypeAlias = "Callable[[InferenceCall, Outcome], None]"
@@ -62,10 +49,17 @@ class InferenceCall:
         finished: Told by whoever learns first how the call ended: the handler, which tells `ended`.
         routed: Told what a runner answered: the dispatcher, which may try another one.
         attempt: How often it was sent to some runner before.
+        losses: How many of those attempts the loss of a runner ended; `last_error` is how the last one failed.
         refused_by: Tokens of the sessions that have refused it.
-        session: Who has it now; `id` is its identifier there and `sent_at` when it went.
-        waiting: The task that waits for a replica on its behalf.
+        session: Who has it now or had it last; `id` is its identifier there and `sent_at` when it went.
+        replica: What is counted of it where it is; None while it is at no runner.
+        hedge: A second copy under way.
+        windowed: Whether it came by a stream or a batch, whose window bounds how many calls it may have open.
+        waits_since: When it began to wait for a replica, 0 while it doesn't.
+        retry_at: When its pause before a retry is over, 0 while there is none.
         latency_critical: Whether it may not be sent to a replica only because that one is cheap.
+        sequence: Tells its sequence from others of the version, whose state a runner keeps; empty where it has none.
+        sequence_start: Whether it begins it.
     """
 
     version: CatalogVersion
@@ -87,8 +81,14 @@ class InferenceCall:
     session: RunnerSession | None = None
     id: int = 0
     sent_at: float = 0.0
-    waiting: asyncio.Task[None] | None = None
+    replica: ReplicaTraffic | None = None
+    hedge: Hedge | None = None
+    windowed: bool = False
+    waits_since: float = 0.0
+    retry_at: float = 0.0
     latency_critical: bool = False
+    sequence: str = ""
+    sequence_start: bool = False
 
     @property
     def version_uid(self) -> str:
@@ -110,13 +110,6 @@ class InferenceCall:
         """What the session says that has the call."""
         assert self.routed is not None, "a call is routed before it is sent"
         self.routed(self, outcome)
-
-    def goes_on_after(self, error: HeadraceError) -> bool:
-        """Whether the call may be sent again. One that two runners died of is not given a third."""
-        self.attempt += 1
-        self.losses += error.reason == catalogue.RUNNER_LOST.reason
-        self.last_error = error
-        return error.reason in _ELSEWHERE and self.attempt < ATTEMPTS_MAX and self.losses <= LOSSES_MAX
 
 
 def accept_traceparent(value: str | bytes | None) -> str:

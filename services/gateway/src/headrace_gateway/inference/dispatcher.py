@@ -1,32 +1,58 @@
-"""Sends a call to a runner, and to another one when the first is lost before it answered."""
+"""Sends calls to runners: at once or when there is room, and once more where the first attempt fails."""
 
 from __future__ import annotations
 
 import asyncio
-from collections import Counter as Counts
-from functools import partial
+from itertools import islice
+from random import Random
 
-from prometheus_client import CollectorRegistry, Counter
-
+from headrace.gateway.v1 import mesh_pb2 as gateway_pb2
 from headrace_common import catalogue
 from headrace_common.clock import Clock
-from headrace_common.errors import HeadraceError, RunnerUnavailable
+from headrace_common.errors import HeadraceError, RouteUnavailable
+from headrace_common.latency_counts import LatencyCounts
 from headrace_gateway.inference.call import InferenceCall, Outcome
-from headrace_gateway.inference.outlook import why_not_wait
+from headrace_gateway.inference.outlook import no_runner, why_not_wait
+from headrace_gateway.inference.replica_choice import Usable
+from headrace_gateway.inference.resilience import failures
+from headrace_gateway.inference.resilience.circuit_breaker import BreakerState
+from headrace_gateway.inference.resilience.hedge import Hedge
+from headrace_gateway.inference.resilience.hedges import Hedges
+from headrace_gateway.inference.resilience.limits import ResilienceLimits
+from headrace_gateway.inference.resilience.replica_health import ReplicaHealth
+from headrace_gateway.inference.resilience.retries import Retries
+from headrace_gateway.inference.resilience.retry_budget import RetryBudget
+from headrace_gateway.inference.resilience.traffic import ModelTraffic, ReplicaTraffic
+from headrace_gateway.inference.resilience.waiting_calls import WaitingCalls, shed
 from headrace_gateway.inference.routing import Router
 from headrace_gateway.mesh.directory import RunnerDirectory
-from headrace_gateway.mesh.runner_session import RunnerSession
 from headrace_gateway.mesh.placement import Wants
+from headrace_gateway.mesh.runner_session import RunnerSession
 
 RUNNER_WAIT_S = 3.0
+_WATCH_S = 0.25
 _LOOK_AGAIN_S = 0.5
+_REVIEW_S = 1.0
+# Models that are looked at for each place that becomes free; the others have their turn at the next, or with the tick.
+_LOOKS_MAX = 4
+# Calls of sequences that are passed over because their own replica is busy, before the line has to wait.
+_PASSED_MAX = 8
+_RETRY_MIN_S = 0.1
+_BREAKER_STATES = {
+    BreakerState.CLOSED: gateway_pb2.BREAKER_STATE_CLOSED,
+    BreakerState.HALF_OPEN: gateway_pb2.BREAKER_STATE_HALF_OPEN,
+    BreakerState.OPEN: gateway_pb2.BREAKER_STATE_OPEN,
+}
 
 
 class Dispatcher:
-    """Picks a replica, sends, retries. A call that a replica takes at once costs no task. One event loop.
+    """Picks a replica, sends, retries. No call costs a task, waiting ones neither. One event loop.
 
-    Args:
-        waiting_max: Calls that may wait for a model to be loaded, at most half of them of one tenant; more are refused.
+    Somebody must call `tick` many times a second.
+
+    Attributes:
+        waited: How long calls waited here that did.
+        shed: Calls that had to make room for more urgent ones, by priority.
     """
 
     def __init__(
@@ -36,115 +62,291 @@ class Dispatcher:
         wants: Wants,
         clock: Clock,
         router: Router,
-        waiting_max: int,
-        registry: CollectorRegistry,
+        random: Random,
+        limits: ResilienceLimits,
     ) -> None:
         self._directory = directory
         self._wants = wants
         self._clock = clock
         self._router = router
-        self._waiting_max = waiting_max
-        self._waiting: Counts[str] = Counts()
-        self._retries = Counter(
-            "headrace_infer_retries",
-            "Calls sent to another runner, by what the first one did",
-            ("reason",),
-            registry=registry,
-        )
+        self.health = ReplicaHealth(directory=directory, limits=limits, clock=clock)
+        self.budget = RetryBudget(ratio=limits.retry_ratio, floor_per_s=limits.retry_floor_per_s, clock=clock)
+        self.retries = Retries(budget=self.budget, random=random)
+        self.hedges = Hedges(budget=self.budget, health=self.health)
+        self.waiting = WaitingCalls(limits=limits)
+        self.waited = LatencyCounts()
+        self.shed: dict[int, int] = {}
+        self._traffic = self.health.traffic
+        self._look_due = False
+        self._watch_at = self._look_at = self._review_at = 0.0
+        directory.add_listener(self._runner_changed)
 
     def start(self, call: InferenceCall) -> None:
         """Sends the call, or lets it wait for a replica; tells `call.finished` how it ended, unless it is cancelled.
 
         Raises:
-            RunnerUnavailable: RUNNER_OVERLOADED (RESOURCE_EXHAUSTED): too many wait already.
+            HeadraceError: CONCURRENCY_EXCEEDED (RESOURCE_EXHAUSTED), CIRCUIT_OPEN (UNAVAILABLE), or why the model can't
+                be loaded.
         """
-        self._wants.touch(call.version)
+        version = call.version
+        self._wants.touch(version)
+        model = self._traffic.models.get(version.uid) or self._traffic.model(version)
         call.routed = self._answered
-        replica = self._choice(call)
-        if replica is not None:
-            self._send(call, replica)
+        self.budget.calls += 1
+        if not model.tenant.active:
+            self._traffic.active(model.tenant, self._clock.monotonic())
+        if not model.line and self._send_now(call, model):
             return
-        tenant_id = call.version.tenant_id
-        # One tenant's cold models must not keep others from waiting for theirs.
-        own_max = self._waiting_max // 2
-        if self._waiting.total() >= self._waiting_max or self._waiting[tenant_id] >= own_max:
-            raise RunnerUnavailable(
-                f"as many calls wait for models to be loaded as may: {own_max} of a tenant, {self._waiting_max} in all",
-                entry=catalogue.RUNNER_OVERLOADED,
-                context={"limit": own_max},
-            )
-        self._waiting[tenant_id] += 1
-        call.waiting = asyncio.get_running_loop().create_task(self._send_when_possible(call))
-        call.waiting.add_done_callback(partial(self._waited, tenant_id))
+        now = self._clock.monotonic()
+        turning = self._check_outlook(model, now)
+        victim = self.waiting.admit(call, model)
+        if victim is not None:
+            self._shed(victim)
+        self.waiting.enter(call, model, now)
+        self.waiting.set_turning(model, turning)
 
     def cancel(self, call: InferenceCall) -> None:
         """Nobody waits for the call any more: takes it back, or cancels it on the runner."""
-        if call.waiting is not None:
-            call.waiting.cancel()
-        if call.session is not None:
-            call.session.calls.leave(call.id)
+        replica = call.replica
+        if replica is not None:
+            self.health.unknown(replica)
+        self._take_back(call)
 
-    def _choice(self, call: InferenceCall) -> RunnerSession | None:
-        return self._router.choose(call, lambda session: session.token not in call.refused_by)
+    def expire(self, call: InferenceCall, error: HeadraceError) -> None:
+        """The call's time is over; like `cancel`, but a replica that answers nobody is held responsible."""
+        replica = call.replica
+        if replica is not None:
+            self.health.failed(replica, error, call.sent_at, self._clock.monotonic())
+        self._take_back(call)
 
-    def _send(self, call: InferenceCall, session: RunnerSession) -> None:
+    def tick(self) -> None:
+        """Does what is due: retries after a pause, hedges, a look at those that wait, at runners and tenants."""
+        now = self._clock.monotonic()
+        for call in self.retries.due(now):
+            self._go_on(call, self._traffic.model(call.version))
+        for call in self.hedges.due(now):
+            self._hedge(call, now)
+        if now >= self._watch_at:
+            self._watch_at = now + _WATCH_S
+            self.health.watch(now)
+        if now >= self._review_at:
+            self._review_at = now + _REVIEW_S
+            self._traffic.review(now)
+            self.health.left()
+        if self.waiting:
+            if now >= self._look_at:
+                self._look_at = now + _LOOK_AGAIN_S
+                self._look()
+            self._serve(len(self.waiting))
+
+    def breaker_state(self, session: RunnerSession, version_uid: str) -> gateway_pb2.BreakerState.ValueType:
+        """The state of a version's circuit breaker at a runner."""
+        return _BREAKER_STATES[self.health.state(session, version_uid)]
+
+    def version_left(self, uid: str) -> None:
+        """A version has left service."""
+        self._traffic.leave(uid)
+
+    def _send_now(self, call: InferenceCall, model: ModelTraffic) -> bool:
+        """Sends the call if a replica takes it now."""
+        if not model.may_send:
+            return False
+        session = None
+        if model.troubled and not call.sequence and not call.attempt:
+            session = self.health.probe(model, len(call.payload))
+        if session is None:
+            session = self._router.choose(call, self._untried(call, model) if call.refused_by else model.usable)
+            if session is None:
+                return False
+        now = self._clock.monotonic()
+        replica = model.replicas.get(session.token) or model.replica(session)
         call.session = session
-        call.sent_at = self._clock.monotonic()
+        call.replica = replica
+        call.sent_at = now
+        replica.began(now)
         call.id = session.calls.send(call)
+        if model.hedge_after_s and not call.attempt and not call.sequence:
+            self.hedges.plan(call, now + model.hedge_after_s)
+        return True
+
+    @staticmethod
+    def _untried(call: InferenceCall, model: ModelTraffic) -> Usable:
+        refused_by = call.refused_by
+        return lambda session: session.token not in refused_by and model.usable(session)
+
+    def _take_back(self, call: InferenceCall) -> None:
+        replica, call.replica = call.replica, None
+        if replica is not None:
+            replica.ended()
+            replica.session.calls.leave(call.id)
+        self.hedges.drop(call)
+        if call.waits_since:
+            self.waiting.leave(call, self._traffic.model(call.version))
+        if call.retry_at:
+            self.retries.forget(call)
+        if self.waiting:
+            self._serve(_LOOKS_MAX)
 
     def _answered(self, call: InferenceCall, outcome: Outcome) -> None:
-        session = call.session
-        assert session is not None, "only a call that was sent is answered"
+        replica = call.replica
+        if replica is None:
+            # The end of another call, told just before, has ended this one.
+            return
+        now = self._clock.monotonic()
+        call.replica = None
+        replica.ended()
         if isinstance(outcome, HeadraceError):
-            self._failed(call, session, outcome)
+            self.health.failed(replica, outcome, call.sent_at, now)
+            self._failed(call, replica, outcome)
         else:
-            session.observe(call.version.uid, self._clock.monotonic() - call.sent_at, outcome)
+            self.health.answered(replica, outcome, now)
+            replica.session.observe(call.version_uid, now - call.sent_at, outcome)
+            if call.hedge is not None:
+                self.hedges.drop(call)
             call.finished(call, outcome)
+        if self.waiting:
+            self._serve(_LOOKS_MAX)
 
-    def _failed(self, call: InferenceCall, session: RunnerSession, error: HeadraceError) -> None:
-        if not call.goes_on_after(error):
+    def _failed(self, call: InferenceCall, replica: ReplicaTraffic, error: HeadraceError) -> None:
+        reason = error.reason
+        if call.hedge is not None:
+            if reason in failures.ELSEWHERE or error.entry.http >= 500:
+                call.last_error = error
+                return
+            self.hedges.drop(call)
+        if reason == catalogue.MODEL_LOADING.reason:
+            self._directory.forget_model(replica.session, call.version_uid)
+        if not self.retries.allow(call, error):
             call.finished(call, error)
             return
-        if error.reason == catalogue.MODEL_LOADING.reason:
-            self._directory.forget_model(session, call.version.uid)
-        elif error.reason != catalogue.RUNNER_LOST.reason:
-            call.refused_by |= {session.token}
-        self._retries.labels(error.reason).inc()
-        try:
-            self.start(call)
-        except HeadraceError as refusal:
-            call.finished(call, refusal)
+        if reason not in failures.GONE:
+            call.refused_by |= {replica.token}
+        self._go_on(call, replica.model, error)
 
-    async def _send_when_possible(self, call: InferenceCall) -> None:
-        try:
-            session = await self._replica(call)
-        except HeadraceError as error:
+    def _go_on(self, call: InferenceCall, model: ModelTraffic, error: HeadraceError | None = None) -> None:
+        """Sends a call again: to another replica at once, else after a pause, or when there is one."""
+        if self._send_now(call, model):
+            return
+        now = self._clock.monotonic()
+        if error is not None and call.refused_by and not self._may_wait(call, model, error, now):
             call.finished(call, error)
+        elif not call.retry_at:
+            try:
+                turning = self._check_outlook(model, now)
+            except HeadraceError as failure:
+                call.finished(call, call.last_error or failure)
+                return
+            self.waiting.enter(call, model, now)
+            self.waiting.set_turning(model, turning)
+
+    def _may_wait(self, call: InferenceCall, model: ModelTraffic, error: HeadraceError, now: float) -> bool:
+        """Whether a call that some replica has refused, and that no other takes now, is kept; it may pause then."""
+        if call.sequence:
+            replicas = self._directory.replicas(model.version.uid)
+            return any(session.token not in call.refused_by for session in replicas)
+        return error.reason not in failures.AT_ONCE and self.retries.pause(call, error, now)
+
+    def _hedge(self, call: InferenceCall, now: float) -> None:
+        model = self._traffic.model(call.version)
+        if model.may_send:
+            session = self._router.choose(call, lambda other: other is not call.session and model.usable(other))
+            if session is not None:
+                self.hedges.send(call, model.replica(session), now, self._hedge_answered)
+
+    def _hedge_answered(self, hedge: Hedge, outcome: Outcome) -> None:
+        call, replica = hedge.call, hedge.replica
+        if call.hedge is not hedge:
+            return
+        now = self._clock.monotonic()
+        call.hedge = None
+        replica.ended()
+        if not isinstance(outcome, HeadraceError):
+            replica.session.observe(call.version_uid, now - hedge.sent_at, outcome)
+            self.hedges.win(hedge, outcome, now)
+            call.finished(call, outcome)
         else:
-            self._send(call, session)
+            self.health.failed(replica, outcome, hedge.sent_at, now)
+            if call.replica is None:
+                self._failed(call, replica, outcome)
+        if self.waiting:
+            self._serve(_LOOKS_MAX)
 
-    def _waited(self, tenant_id: str, _task: asyncio.Task[None]) -> None:
-        # Not at the end of the task's coroutine: that never begins when it is cancelled at once.
-        self._waiting[tenant_id] -= 1
-        if not self._waiting[tenant_id]:
-            del self._waiting[tenant_id]
+    def _check_outlook(self, model: ModelTraffic, now: float) -> bool:
+        """Whether the model has a replica; raises what a call fails with that need not wait."""
+        version = model.version
+        if self._directory.replicas(version.uid):
+            open_for_s = self.health.open_for_s(model, now)
+            if open_for_s is not None:
+                raise _circuit_open(version.model, open_for_s)
+            return True
+        self._wants.ask(version)
+        failure = why_not_wait(version, self._directory, refused_by=(), last_error=None, patient=True)
+        if failure is not None:
+            raise failure
+        return False
 
-    async def _replica(self, call: InferenceCall) -> RunnerSession:
-        """Waits for a load, or for a runner to come back, where that may help."""
-        patient_until = self._clock.monotonic() + RUNNER_WAIT_S
-        while True:
-            # Also at first: a replica may have come between the decision to wait and this task's turn.
-            chosen = self._choice(call)
-            if chosen is not None:
-                return chosen
-            self._wants.ask(call.version)
-            failure = why_not_wait(
-                call.version,
-                self._directory,
-                refused_by=call.refused_by,
-                last_error=call.last_error,
-                patient=self._clock.monotonic() < patient_until,
-            )
+    def _shed(self, victim: InferenceCall) -> None:
+        self.waiting.leave(victim, self._traffic.model(victim.version))
+        self.shed[victim.priority] = self.shed.get(victim.priority, 0) + 1
+        victim.finished(victim, shed(victim.priority))
+
+    def _runner_changed(self, _runner_id: str) -> None:
+        if self.waiting and not self._look_due:
+            # Once for all that changes in a turn of the event loop.
+            self._look_due = True
+            asyncio.get_running_loop().call_soon(self._look_and_serve)
+
+    def _look_and_serve(self) -> None:
+        self._look_due = False
+        self._look()
+        self._serve(len(self.waiting))
+
+    def _look(self) -> None:
+        """Ends the calls that need not wait any more, and notes which models have replicas."""
+        now = self._clock.monotonic()
+        for model in self.waiting.models():
+            failure: HeadraceError | None = None
+            since = now
+            try:
+                turning = self._check_outlook(model, now)
+            except HeadraceError as error:
+                failure = error
+            else:
+                self.waiting.set_turning(model, turning)
+                if not turning and not self._directory.eligible(model.version):
+                    failure, since = no_runner(model.version), now - RUNNER_WAIT_S
             if failure is not None:
-                raise failure
-            await self._directory.wait_for_change(_LOOK_AGAIN_S)
+                for call in tuple(model.line):
+                    if 0.0 < call.waits_since <= since:
+                        self.waiting.leave(call, model)
+                        call.finished(call, call.last_error or failure)
+
+    def _serve(self, looks: int) -> None:
+        """Sends waiting calls, one of each model in turn, until so many models have none that a replica takes."""
+        stuck: ModelTraffic | None = None
+        while looks > 0:
+            model = self.waiting.next()
+            if model is None or model is stuck:
+                return
+            if not self._serve_first(model):
+                stuck = stuck or model
+                looks -= 1
+
+    def _serve_first(self, model: ModelTraffic) -> bool:
+        for call in islice(model.line, _PASSED_MAX):
+            if self._send_now(call, model):
+                self.waited.observe(call.sent_at - call.waits_since)
+                self.waiting.leave(call, model)
+                return True
+            if not call.sequence:
+                return False
+        return False
+
+
+def _circuit_open(model: str, open_for_s: float) -> RouteUnavailable:
+    return RouteUnavailable(
+        f"model '{model}' has failed too often on every runner that has it",
+        entry=catalogue.CIRCUIT_OPEN,
+        context={"model": model},
+        retry_after_s=max(open_for_s, _RETRY_MIN_S),
+    )

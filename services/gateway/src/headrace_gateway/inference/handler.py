@@ -49,11 +49,21 @@ class InferenceHandler:
         self._fields = RequestFieldReader()
         self._deadlines: DeadlineWheel[InferenceCall] = DeadlineWheel(tick_s=_TICK_S)
 
-    def begin(self, request: bytes, caller: Caller, ended: Ended, tag: int = 0) -> InferenceCall:
+    def begin(
+        self, request: bytes, caller: Caller, ended: Ended, tag: int = 0, *, windowed: bool = False
+    ) -> InferenceCall:
         """Starts a call; `ended` is told its outcome once, later, unless it is cancelled. `tag` stays with the call.
 
+        Args:
+            request: A serialised ModelInferRequest.
+            caller: Who calls.
+            ended: Told once.
+            tag: Whatever `ended` knows the call by.
+            windowed: Whether it is one of a stream or batch that bounds how many it has open.
+
         Raises:
-            HeadraceError: MESSAGE_TOO_LARGE, SERVER_OVERLOADED, RUNNER_OVERLOADED (RESOURCE_EXHAUSTED),
+            HeadraceError: MESSAGE_TOO_LARGE, SERVER_OVERLOADED, CONCURRENCY_EXCEEDED (RESOURCE_EXHAUSTED),
+                CIRCUIT_OPEN (UNAVAILABLE),
                 REQUEST_MALFORMED, FIELD_REQUIRED (INVALID_ARGUMENT), the catalogue's (NOT_FOUND …). Nothing was begun.
         """
         now = self._clock.monotonic()
@@ -77,6 +87,8 @@ class InferenceHandler:
             ended,
             tag,
             self._finished,
+            windowed=windowed,
+            latency_critical=fields.latency_critical,
         )
         try:
             self._payloads.enter(size)
@@ -133,6 +145,7 @@ class InferenceHandler:
         while True:
             await asyncio.sleep(_TICK_S)
             self.end_overdue()
+            self._dispatcher.tick()
 
     def end_overdue(self) -> None:
         """Ends calls whose time is over."""
@@ -141,14 +154,12 @@ class InferenceHandler:
 
     def _expire(self, call: InferenceCall) -> None:
         timeout_s = call.deadline - call.arrived_at
-        self._dispatcher.cancel(call)
-        self._finished(
-            call,
-            InferenceTimeout(
-                f"model '{call.version.model}' did not answer within {timeout_s:.3g} s",
-                context={"model": call.version.model, "timeout_s": f"{timeout_s:.3g}"},
-            ),
+        error = InferenceTimeout(
+            f"model '{call.version.model}' did not answer within {timeout_s:.3g} s",
+            context={"model": call.version.model, "timeout_s": f"{timeout_s:.3g}"},
         )
+        self._dispatcher.expire(call, error)
+        self._finished(call, error)
 
     def _finished(self, call: InferenceCall, outcome: Outcome) -> None:
         ended = call.ended

@@ -44,7 +44,7 @@ class OpenCalls:
         """
         self._gate.enter()
         try:
-            self._calls[tag] = self._inference.begin(request, caller, ended, tag)
+            self._calls[tag] = self._inference.begin(request, caller, ended, tag, windowed=True)
         except BaseException:
             self._gate.leave()
             raise

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Container, Sequence
 
 from headrace_common import catalogue
-from headrace_common.errors import DeviceUnavailable, HeadraceError, ModelError, RunnerUnavailable
+from headrace_common.errors import DeviceUnavailable, HeadraceError, ModelError
 from headrace_gateway.catalog import CatalogVersion
 from headrace_gateway.mesh.directory import RunnerDirectory
 from headrace_gateway.mesh.runner_session import RunnerSession
@@ -29,20 +29,16 @@ def why_not_wait(
         patient: Whether the call may still wait for a runner to come.
     """
     if any(session.token not in refused_by for session in directory.replicas(version.uid)):
-        return RunnerUnavailable(
-            f"every runner of model '{version.model}' is at its limit of open calls",
-            entry=catalogue.RUNNER_OVERLOADED,
-            context={"model": version.model},
-        )
+        return None
     eligible = directory.eligible(version)
     if not eligible:
-        return None if patient else last_error or _no_runner(version)
+        return None if patient else last_error or no_runner(version)
     open_ones = [session for session in eligible if session.token not in refused_by]
     failures = _load_failures(version, directory, open_ones)
     if len(failures) < len(open_ones):
         return None
     if last_error is not None or not failures:
-        return last_error or _no_runner(version)
+        return last_error or no_runner(version)
     retryable = next((failure for failure in failures if failure.retryable), None)
     return retryable or _not_loadable(version, failures[0])
 
@@ -54,7 +50,8 @@ def _load_failures(
     return [failure for failure in found if failure is not None]
 
 
-def _no_runner(version: CatalogVersion) -> HeadraceError:
+def no_runner(version: CatalogVersion) -> HeadraceError:
+    """What a call fails with that has waited for a runner in vain."""
     return DeviceUnavailable(
         f"no runner is connected that can run model '{version.model}'",
         entry=catalogue.RUNNER_NOT_AVAILABLE,

@@ -1,0 +1,75 @@
+"""How many calls a replica has at once, found from how long they wait there."""
+
+from __future__ import annotations
+
+WINDOW_S = 0.1
+_SAMPLES_MIN = 4
+_SHRINK_MIN = 0.5
+_GROWTH = 0.1
+
+
+class AdaptiveLimit:
+    """Shrinks while calls wait in the runner's queue for longer than keeps it busy, and grows while they don't.
+
+    A queue must lie somewhere. In the gateway it can be ordered for all replicas, its last can be shed for a more
+    urgent call, and it moves to another replica when one comes; in a runner it only delays. What a runner needs to be
+    busy is that a next execution waits when one ends, and the way back and forth: `wait_base_s` and twice an execution.
+
+    Multiplicative decrease in proportion to the excess, additive increase only while the limit is what holds calls
+    back. Judged once in a tenth of a second and after four calls, so an observation costs a few additions. Pure.
+    Source: additive increase, multiplicative decrease as in Chiu and Jain, "Analysis of the Increase and Decrease
+    Algorithms for Congestion Avoidance in Computer Networks", 1989; the gradient as in Netflix's concurrency-limits.
+
+    Args:
+        limit_min: Lowest limit.
+        limit_max: Highest limit, which is also the first.
+        wait_base_s: Wait in the queue that is fine for the shortest executions.
+
+    Attributes:
+        limit: Calls that may be at the replica.
+        held_back: To be set when a call could not be sent for the limit.
+    """
+
+    __slots__ = (
+        "_compute_us",
+        "_ends_at",
+        "_limit",
+        "_max",
+        "_min",
+        "_queue_us",
+        "_samples",
+        "_wait_base_us",
+        "held_back",
+        "limit",
+    )
+
+    def __init__(self, *, limit_min: int, limit_max: int, wait_base_s: float = 0.02) -> None:
+        self._min = min(limit_min, limit_max)
+        self._max = limit_max
+        self._wait_base_us = wait_base_s * 1e6
+        self._limit = float(limit_max)
+        self.limit = limit_max
+        self.held_back = False
+        self._ends_at = 0.0
+        self._samples = self._queue_us = self._compute_us = 0
+
+    def observe(self, queue_us: int, compute_us: int, now: float) -> None:
+        """Counts an answered call: its microseconds in the runner's queue and in the execution."""
+        self._samples += 1
+        self._queue_us += queue_us
+        self._compute_us += compute_us
+        if now >= self._ends_at and self._samples >= _SAMPLES_MIN:
+            self._adjust(now)
+
+    def _adjust(self, now: float) -> None:
+        queue_us = self._queue_us / self._samples
+        bearable_us = self._wait_base_us + 2 * self._compute_us / self._samples
+        if queue_us > bearable_us:
+            self._limit *= max(_SHRINK_MIN, bearable_us / queue_us)
+        elif self.held_back:
+            self._limit += max(1.0, self._limit * _GROWTH)
+        self._limit = min(max(self._limit, self._min), self._max)
+        self.limit = int(self._limit)
+        self.held_back = False
+        self._ends_at = now + WINDOW_S
+        self._samples = self._queue_us = self._compute_us = 0

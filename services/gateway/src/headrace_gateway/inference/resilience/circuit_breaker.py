@@ -1,0 +1,133 @@
+"""Keeps calls away from a replica that fails, and lets a few through to see whether it has recovered."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from enum import IntEnum
+from typing import TypeAlias
+
+WINDOW_S = 10.0
+
+
+class BreakerState(IntEnum):
+    """States of a circuit breaker, with the numbers that metrics show."""
+
+    CLOSED = 0
+    HALF_OPEN = 1
+    OPEN = 2
+
+
+Transition: TypeAlias = Callable[[BreakerState, BreakerState], None]
+
+
+class CircuitBreaker:
+    """Opens when too many of the last calls have failed; lets one at a time through after a while; closes on success.
+
+    Failures and successes are counted over the present and the last half of a rolling window of ten seconds. Pure: each
+    method is told the time, a reading of a monotonic clock. Everything is O(1); a success while it is closed costs one
+    comparison and one addition.
+    Source: Nygard, "Release It!", 2nd edition 2018, chapter 5.
+
+    Args:
+        volume: Calls in the window before it judges.
+        ratio: Share of failures that opens it.
+        open_s: How long it stays open.
+        successes: Successes in a row that close it.
+        changed: Told the former and the new state after each transition.
+    """
+
+    __slots__ = (
+        "_changed",
+        "_failed",
+        "_failed_before",
+        "_half_ends_at",
+        "_ok",
+        "_ok_before",
+        "_open_s",
+        "_probe_open",
+        "_ratio",
+        "_successes",
+        "_successes_in_row",
+        "_volume",
+        "opened_at",
+        "state",
+    )
+
+    def __init__(self, *, volume: int, ratio: float, open_s: float, successes: int, changed: Transition) -> None:
+        self.state = BreakerState.CLOSED
+        self.opened_at = 0.0
+        self._volume = volume
+        self._ratio = ratio
+        self._open_s = open_s
+        self._successes = successes
+        self._changed = changed
+        self._successes_in_row = 0
+        self._probe_open = False
+        self._half_ends_at = 0.0
+        self._ok = self._failed = self._ok_before = self._failed_before = 0
+
+    def allows(self, now: float) -> bool:
+        """Whether a call may be sent. Changes nothing, so it may be asked for many replicas."""
+        if self.state is BreakerState.CLOSED:
+            return True
+        if self.state is BreakerState.OPEN:
+            return now >= self.opened_at + self._open_s
+        return not self._probe_open
+
+    def probe_due_s(self, now: float) -> float:
+        """Seconds until a call may be sent; 0 when one may, or when one is on its way that decides."""
+        return max(0.0, self.opened_at + self._open_s - now) if self.state is BreakerState.OPEN else 0.0
+
+    def sent(self) -> None:
+        """A call goes to the replica; to be told unless it is closed. The caller has asked `allows`."""
+        if self.state is BreakerState.OPEN:
+            self._successes_in_row = 0
+            self._become(BreakerState.HALF_OPEN)
+        self._probe_open = self.state is BreakerState.HALF_OPEN
+
+    def succeeded(self, now: float) -> None:
+        """A call was answered, be it with what the client did wrong."""
+        if self.state is BreakerState.CLOSED:
+            if now >= self._half_ends_at:
+                self._turn(now)
+            self._ok += 1
+        elif self.state is BreakerState.HALF_OPEN:
+            self._probe_open = False
+            self._successes_in_row += 1
+            if self._successes_in_row >= self._successes:
+                self._ok = self._failed = self._ok_before = self._failed_before = 0
+                self._become(BreakerState.CLOSED)
+
+    def failed(self, now: float) -> None:
+        """A call failed by the replica's fault."""
+        if self.state is BreakerState.HALF_OPEN:
+            self._probe_open = False
+            self._open(now)
+        elif self.state is BreakerState.CLOSED:
+            if now >= self._half_ends_at:
+                self._turn(now)
+            self._failed += 1
+            failed = self._failed + self._failed_before
+            total = failed + self._ok + self._ok_before
+            if total >= self._volume and failed >= self._ratio * total:
+                self._open(now)
+
+    def abandoned(self) -> None:
+        """A call ended and says nothing: it was cancelled, or refused for load. A probe's place is free again."""
+        self._probe_open = False
+
+    def _open(self, now: float) -> None:
+        self.opened_at = now
+        self._become(BreakerState.OPEN)
+
+    def _become(self, state: BreakerState) -> None:
+        former, self.state = self.state, state
+        self._changed(former, state)
+
+    def _turn(self, now: float) -> None:
+        half_s = WINDOW_S / 2
+        recent = now < self._half_ends_at + half_s
+        self._ok_before = self._ok if recent else 0
+        self._failed_before = self._failed if recent else 0
+        self._ok = self._failed = 0
+        self._half_ends_at = now + half_s

@@ -1,0 +1,60 @@
+"""What a failed attempt says: whether another one may help, and whose fault it was."""
+
+from __future__ import annotations
+
+from headrace_common import catalogue
+from headrace_common.catalogue import CatalogueEntry
+
+RETRIES_MAX = 2
+LOSSES_MAX = 1
+"""A call that two runners died of is not given a third."""
+SILENCE_S = 1.0
+
+
+def _reasons(*entries: CatalogueEntry) -> frozenset[str]:
+    return frozenset(entry.reason for entry in entries)
+
+
+MOVES = _reasons(catalogue.RUNNER_LOST, catalogue.RUNNER_DRAINING, catalogue.MODEL_LOADING)
+"""The runner is no longer a place for the call. It goes elsewhere whatever is left of the budget: a runner that dies
+has at most its bulkhead of calls, each of which moves once, and a runner that is gone gets no more to refuse."""
+
+GONE = _reasons(catalogue.RUNNER_LOST, catalogue.MODEL_LOADING)
+"""The gateway knows at once that the runner is no replica any more; after the others it is one that has refused."""
+
+ELSEWHERE = MOVES | _reasons(catalogue.RUNNER_OVERLOADED, catalogue.DEVICE_OUT_OF_MEMORY)
+"""Failures of one runner that say nothing about another."""
+
+ASK_NEXT = _reasons(catalogue.SEQUENCE_NOT_FOUND)
+"""Nothing was computed: another replica may know the sequence."""
+
+AT_ONCE = _reasons(catalogue.RUNNER_OVERLOADED)
+"""Refusals for load: where no other replica is free the client is told at once, with a hint, instead of being kept
+waiting by a gateway that adds to the load."""
+
+RUNNER_FAULTS = _reasons(catalogue.INTERNAL_ERROR)
+"""Failures that no model explains."""
+
+REPLICA_FAULTS = RUNNER_FAULTS | _reasons(
+    catalogue.EXECUTION_TIMEOUT,
+    catalogue.MODEL_EXECUTION_FAILED,
+    catalogue.DEVICE_OUT_OF_MEMORY,
+)
+"""What a circuit breaker counts. Never what a client did wrong, and never a refusal for load. Neither the loss of a
+runner: with it its replicas are gone, and one that only fell silent is judged by its heartbeats."""
+
+
+def counts_as_failure(reason: str, *, waited_s: float, since_success_s: float) -> bool:
+    """Whether a breaker and the outlier detection count the failure against the replica.
+
+    A deadline that passes says more about the client's patience and the queue than about the replica. It counts when
+    the replica had the call for a second or more, and has answered nothing else in all that time.
+
+    Args:
+        reason: Of the error catalogue.
+        waited_s: How long the replica had the call.
+        since_success_s: Time since the replica last answered any call well.
+    """
+    if reason == catalogue.INFERENCE_TIMEOUT.reason:
+        return waited_s >= SILENCE_S and since_success_s >= waited_s
+    return reason in REPLICA_FAULTS

@@ -1,0 +1,65 @@
+"""Items in the order in which they are served: most urgent first, and first come first served among equals."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Iterator
+from typing import Generic, TypeVar
+
+Item = TypeVar("Item")
+
+
+class PriorityLine(Generic[Item]):
+    """A line with a place for each priority. Every operation is O(1). Pure.
+
+    Priorities are 0 to 9, 9 is most urgent. An item is in the line once at most.
+    """
+
+    __slots__ = ("_bands", "_filled", "_length")
+
+    def __init__(self) -> None:
+        self._bands: dict[int, OrderedDict[Item, None]] = {}
+        # One bit for each priority that has an item.
+        self._filled = 0
+        self._length = 0
+
+    def __len__(self) -> int:
+        return self._length
+
+    def __bool__(self) -> bool:
+        return self._length > 0
+
+    def __iter__(self) -> Iterator[Item]:
+        """The items in the order of service. The line must not be changed before the iterator's last step."""
+        for priority in sorted(self._bands, reverse=True):
+            yield from self._bands[priority]
+
+    def push(self, item: Item, priority: int) -> None:
+        """Adds an item behind those of its priority."""
+        band = self._bands.get(priority)
+        if band is None:
+            band = self._bands[priority] = OrderedDict()
+        band[item] = None
+        self._filled |= 1 << priority
+        self._length += 1
+
+    def remove(self, item: Item, priority: int) -> None:
+        """Takes an item out that is in the line with this priority."""
+        band = self._bands[priority]
+        del band[item]
+        self._length -= 1
+        if not band:
+            self._filled &= ~(1 << priority)
+
+    def first(self) -> Item | None:
+        """The item to serve next."""
+        if not self._filled:
+            return None
+        return next(iter(self._bands[self._filled.bit_length() - 1]))
+
+    def least_urgent(self, *, below: int) -> Item | None:
+        """The item to give up first, the last to come of the least urgent, if it is less urgent than `below`."""
+        if not self._filled:
+            return None
+        lowest = (self._filled & -self._filled).bit_length() - 1
+        return next(reversed(self._bands[lowest])) if lowest < below else None

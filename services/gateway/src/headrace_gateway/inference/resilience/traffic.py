@@ -1,0 +1,253 @@
+"""The calls that are open now: of each tenant, of each version, and of each version at each runner."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from headrace_common.clock import Clock
+from headrace_gateway.catalog import CatalogVersion
+from headrace_gateway.inference.resilience.adaptive_limit import AdaptiveLimit
+from headrace_gateway.inference.resilience.circuit_breaker import BreakerState, CircuitBreaker, Transition
+from headrace_gateway.inference.resilience.limits import ResilienceLimits
+from headrace_gateway.inference.resilience.outlier_detector import RunnerRecord
+from headrace_gateway.inference.resilience.priority_line import PriorityLine
+from headrace_gateway.inference.resilience.tenant_shares import TenantShares
+from headrace_gateway.mesh.runner_session import RunnerSession
+
+if TYPE_CHECKING:
+    from headrace_gateway.inference.call import InferenceCall
+
+_ADAPTIVE_MIN = 4
+
+
+class TenantTraffic:
+    """A tenant's calls.
+
+    Attributes:
+        sent: Calls at runners.
+        room: Unary calls that wait, and `hall` those of streams and batches.
+        held: Calls at each runner, by the session's token.
+        active: Whether it counts for the shares of runners.
+        models: Versions of it that were called.
+    """
+
+    __slots__ = ("active", "hall", "held", "id", "models", "room", "sent")
+
+    def __init__(self, tenant_id: str) -> None:
+        self.id = tenant_id
+        self.sent = 0
+        self.models = 0
+        self.active = False
+        self.room: PriorityLine[InferenceCall] = PriorityLine()
+        self.hall: PriorityLine[InferenceCall] = PriorityLine()
+        self.held: dict[str, int] = {}
+
+
+class ReplicaTraffic:
+    """A version's calls at one runner, and what is thought of them there.
+
+    Attributes:
+        in_flight: Calls that somebody waits for.
+        ok_at: Reading of the monotonic clock at the last good answer; `heard_at` at the last answer of any kind, or
+            when the first of the calls was sent that are open.
+    """
+
+    __slots__ = ("breaker", "heard_at", "in_flight", "model", "ok_at", "record", "session", "token", "window")
+
+    def __init__(
+        self,
+        *,
+        model: ModelTraffic,
+        session: RunnerSession,
+        breaker: CircuitBreaker,
+        record: RunnerRecord,
+        window: AdaptiveLimit,
+    ) -> None:
+        self.model = model
+        self.session = session
+        self.token = session.token
+        self.breaker = breaker
+        self.record = record
+        self.window = window
+        self.in_flight = 0
+        self.ok_at = 0.0
+        self.heard_at = 0.0
+
+    @property
+    def over(self) -> bool:
+        """Whether the session has ended and all is told."""
+        return not self.in_flight and self.session.closed.is_set()
+
+    def began(self, now: float) -> None:
+        """A call was sent."""
+        if not self.in_flight:
+            self.heard_at = now
+        self.in_flight += 1
+        model = self.model
+        model.sent += 1
+        tenant = model.tenant
+        tenant.sent += 1
+        tenant.held[self.token] = tenant.held.get(self.token, 0) + 1
+        if self.breaker.state:
+            self.breaker.sent()
+
+    def ended(self) -> None:
+        """Nobody waits for one of the calls any more."""
+        self.in_flight -= 1
+        model = self.model
+        model.sent -= 1
+        tenant = model.tenant
+        tenant.sent -= 1
+        tenant.held[self.token] -= 1
+
+
+class ModelTraffic:
+    """A version's calls, and its replicas that were ever called.
+
+    Attributes:
+        sent: Calls at runners.
+        line: All calls that wait, in the order of service; `room` are the unary ones.
+        troubled: Replicas whose breaker is not closed.
+        hedge_after_s: When a second replica gets a call too; 0 for never.
+    """
+
+    __slots__ = ("hedge_after_s", "line", "replicas", "room", "sent", "tenant", "traffic", "troubled", "version")
+
+    def __init__(self, *, version: CatalogVersion, tenant: TenantTraffic, traffic: Traffic) -> None:
+        self.version = version
+        self.tenant = tenant
+        self.traffic = traffic
+        self.sent = 0
+        self.troubled = 0
+        self.line: PriorityLine[InferenceCall] = PriorityLine()
+        self.room: PriorityLine[InferenceCall] = PriorityLine()
+        self.replicas: dict[str, ReplicaTraffic] = {}
+        self.hedge_after_s = version.proto.manifest.routing.hedge_after.ToNanoseconds() / 1e9
+
+    @property
+    def may_send(self) -> bool:
+        """Whether the bulkheads of the model and its tenant let one more call go to a runner."""
+        limits = self.traffic.limits
+        return self.sent < limits.model_calls_max and self.tenant.sent < limits.tenant_calls_max
+
+    def usable(self, session: RunnerSession) -> bool:
+        """Whether one more call may go there: by the adaptive limit, the bulkhead, the tenant's share, the breaker."""
+        replica = self.replicas.get(session.token) or self.replica(session)
+        if replica.in_flight >= replica.window.limit:
+            replica.window.held_back = True
+            return False
+        traffic = self.traffic
+        return (
+            session.calls.in_flight < traffic.limits.runner_calls_max
+            and self.tenant.held.get(replica.token, 0) < traffic.shares.share
+            and (not replica.breaker.state or replica.breaker.allows(traffic.clock.monotonic()))
+        )
+
+    def replica(self, session: RunnerSession) -> ReplicaTraffic:
+        """The version at a runner, made on first use."""
+        found = self.replicas.get(session.token)
+        if found is None:
+            found = self.replicas[session.token] = self.traffic.new_replica(self, session)
+        return found
+
+    @property
+    def idle(self) -> bool:
+        """Whether no call is open."""
+        return not self.sent and not self.line
+
+    def forget(self, replica: ReplicaTraffic) -> None:
+        """A session has ended."""
+        del self.replicas[replica.token]
+        self.troubled -= replica.breaker.state is not BreakerState.CLOSED
+        if not self.tenant.held.get(replica.token):
+            self.tenant.held.pop(replica.token, None)
+
+
+class Traffic:
+    """What is open at this gateway. One event loop.
+
+    Args:
+        record: Finds what is held against a runner.
+        changed: Told each transition of a breaker.
+    """
+
+    def __init__(
+        self,
+        *,
+        limits: ResilienceLimits,
+        clock: Clock,
+        record: Callable[[str], RunnerRecord],
+        changed: Transition,
+    ) -> None:
+        self.limits = limits
+        self.clock = clock
+        self.shares = TenantShares(calls_max=limits.runner_calls_max)
+        self.models: dict[str, ModelTraffic] = {}
+        self.tenants: dict[str, TenantTraffic] = {}
+        self._leaving: set[str] = set()
+        self._record = record
+        self._changed = changed
+
+    def model(self, version: CatalogVersion) -> ModelTraffic:
+        """A version's calls, made on first use."""
+        found = self.models.get(version.uid)
+        if found is None:
+            tenant = self.tenants.get(version.tenant_id)
+            if tenant is None:
+                tenant = self.tenants[version.tenant_id] = TenantTraffic(version.tenant_id)
+            tenant.models += 1
+            found = self.models[version.uid] = ModelTraffic(version=version, tenant=tenant, traffic=self)
+        return found
+
+    def new_replica(self, model: ModelTraffic, session: RunnerSession) -> ReplicaTraffic:
+        """A version's first call at a runner."""
+        limits = self.limits
+
+        def changed(former: BreakerState, state: BreakerState) -> None:
+            model.troubled += (former is BreakerState.CLOSED) - (state is BreakerState.CLOSED)
+            self._changed(former, state)
+
+        event = session.models.get(model.version.uid)
+        slots = event.execution_slots if event is not None else 1
+        return ReplicaTraffic(
+            model=model,
+            session=session,
+            breaker=CircuitBreaker(
+                volume=limits.breaker_volume,
+                ratio=limits.breaker_ratio,
+                open_s=limits.breaker_open_s,
+                successes=limits.breaker_successes,
+                changed=changed,
+            ),
+            record=self._record(session.id),
+            window=AdaptiveLimit(limit_min=max(_ADAPTIVE_MIN, 2 * slots), limit_max=limits.runner_calls_max),
+        )
+
+    def active(self, tenant: TenantTraffic, now: float) -> None:
+        """The tenant has a call open that had none."""
+        tenant.active = True
+        self.shares.seen(tenant.id, now)
+
+    def leave(self, uid: str) -> None:
+        """A version has left service: it is forgotten once it has no calls."""
+        if uid in self.models:
+            self._leaving.add(uid)
+
+    def review(self, now: float) -> None:
+        """To be called about once a second: tells which tenants are active, and forgets what has ended."""
+        for uid in [uid for uid in self._leaving if self.models[uid].idle]:
+            self._leaving.discard(uid)
+            model = self.models.pop(uid)
+            model.tenant.models -= 1
+        for model in self.models.values():
+            for replica in [replica for replica in model.replicas.values() if replica.over]:
+                model.forget(replica)
+        for tenant in self.tenants.values():
+            if tenant.sent or tenant.room or tenant.hall:
+                self.shares.seen(tenant.id, now)
+        for tenant_id in self.shares.rest(now):
+            tenant = self.tenants[tenant_id]
+            tenant.active = False
+            if not tenant.models:
+                del self.tenants[tenant_id]

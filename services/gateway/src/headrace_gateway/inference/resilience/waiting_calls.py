@@ -1,0 +1,127 @@
+"""The calls that wait for a replica: how many may, in whose turn they are, and which is given up for another."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from headrace_common import catalogue
+from headrace_common.errors import RouteUnavailable
+from headrace_gateway.inference.resilience.limits import ResilienceLimits
+from headrace_gateway.inference.resilience.priority_line import PriorityLine
+from headrace_gateway.inference.resilience.traffic import ModelTraffic
+from headrace_gateway.inference.resilience.turns import Turns
+
+if TYPE_CHECKING:
+    from headrace_gateway.inference.call import InferenceCall
+
+
+class WaitingCalls:
+    """Places for waiting calls, and the turns of their models. Pure but for the calls; everything is O(1).
+
+    A unary call needs a place in the waiting room of its tenant and of its model. A call of a stream or batch waits in
+    the tenant's hall: the stream's own window bounds how many it has, and a client that has filled it waits itself.
+    """
+
+    def __init__(self, *, limits: ResilienceLimits) -> None:
+        self._limits = limits
+        self._in_halls = 0
+        self._turns: Turns[ModelTraffic] = Turns()
+        # Models with waiting calls, and whether each takes turns: one without a replica does not.
+        self._models: dict[ModelTraffic, bool] = {}
+
+    def __bool__(self) -> bool:
+        return bool(self._models)
+
+    def __len__(self) -> int:
+        """Models with waiting calls."""
+        return len(self._models)
+
+    def models(self) -> Iterator[ModelTraffic]:
+        """Those that have waiting calls, as they are now."""
+        return iter(tuple(self._models))
+
+    def admit(self, call: InferenceCall, model: ModelTraffic) -> InferenceCall | None:
+        """Sees to it that there is a place for one more call, and returns the one that has to make room, if any.
+
+        The caller ends that call, having taken it out with `leave`, before it lets the new one `enter`.
+
+        Raises:
+            RouteUnavailable: CONCURRENCY_EXCEEDED (RESOURCE_EXHAUSTED): no place, and none that waits is less urgent.
+        """
+        limits, tenant = self._limits, model.tenant
+        if call.windowed:
+            if self._in_halls >= limits.stream_calls_max or len(tenant.hall) >= limits.stream_calls_max // 2:
+                return self._least_urgent(call, tenant.hall, "stream_calls", limits.stream_calls_max // 2)
+            return None
+        room = limits.waiting_room
+        if tenant.sent + len(tenant.room) >= limits.tenant_calls_max + room:
+            return self._least_urgent(call, tenant.room, "tenant", limits.tenant_calls_max + room)
+        if model.sent + len(model.room) >= limits.model_calls_max + room:
+            return self._least_urgent(call, model.room, "model", limits.model_calls_max + room)
+        return None
+
+    def enter(self, call: InferenceCall, model: ModelTraffic, now: float) -> None:
+        """The call waits from now on."""
+        priority = call.priority
+        call.waits_since = now
+        if not model.line:
+            self._models[model] = False
+        model.line.push(call, priority)
+        if call.windowed:
+            model.tenant.hall.push(call, priority)
+            self._in_halls += 1
+        else:
+            model.tenant.room.push(call, priority)
+            model.room.push(call, priority)
+
+    def leave(self, call: InferenceCall, model: ModelTraffic) -> None:
+        """The call waits no longer, because it is sent or has ended."""
+        priority = call.priority
+        call.waits_since = 0.0
+        model.line.remove(call, priority)
+        if call.windowed:
+            model.tenant.hall.remove(call, priority)
+            self._in_halls -= 1
+        else:
+            model.tenant.room.remove(call, priority)
+            model.room.remove(call, priority)
+        if not model.line and self._models.pop(model):
+            self._turns.leave(model, model.tenant.id)
+
+    def set_turning(self, model: ModelTraffic, turning: bool) -> None:
+        """Whether the model has a replica, so that it is worth looking at when a place is free."""
+        if self._models[model] is not turning:
+            self._models[model] = turning
+            if turning:
+                self._turns.join(model, model.tenant.id)
+            else:
+                self._turns.leave(model, model.tenant.id)
+
+    def next(self) -> ModelTraffic | None:
+        """The model whose turn it is."""
+        return self._turns.next()
+
+    def _least_urgent(
+        self, call: InferenceCall, line: PriorityLine[InferenceCall], scope: str, limit: int
+    ) -> InferenceCall:
+        victim = line.least_urgent(below=call.priority)
+        if victim is None:
+            raise RouteUnavailable(
+                f"{_WHAT[scope]} has {limit} calls open, which is as many as it may; none that waits is less urgent",
+                entry=catalogue.CONCURRENCY_EXCEEDED,
+                context={"scope": scope, "limit": limit},
+            )
+        return victim
+
+
+_WHAT = {"tenant": "the tenant", "model": "the model", "stream_calls": "the waiting line of streams and batches"}
+
+
+def shed(priority: int) -> RouteUnavailable:
+    """What a call ends with that has to make room."""
+    return RouteUnavailable(
+        f"a more urgent request took the place of this one of priority {priority}",
+        entry=catalogue.LOAD_SHED,
+        context={"priority": priority},
+    )
