@@ -4,22 +4,11 @@ from __future__ import annotations
 
 import socket
 from pathlib import Path
-from typing import Annotated, ClassVar, Literal
+from typing import ClassVar, Literal
 
-from pydantic import BeforeValidator, Field, field_validator
+from pydantic import Field, field_validator
 
-from headrace_common.settings import CommaList, ServiceSettings
-
-
-def _pairs(value: object) -> object:
-    """Labels written `a=1,b=2` in the environment."""
-    if not isinstance(value, str):
-        return value
-    parts = (part.partition("=") for part in value.split(",") if part.strip())
-    return {name.strip(): text.strip() for name, _, text in parts}
-
-
-Labels = Annotated[dict[str, str], BeforeValidator(_pairs)]
+from headrace_common.settings import CommaList, CommaPairs, ServiceSettings
 
 
 class RunnerSettings(ServiceSettings):
@@ -28,7 +17,9 @@ class RunnerSettings(ServiceSettings):
     service: ClassVar[str] = "runner"
 
     name: str = Field(socket.gethostname(), min_length=1, max_length=128, description="Name of this runner for people.")
-    labels: Labels = Field({}, description="Labels for placement, as a=1,b=2.")
+    labels: CommaPairs = Field(
+        {}, description="What to know it by, as a=1,b=2; `spot=true` and `cost_per_hour=1.2` tell gateways its price."
+    )
     gateways: CommaList = Field(
         (), description="Gateways' mesh listeners: host:port, or dns:///host:port for every address of a name."
     )
@@ -40,6 +31,9 @@ class RunnerSettings(ServiceSettings):
     threads: int = Field(0, ge=0, le=1024, description="Processor threads for execution; 0 means all available ones.")
     queue_calls_max: int = Field(1_000, ge=0, description="Calls that may wait for one model.")
     queue_bytes_max: int = Field(256 << 20, ge=0, description="Payload bytes that may wait for one model.")
+    sequence_bytes_max: int = Field(
+        256 << 20, ge=0, description="Memory that the state of one model's sequences may take, bytes."
+    )
     queue_ageing_s: float = Field(1.0, gt=0, description="Waiting time that raises a call by one priority, seconds.")
     execution_timeout_s: float = Field(
         60.0, gt=0, description="How long one execution may take unless the model's manifest says otherwise, seconds."
