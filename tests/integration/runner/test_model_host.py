@@ -14,6 +14,7 @@ from headrace.registry.v1.models_pb2 import Version
 from headrace_common import catalogue
 from headrace_common.errors import HeadraceError
 from headrace_common.testing import FakeClock
+from headrace_runner.calls import Answer
 from inference import open_inference_pb2 as pb
 from support import onnx_models
 from support.artifacts import version_of
@@ -111,7 +112,7 @@ async def test_a_file_that_cannot_be_loaded_fails_with_our_words(
         assert caught.value.context["model"] == "broken"
         for foreign in ("ONNXRuntimeError", "/", "Error", "protobuf"):
             assert foreign not in caught.value.message
-        assert runner.host.model_events() == []
+        assert runner.host.model_events() == [runner.events[-1]], "a gateway that comes later hears of the failure too"
         assert runner.metric("loads_total", outcome="failed") == 1
 
 
@@ -194,7 +195,7 @@ async def test_the_least_recently_used_model_makes_room_and_wanted_ones_stay(tmp
         assert gone[0] is versions[1], "the other one was used later"
         assert runner.states(wanted.uid) == ["LOADING", "LOADED"]
         assert runner.host.load().model_memory_bytes <= 10 * size
-        assert runner.metric("evictions_total", cache="memory") == len(gone)
+        assert runner.metric("evictions_total", cache="memory", reason="space") == len(gone)
 
 
 async def loaded(runner: RunnerUnderTest, model: str, content: bytes) -> Version:
@@ -259,7 +260,7 @@ async def test_a_released_model_finishes_its_calls_takes_no_more_and_comes_back_
         runner.want(version)
         await runner.settled(version.uid)
         assert runner.states(version.uid) == ["LOADING", "LOADED", "UNLOADED", "LOADING", "LOADED"]
-        assert runner.metric("evictions_total", cache="memory") == 0
+        assert runner.metric("evictions_total", cache="memory", reason="released") == 1
 
 
 async def test_a_model_released_while_it_loads_leaves_when_it_has_loaded_unless_it_is_wanted_again(
@@ -302,6 +303,65 @@ async def test_closing_waits_for_what_runs(tmp_path: Path) -> None:
         assert outputs_of((await call).payload)["z"] == 200_000
         runner.want(version)
         assert runner.host.model_events() == []
+
+
+async def test_heartbeats_tell_how_busy_each_loaded_model_is(tmp_path: Path) -> None:
+    clock = FakeClock()
+    async with running_host(tmp_path, clock=clock) as runner:
+        version = await runner.load("m", onnx_models.identity())
+        await runner.load("slow", onnx_models.counting_loop())
+        clock.advance(2.0)
+        assert {(load.calls, load.idle_ms) for load in runner.host.load().models} == {(0, 2_000)}
+        await runner.infer(version, x=ROWS)
+        clock.advance(0.5)
+        newest, idle = runner.host.load().models
+        assert (newest.version_uid, newest.calls, newest.idle_ms, newest.in_flight) == (version.uid, 1, 500, 0)
+        assert (idle.calls, idle.idle_ms) == (0, 2_500)
+
+
+async def test_calls_are_counted_by_whether_their_model_is_here(tmp_path: Path) -> None:
+    async with running_host(tmp_path) as runner:
+        version = await runner.load("m", onnx_models.identity())
+        for _ in range(3):
+            await runner.infer(version, x=ROWS)
+        await failure_of(runner.answer(runner.call(version_of("absent", {"model.onnx": b""}), b"")))
+        assert [runner.metric("model_cache_total", result=result) for result in ("hit", "miss")] == [3, 1]
+
+
+async def test_a_want_by_name_alone_renews_what_is_here_and_is_told_of_what_is_not(tmp_path: Path) -> None:
+    clock = FakeClock()
+    async with running_host(tmp_path, clock=clock, model_idle_max_s=100.0) as runner:
+        version = await runner.load("m", onnx_models.identity())
+        clock.advance(50)
+        runner.want(Version(uid=version.uid), ticket="")
+        assert runner.states(version.uid) == ["LOADING", "LOADED"], "nothing has changed"
+        clock.advance(59)
+        runner.host.sweep()
+        assert runner.states(version.uid)[-1] == "LOADED"
+        runner.want(Version(uid="gone"), ticket="")
+        assert runner.states("gone") == ["UNLOADED"]
+
+
+async def test_a_model_that_is_called_though_nobody_wants_it_here_finishes_its_calls_and_leaves(tmp_path: Path) -> None:
+    clock = FakeClock()
+    async with running_host(tmp_path, clock=clock) as runner:
+        version = await runner.load("slow", onnx_models.counting_loop())
+
+        def count(steps: int) -> asyncio.Task[Answer]:
+            payload = request_of({"x": np.array(0, np.int64), "y": np.array(steps, np.int64)})
+            return asyncio.create_task(runner.answer(runner.call(version, payload)))
+
+        clock.advance(65)
+        await count(1)
+        runner.host.sweep()
+        assert runner.states(version.uid)[-1] == "LOADED", "the want has only just lapsed"
+        clock.advance(10)
+        call = count(300_000)
+        await eventually(lambda: runner.host.load().in_flight == 1)
+        runner.host.sweep()
+        await eventually(lambda: runner.states(version.uid)[-1] == "UNLOADED")
+        assert outputs_of((await call).payload)["z"] == 300_000
+        assert runner.metric("evictions_total", cache="memory", reason="surplus") == 1
 
 
 async def test_a_listener_hears_nothing_once_removed(tmp_path: Path) -> None:

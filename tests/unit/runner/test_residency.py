@@ -88,6 +88,24 @@ def test_idle_models_leave_unless_busy_or_wanted() -> None:
     assert resident.idle(59.0, {"busy"}) == []
 
 
+def test_a_model_is_surplus_once_it_is_called_long_after_its_last_want() -> None:
+    resident = residency()
+    for uid in ("called", "wanted", "idle", "never wanted"):
+        resident.add(uid, 10, 0.0)
+        if uid != "never wanted":
+            resident.want(uid, 50.0)
+    resident.want("wanted", 100.0)
+    for uid in ("called", "wanted", "never wanted"):
+        resident.touch(uid, 60.0)
+    assert resident.surplus(60.0) == [], "a call that was on its way"
+    for uid in ("called", "wanted", "never wanted"):
+        resident.touch(uid, 61.0)
+    resident.idle(61.0, ())
+    assert resident.surplus(61.0) == ["called"]
+    resident.want("called", 90.0)
+    assert resident.surplus(61.0) == []
+
+
 def test_loading_a_model_again_does_not_count_it_twice() -> None:
     resident = residency()
     resident.add("a", 40, 0.0)

@@ -27,6 +27,9 @@ class RunnerMetrics(Collector):
 
     Args:
         registry: Where they are shown.
+
+    Attributes:
+        hits: Calls for a model that is in memory; `misses` for one that is not.
     """
 
     def __init__(self, *, registry: CollectorRegistry) -> None:
@@ -46,11 +49,14 @@ class RunnerMetrics(Collector):
         self.disk_cache_bytes = gauge("disk_cache_bytes", "Size of the artefact cache after its last change")
         self.downloaded_bytes = counter("downloaded_bytes", "Artefact bytes fetched from the registry")
         self._loads = counter("loads", "Model loads", ("outcome",))
-        self._evictions = counter("evictions", "Models and artefacts removed to make room, or idle", ("cache",))
+        self._evictions = counter(
+            "evictions", "Models that left memory and artefacts that left the disk, by reason", ("cache", "reason")
+        )
         self.loads_succeeded = self._loads.labels("loaded")
         self.loads_failed = self._loads.labels("failed")
-        self.memory_evictions = self._evictions.labels("memory")
-        self.disk_evictions = self._evictions.labels("disk")
+        self.disk_evictions = self._evictions.labels("disk", "space")
+        self.hits = 0
+        self.misses = 0
         self.load_seconds = histogram(
             "load_seconds", "Time from want to loaded, download included", (), _LOAD_BUCKETS_S
         )
@@ -63,6 +69,10 @@ class RunnerMetrics(Collector):
         # A model that is deleted and made again has the same labels for a while as the one that leaves.
         self._bound: Counts[tuple[str, str, str]] = Counts()
         registry.register(self)
+
+    def evicted(self, reason: str) -> None:
+        """Counts a model that left memory: for `space`, `idle`, `surplus`, or `released` by somebody's wish."""
+        self._evictions.labels("memory", reason).inc()
 
     def show_load(self, queue_depth: Callable[[], float], executing: Callable[[], float]) -> None:
         """Reads the two gauges of present load when they are scraped."""
@@ -119,7 +129,12 @@ class RunnerMetrics(Collector):
                 calls.add_metric((*labels, outcome), count)
             replica.queue_wait.add_to(queue_wait, labels)
             replica.compute.add_to(compute, labels)
-        return iter(families)
+        cache = CounterMetricFamily(
+            "headrace_runner_model_cache", "Calls by whether their model was in memory", labels=("result",)
+        )
+        cache.add_metric(("hit",), self.hits)
+        cache.add_metric(("miss",), self.misses)
+        return iter((*families, cache))
 
     @staticmethod
     def _families() -> tuple[

@@ -21,6 +21,7 @@ from headrace_common.tasks import TaskGuard
 from headrace_runner.backends.reports import BackendReports
 from headrace_runner.calls import Cancel, Ended, IncomingCall
 from headrace_runner.device import Gauges
+from headrace_runner.load_report import most_recent
 from headrace_runner.loading.model_loader import LoadedReplica, ModelLoader
 from headrace_runner.loading.residency import Residency
 from headrace_runner.metrics import RunnerMetrics
@@ -113,7 +114,9 @@ class ModelHost:
         if entry is not None and entry.tenant_id != call.tenant_id:
             raise ModelError("the model was not found", entry=catalogue.MODEL_NOT_FOUND)
         if entry is None or entry.loaded is None:
+            self._metrics.misses += 1
             raise ModelUnavailable("the model is not in this runner's memory", entry=catalogue.MODEL_LOADING)
+        self._metrics.hits += 1
         self._residency.touch(call.version_uid, self._clock.monotonic())
         return entry.loaded.replica.begin(call, ended)
 
@@ -121,7 +124,8 @@ class ModelHost:
         """Notes that a gateway would like the version in memory for `ttl_s` seconds; 0 withdraws that.
 
         Starts loading it unless it is loading or loaded already. A version that failed is tried again after a pause.
-        That it has failed, until then, or is loaded is told again: who wants it may not know.
+        That it has failed, until then, or is loaded is told again: who wants it may not know. A want that renews one
+        for what is loaded names the version and nothing else.
         """
         now = self._clock.monotonic()
         if ttl_s <= 0:
@@ -129,20 +133,24 @@ class ModelHost:
             return
         if self._closing:
             return
-        self._residency.want(version.uid, now + ttl_s)
         entry = self._entries.get(version.uid)
+        if entry is None and not version.files:
+            # A gateway renews what it believes to be here; told that it isn't, it sends all that a load needs.
+            self._tell(ModelEvent(version_uid=version.uid, state=ModelState.MODEL_STATE_UNLOADED))
+            return
+        self._residency.want(version.uid, now + ttl_s)
         if entry is None:
             kept = Version()
             kept.CopyFrom(version)
             entry = _Entry(tenant_id, kept, ticket, ModelEvent(version_uid=version.uid))
             self._entries[version.uid] = entry
-        entry.ticket = ticket
+        entry.ticket = ticket or entry.ticket
         state = entry.event.state
         if entry.release_due:
             entry.release_due = False
             self._tell(entry.event)
         loaded = state == ModelState.MODEL_STATE_LOADED
-        if loaded or (state == ModelState.MODEL_STATE_FAILED and now < entry.retry_at):
+        if (loaded and version.files) or (state == ModelState.MODEL_STATE_FAILED and now < entry.retry_at):
             self._tell(entry.event)
         elif state in (ModelState.MODEL_STATE_UNSPECIFIED, ModelState.MODEL_STATE_FAILED):
             self._change(entry, ModelEvent(state=ModelState.MODEL_STATE_LOADING))
@@ -165,12 +173,11 @@ class ModelHost:
             del self._entries[version_uid]
             self._tell(_released(version_uid))
         else:
-            self._spawn(self._unload([version_uid], released=True), f"release-{entry.version.model}")
+            self._spawn(self._unload([version_uid], reason="released"), f"release-{entry.version.model}")
 
     def model_events(self) -> list[ModelEvent]:
-        """The state of every model that is loading or loaded."""
-        shown = (ModelState.MODEL_STATE_LOADING, ModelState.MODEL_STATE_LOADED)
-        return [entry.event for entry in self._entries.values() if entry.event.state in shown]
+        """The state of every model that is loading, loaded, or could not be loaded."""
+        return [entry.event for entry in self._entries.values()]
 
     def add_listener(self, listener: Listener) -> None:
         """Calls `listener` with every change of a model's state from now on."""
@@ -186,10 +193,12 @@ class ModelHost:
 
     def load(self) -> Heartbeat:
         """How busy this process is now."""
-        waiting, running = self._waiting_and_running()
+        now = self._clock.monotonic()
+        loaded = [(uid, entry.loaded.replica) for uid, entry in self._entries.items() if entry.loaded is not None]
         return Heartbeat(
-            queue_depth=waiting,
-            in_flight=waiting + running,
+            queue_depth=sum(replica.waiting for _, replica in loaded),
+            in_flight=sum(replica.in_flight for _, replica in loaded),
+            models=most_recent(((self._residency.idle_s(uid, now), uid, replica) for uid, replica in loaded)),
             model_memory_bytes=self._residency.bytes_used,
             device_gauges=self._gauges.read(),
             backend_info=self._backends.state(),
@@ -205,7 +214,11 @@ class ModelHost:
         """Unloads models that are idle for too long and forgets failures that nobody asks about."""
         now = self._clock.monotonic()
         for uid in self._residency.idle(now, self._busy()):
-            self._spawn(self._unload([uid]), f"unload-{uid}")
+            self._spawn(self._unload([uid], reason="idle"), f"unload-{uid}")
+        for uid in self._residency.surplus(now):
+            # The state of sequences is nowhere else.
+            if not self._entries[uid].version.manifest.HasField("sequence"):
+                self._spawn(self._unload([uid], reason="surplus"), f"unload-{uid}")
         for uid, entry in list(self._entries.items()):
             failed = entry.event.state == ModelState.MODEL_STATE_FAILED
             if failed and now > entry.retry_at + _FAILURE_KEPT_S:
@@ -251,7 +264,7 @@ class ModelHost:
     async def _make_room(self, needed_bytes: int, *, required: bool = True) -> None:
         chosen = self._residency.evict_for(needed_bytes, self._clock.monotonic(), self._busy())
         if chosen is not None:
-            await self._unload(chosen)
+            await self._unload(chosen, reason="space")
         elif required and needed_bytes > self._residency.bytes_max:
             raise ModelError(
                 f"the model takes about {needed_bytes} bytes, the runner has {self._residency.bytes_max} for models",
@@ -309,8 +322,9 @@ class ModelHost:
         )
         self._change(entry, ModelEvent(state=ModelState.MODEL_STATE_FAILED, status=status.SerializeToString()))
 
-    async def _unload(self, uids: Iterable[str], *, grace_s: float | None = None, released: bool = False) -> bool:
+    async def _unload(self, uids: Iterable[str], *, reason: str = "", grace_s: float | None = None) -> bool:
         """Takes models out of service at once, then frees them; returns whether all are free."""
+        released = reason == "released"
         leaving: list[LoadedReplica] = []
         for uid in uids:
             entry = self._entries.pop(uid, None)
@@ -324,9 +338,9 @@ class ModelHost:
             self._change(entry, ModelEvent(state=ModelState.MODEL_STATE_UNLOADED, released=released))
             version = entry.version
             self._metrics.unloaded(tenant_id=entry.tenant_id, model=version.model, version=version.version)
-            if not self._closing and not released:
-                self._metrics.memory_evictions.inc()
-            self._log.info("model unloaded", tenant_id=entry.tenant_id, model=entry.version.model)
+            if reason:
+                self._metrics.evicted(reason)
+            self._log.info("model unloaded", tenant_id=entry.tenant_id, model=version.model, reason=reason or "closing")
         self._show_memory()
         return all(await asyncio.gather(*(self._loader.unload(loaded, grace_s=grace_s) for loaded in leaving)))
 

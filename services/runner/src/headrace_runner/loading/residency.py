@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Collection
 from dataclasses import dataclass
 
+_SURPLUS_S = 10.0
+"""Calls that come so long after the last want are no stragglers: gateways know better than to want the model here."""
+
 
 @dataclass(slots=True)
 class _Resident:
@@ -17,7 +20,9 @@ class Residency:
     """Accounts for models in memory.
 
     A model leaves only when nobody wants it, no call uses it, and it has stayed a minimum time; of those, the least
-    recently used goes first. All times are seconds of one monotonic clock.
+    recently used goes first. One that is called though nobody has wanted it for a while is surplus: there are enough
+    replicas of it elsewhere. It leaves too, and finishes the calls that it has. All times are seconds of one monotonic
+    clock.
 
     Args:
         bytes_max: Memory that models may take together.
@@ -79,9 +84,23 @@ class Residency:
                 surplus -= resident.memory_bytes
         return chosen if surplus <= 0 else None
 
+    def idle_s(self, uid: str, now: float) -> float:
+        """Time since the last call of a model in memory, or since its load when none has come."""
+        return now - self._residents[uid].used_at
+
+    def surplus(self, now: float) -> list[str]:
+        """The models that leave because they are used where nobody wants them."""
+        return [
+            uid
+            for uid, resident in self._residents.items()
+            if uid in self._wanted_until
+            and resident.used_at - self._wanted_until[uid] > _SURPLUS_S
+            and self._may_leave(uid, resident, now, ())
+        ]
+
     def idle(self, now: float, busy: Collection[str]) -> list[str]:
-        """The models that leave because nobody has used them for long. Also forgets wants that have lapsed."""
-        for uid in [uid for uid, until in self._wanted_until.items() if until <= now]:
+        """The models that leave because nobody has used them for long. Also forgets wants for what is not here."""
+        for uid in [uid for uid, until in self._wanted_until.items() if until <= now and uid not in self._residents]:
             del self._wanted_until[uid]
         return [
             uid

@@ -52,7 +52,7 @@ class ReplicaCount:
             # What is on its way comes first; the load of those that are there says nothing about later.
             self._high_since = self._low_since = None
             return self._count
-        high = load.queue_depth > 0 and load.queue_wait_s >= self._wait_max_s
+        high = load.in_flight > load.slots and load.queue_wait_s >= self._wait_max_s
         low = not high and load.in_flight <= _SLACK * (self._count - 1) * load.slots / load.replicas
         self._high_since = _since(self._high_since, high, now)
         self._low_since = _since(self._low_since, low, now)

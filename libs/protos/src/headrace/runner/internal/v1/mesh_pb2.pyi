@@ -201,7 +201,7 @@ class Hello(_message.Message):
 
     @_builtins.property
     def models(self) -> _containers.RepeatedCompositeFieldContainer[Global___ModelEvent]:
-        """Models that it has in memory or is loading."""
+        """Models that it has in memory, is loading, or could not load."""
 
     @_builtins.property
     def backend_info(self) -> _containers.RepeatedCompositeFieldContainer[_mesh_pb2.BackendInfo]:
@@ -303,7 +303,9 @@ class Heartbeat(_message.Message):
 
     @_builtins.property
     def models(self) -> _containers.RepeatedCompositeFieldContainer[Global___ModelLoad]:
-        """Each model that is loaded. Gateways decide from these alone how many replicas a model gets, so that they agree."""
+        """The models that are loaded, of many those that were called last: at most 512. Gateways decide from these alone how
+        many replicas a model gets, so that they agree.
+        """
 
     @_builtins.property
     def backend_info(self) -> _containers.RepeatedCompositeFieldContainer[_mesh_pb2.BackendInfo]:
@@ -495,10 +497,12 @@ class Want(_message.Message):
     tenant_id: _builtins.str
     """Tenant that owns the model."""
     ticket: _builtins.str
-    """Ticket for the registry's ArtifactService, valid for this version only."""
+    """Ticket for the registry's ArtifactService, valid for this version only. Empty with a `uid` alone."""
     @_builtins.property
     def version(self) -> _models_pb2.Version:
-        """The version with its manifest and files."""
+        """The version with its manifest and files; for one that the runner has told to be loaded `uid` alone will do. A runner
+        that doesn't have it any more answers that with UNLOADED.
+        """
 
     @_builtins.property
     def ttl(self) -> _duration_pb2.Duration:
