@@ -21,6 +21,7 @@ from headrace_gateway.inference.replica_choice import (
     least_latency,
 )
 from headrace_gateway.inference.routing_rules import Policy, RoutingRules, stated_price
+from headrace_gateway.inference.sequence_affinity import SequenceAffinity
 from headrace_gateway.inference.slow_start import share
 from headrace_gateway.mesh.directory import RunnerDirectory
 from headrace_gateway.mesh.runner_session import RunnerSession
@@ -76,6 +77,7 @@ class Router:
         self._random = random
         self._rules = rules
         self._routes: dict[str, _Route] = {}
+        self._sequences = SequenceAffinity(clock=clock)
         self.chosen = dict.fromkeys(Policy, 0)
         self.fallbacks: dict[str, int] = {}
         directory.add_listener(lambda _runner_id: self._routes.clear())
@@ -83,6 +85,8 @@ class Router:
     def choose(self, call: InferenceCall, usable: Usable) -> RunnerSession | None:
         """The replica that the call is to be sent to; None when none can be used."""
         version = call.version
+        if call.sequence:
+            return self._of_sequence(call, usable)
         route = self._routes.get(version.uid)
         if route is None:
             route = self._routes[version.uid] = self._plan(version)
@@ -99,6 +103,14 @@ class Router:
             return None
         self.chosen[route.policy] += 1
         return found.session
+
+    def _of_sequence(self, call: InferenceCall, usable: Usable) -> RunnerSession | None:
+        return self._sequences.pick(
+            call,
+            self._directory.replicas(call.version.uid),
+            lambda session: session.calls.has_room(len(call.payload)) and usable(session),
+            lambda session: self._rules.device_rank(call.version, session),
+        )
 
     def _preferred(self, route: _Route, payload_bytes: int, usable: Usable) -> Replica | None:
         """The first of the chain, unless it gives way to a later one."""
