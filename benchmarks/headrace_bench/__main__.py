@@ -15,6 +15,7 @@ from headrace_bench.bench import Bench, Setup, run, settings_of
 from headrace_bench.cells import FULL, QUICK, Cell, selected
 from headrace_bench.load import LoadFailedError
 from headrace_bench.machine import description
+from headrace_bench.memory import CALLS, QUICK_CALLS, growths
 from headrace_bench.profiling import ProfileFailedError, page, profiles
 from headrace_bench.report import as_json, markdown, tables
 
@@ -29,6 +30,10 @@ def main() -> int:
     # A file or pipe is no reason to fold the lines.
     console = Console(width=None if sys.stdout.isatty() else 190)
     errors = Console(stderr=True)
+
+    def say(line: str) -> None:
+        console.print(line, markup=False, highlight=False)
+
     try:
         cells = selected([options.profile] if options.profile else options.only)
     except ValueError as error:
@@ -51,17 +56,19 @@ def main() -> int:
                 for cell in cells:
                     console.print(_write_profile(bench, cell, Path(folder)), markup=False, highlight=False)
                 return 0
-            samples = run(bench, cells, effort, lambda line: console.print(line, markup=False, highlight=False))
+            samples = run(bench, cells, effort, say)
+        calls = QUICK_CALLS if options.quick else CALLS
+        memory = [] if options.only else growths(calls, say, h2load=setup.h2load)
     except (LoadFailedError, ProfileFailedError) as error:
         errors.print(f"{error}", style="red", markup=False)
         return _EXIT_FAILED
-    for table in tables(samples):
+    for table in tables(samples, memory):
         console.print(table)
     if options.output is not None:
         settings = settings_of(effort, setup)
-        content = as_json(samples, machine, settings)
+        content = as_json(samples, memory, machine, settings)
         options.output.with_suffix(".json").write_text(json.dumps(content, indent=2) + "\n")
-        options.output.with_suffix(".md").write_text(markdown(samples, machine, settings))
+        options.output.with_suffix(".md").write_text(markdown(samples, memory, machine, settings))
     return 0
 
 

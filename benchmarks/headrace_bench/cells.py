@@ -47,7 +47,7 @@ class Effort:
     measure_s: float
 
 
-FULL = Effort(rounds=5, rounds_others=2, warm_up_s=1.0, measure_s=3.0)
+FULL = Effort(rounds=5, rounds_others=2, warm_up_s=1.0, measure_s=2.5)
 QUICK = Effort(rounds=3, rounds_others=1, warm_up_s=0.4, measure_s=0.8)
 
 
@@ -57,7 +57,7 @@ def grid() -> list[Cell]:
         Cell(target=target, model=model.name, concurrency=concurrency)
         for model in MODELS.values()
         for concurrency in model.concurrencies
-        for target in TARGETS
+        for target in model.targets or TARGETS
     ]
 
 

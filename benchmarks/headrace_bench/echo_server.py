@@ -16,7 +16,7 @@ async def echo(request: bytes, _context: grpc.aio.ServicerContext[Any, Any]) -> 
 
 
 async def main() -> None:
-    server = grpc.aio.server(options=[("grpc.so_reuseport", 0)])
+    server = grpc.aio.server(options=[("grpc.so_reuseport", 0), ("grpc.max_receive_message_length", -1)])
     # Without deserialisers: bytes come and go as they are.
     handlers: dict[str, grpc.RpcMethodHandler[bytes, bytes]] = {"ModelInfer": grpc.unary_unary_rpc_method_handler(echo)}
     service = grpc.method_handlers_generic_handler("inference.GRPCInferenceService", handlers)

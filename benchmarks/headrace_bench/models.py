@@ -30,6 +30,8 @@ class BenchModel:
         row_shape: Shape of one row of the input `x`, FP32; the batch axis before it is free. The output is `z`.
         batch_rows_max: Rows of one execution in this process; more make the model no faster.
         concurrencies: Requests in flight that are measured.
+        targets: What measures it; empty means everything.
+        max_batch_size: Rows of one execution in the mesh; 0 leaves it to the mesh.
     """
 
     name: str
@@ -37,6 +39,8 @@ class BenchModel:
     batch_rows_max: int
     concurrencies: tuple[int, ...]
     make: Callable[[], bytes]
+    targets: tuple[str, ...] = ()
+    max_batch_size: int = 0
 
     @cached_property
     def content(self) -> bytes:
@@ -101,13 +105,18 @@ def _conv() -> bytes:
     return _file(nodes, (3, 224, 224), (10,), weights)
 
 
+def _identity() -> bytes:
+    """The output is the input."""
+    return _file([helper.make_node("Identity", ["x"], ["z"])], ("size",), ("size",), {})
+
+
 def _random(shape: tuple[int, ...]) -> Array:
     """Weights of (inputs, outputs), or (outputs, inputs, height, width), that keep the size of what passes through."""
     fan_in = int(np.prod(shape[1:])) if len(shape) == 4 else shape[0]
     return (np.random.default_rng(0).standard_normal(shape) * np.sqrt(2 / fan_in)).astype(np.float32)
 
 
-def _file(nodes: Sequence[NodeProto], x: Sequence[int], z: Sequence[int], weights: Weights) -> bytes:
+def _file(nodes: Sequence[NodeProto], x: Sequence[int | str], z: Sequence[int | str], weights: Weights) -> bytes:
     specs = [
         helper.make_tensor_value_info(name, TensorProto.FLOAT, ["batch", *row]) for name, row in (("x", x), ("z", z))
     ]
@@ -118,11 +127,33 @@ def _file(nodes: Sequence[NodeProto], x: Sequence[int], z: Sequence[int], weight
     return model.SerializeToString()
 
 
+MLP, MLP_SINGLE = "mlp", "mlp-single"
+"""The same model; the mesh may not put rows of the second one together."""
+
 MODELS: dict[str, BenchModel] = {
     model.name: model
     for model in (
         BenchModel(name="tiny", row_shape=(16,), batch_rows_max=32, concurrencies=(1, 16, 64), make=_tiny),
-        BenchModel(name="mlp", row_shape=(784,), batch_rows_max=32, concurrencies=(1, 16, 64), make=_mlp),
-        BenchModel(name="conv", row_shape=(3, 224, 224), batch_rows_max=1, concurrencies=(1, 16, 64), make=_conv),
+        BenchModel(name=MLP, row_shape=(784,), batch_rows_max=32, concurrencies=(1, 16, 64), make=_mlp),
+        BenchModel(
+            name=MLP_SINGLE,
+            row_shape=(784,),
+            batch_rows_max=1,
+            concurrencies=(64,),
+            make=_mlp,
+            targets=("mesh-packed",),
+            max_batch_size=1,
+        ),
+        BenchModel(name="conv", row_shape=(3, 224, 224), batch_rows_max=1, concurrencies=(1, 16), make=_conv),
     )
 }
+
+LARGE = BenchModel(
+    name="identity",
+    # A message has at most 64 MiB, all but its tensor included.
+    row_shape=((16 << 20) - 1_024,),
+    batch_rows_max=1,
+    concurrencies=(),
+    make=_identity,
+)
+"""Not a cell: it shows what a huge tensor does to memory."""

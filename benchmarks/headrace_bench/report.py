@@ -12,7 +12,8 @@ from rich.table import Table
 
 from headrace_bench.cells import ECHO, IN_PROCESS, PACKED, UNARY, Cell
 from headrace_bench.measurement import Sample
-from headrace_bench.models import MODELS
+from headrace_bench.memory import Growth
+from headrace_bench.models import MLP, MLP_SINGLE, MODELS
 
 Samples = Mapping[Cell, Sequence[Sample]]
 
@@ -79,7 +80,11 @@ def ratios(samples: Samples) -> list[Ratio]:
             alone_rates = [one.per_s for one in alone]
             found += _paired(f"unary rate / in-process rate, {at}", rates, alone_rates)
             found += _paired(f"packed rate / in-process rate, {at}", [one.per_s for one in packed], alone_rates)
-    return found
+    batched, single = (
+        [one.per_s for one in samples.get(Cell(target=PACKED, model=model, concurrency=64), ())]
+        for model in (MLP, MLP_SINGLE)
+    )
+    return found + _paired("packed rate with batches / packed rate without, mlp:64", batched, single)
 
 
 def _paired(name: str, over: Sequence[float], under: Sequence[float]) -> list[Ratio]:
@@ -91,12 +96,15 @@ def _paired(name: str, over: Sequence[float], under: Sequence[float]) -> list[Ra
     ]
 
 
-def as_json(samples: Samples, machine: Mapping[str, str], settings: Mapping[str, Any]) -> dict[str, Any]:
+def as_json(
+    samples: Samples, memory: Sequence[Growth], machine: Mapping[str, str], settings: Mapping[str, Any]
+) -> dict[str, Any]:
     """Everything that was measured, each round included."""
     return {
         "machine": dict(machine),
         "settings": dict(settings),
         "ratios": [asdict(ratio) for ratio in ratios(samples)],
+        "memory": [asdict(growth) for growth in memory],
         "cells": [
             {**asdict(cell), "median": asdict(medians(rounds)), "rounds": [asdict(one) for one in rounds]}
             for cell, rounds in samples.items()
@@ -135,25 +143,44 @@ def _ratio_row(ratio: Ratio) -> tuple[str, ...]:
 _RATIO_COLUMNS = ("ratio", "rounds", "median", "range")
 
 
-def tables(samples: Samples) -> list[Table]:
+def _growth_row(growth: Growth) -> tuple[str, ...]:
+    grown = [after - growth.before_mib for after in (growth.peak_mib, growth.after_mib)]
+    return (
+        f"{growth.process}: {growth.what}",
+        f"{growth.before_mib:,.0f}",
+        *(f"{more:+,.1f}" for more in grown),
+        *(f"{more / growth.payload_mib:.2f}" if growth.payload_mib else "" for more in grown),
+    )
+
+
+_GROWTH_COLUMNS = ("resident memory", "MiB before", "at the peak", "after", "peak ÷ tensor", "after ÷ tensor")
+
+
+def tables(samples: Samples, memory: Sequence[Growth]) -> list[Table]:
     """For the terminal."""
-    cells, compared = Table(), Table(*_RATIO_COLUMNS)
+    cells, compared, grown = Table(), Table(*_RATIO_COLUMNS), Table(*_GROWTH_COLUMNS)
     for column in _COLUMNS:
         cells.add_column(column, justify="left" if column in {"cell", _COLUMNS[-1]} else "right", no_wrap=True)
     for cell, rounds in samples.items():
         cells.add_row(*_row(cell, rounds))
     for ratio in ratios(samples):
         compared.add_row(*_ratio_row(ratio))
-    return [cells, compared] if compared.rows else [cells]
+    for growth in memory:
+        grown.add_row(*_growth_row(growth))
+    return [table for table in (cells, compared, grown) if table.rows]
 
 
-def markdown(samples: Samples, machine: Mapping[str, str], settings: Mapping[str, Any]) -> str:
+def markdown(
+    samples: Samples, memory: Sequence[Growth], machine: Mapping[str, str], settings: Mapping[str, Any]
+) -> str:
     """The same as a page."""
     told = [f"- {name}: {value}" for name, value in {**machine, **settings}.items()]
     cells = [_row(cell, rounds) for cell, rounds in samples.items()]
     parts = ["# Figures", "\n".join(told), _page_table(_COLUMNS, cells)]
     if compared := ratios(samples):
         parts.append(_page_table(_RATIO_COLUMNS, [_ratio_row(ratio) for ratio in compared]))
+    if memory:
+        parts.append(_page_table(_GROWTH_COLUMNS, [_growth_row(growth) for growth in memory]))
     return "\n\n".join(parts) + "\n"
 
 

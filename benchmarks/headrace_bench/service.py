@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import grpc
 import numpy as np
 
-from headrace.registry.v1 import models_pb2, models_pb2_grpc
+from headrace.registry.v1 import manifest_pb2, models_pb2, models_pb2_grpc
 from headrace_bench.in_process import LocalModel
 from headrace_bench.models import BenchModel
 from headrace_bench.unary_client import INFER
@@ -115,11 +115,14 @@ def check_answer(model: BenchModel, answer: bytes) -> int:
 
 def _push(channel: grpc.Channel, metadata: tuple[tuple[str, str], ...], model: BenchModel) -> None:
     content = model.content
+    batching = manifest_pb2.BatchingPolicy(max_batch_size=model.max_batch_size)
+    manifest = manifest_pb2.Manifest(execution=manifest_pb2.ExecutionPolicy(batching=batching))
     header = models_pb2.UploadHeader(
         model=model.name,
         size_bytes=len(content),
         sha256=hashlib.sha256(content).hexdigest(),
         file_name=f"{model.name}.onnx",
+        manifest=manifest if model.max_batch_size else None,
     )
 
     def messages() -> Generator[models_pb2.UploadVersionRequest]:

@@ -51,19 +51,19 @@ async def load(channel: grpc.aio.Channel, metadata: Metadata, *, calls: int, can
     stub = infer_stub(channel)
     chance = Random(42)
     ends: Counter[str] = Counter()
-    latencies_s = [0.01]
-    begun = 0
+    latency_s, begun = 0.01, 0
 
     async def caller() -> None:
-        nonlocal begun
+        nonlocal begun, latency_s
         loop = asyncio.get_running_loop()
         while begun < calls:
             begun += 1
             nonce = chance.getrandbits(63)
             started = loop.time()
             call = stub(request_with(nonce), metadata=metadata, timeout=60)
-            if ends["cancelled"] < cancelled_share * begun:
-                await asyncio.sleep(chance.random() * 2 * latencies_s[-1])
+            cancels = ends["cancelled"] < cancelled_share * begun
+            if cancels:
+                await asyncio.sleep(chance.random() * 2 * latency_s)
                 call.cancel()
             try:
                 answer = await call
@@ -74,7 +74,8 @@ async def load(channel: grpc.aio.Channel, metadata: Metadata, *, calls: int, can
             else:
                 right = answer.endswith(nonce.to_bytes(8, "little"))
                 ends["answered" if right else "foreign"] += 1
-                latencies_s[-1] += 0.01 * (loop.time() - started - latencies_s[-1])
+                if not cancels:
+                    latency_s += 0.01 * (loop.time() - started - latency_s)
 
     await asyncio.gather(*(caller() for _ in range(CALLERS)))
     return ends

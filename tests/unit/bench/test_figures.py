@@ -9,6 +9,7 @@ import pytest
 from headrace_bench.cells import ECHO, FULL, PACKED, UNARY, Cell, grid, rounds, selected
 from headrace_bench.load import Load, LoadFailedError, quantile
 from headrace_bench.measurement import Sample, measure, warmed_up
+from headrace_bench.memory import Growth
 from headrace_bench.report import as_json, markdown, medians, ratios
 
 
@@ -69,6 +70,12 @@ def test_ratios_pair_the_rounds_and_give_their_median() -> None:
     assert by_name["packed rate / unary rate, tiny:64"] == (10.0, 5.0, 20.0)
 
 
+def test_a_model_with_batches_is_compared_with_itself_without() -> None:
+    cells = {model: Cell(target=PACKED, model=model, concurrency=64) for model in ("mlp", "mlp-single")}
+    (found,) = ratios({cells["mlp"]: [sample(30), sample(40)], cells["mlp-single"]: [sample(10), sample(10)]})
+    assert (found.name, found.median) == ("packed rate with batches / packed rate without, mlp:64", 3.5)
+
+
 def test_nothing_is_compared_below_the_highest_concurrency_or_with_one_side_only() -> None:
     assert ratios({cell(ECHO, 1): [sample(echo_server=1)], cell(UNARY, 1): [sample(gateway=1)]}) == []
     assert ratios({cell(UNARY): [sample(gateway=1)]}) == []
@@ -76,15 +83,25 @@ def test_nothing_is_compared_below_the_highest_concurrency_or_with_one_side_only
 
 def test_report_holds_every_round_and_the_machine() -> None:
     samples = {cell(UNARY): [sample(10, gateway=1), sample(20, gateway=2)]}
-    content = as_json(samples, {"cores": "2"}, {"runners": 2})
+    growth = Growth(process="gateway", what="one", payload_mib=50, before_mib=100, peak_mib=250, after_mib=150)
+    content = as_json(samples, [growth], {"cores": "2"}, {"runners": 2})
     assert [one["per_s"] for one in content["cells"][0]["rounds"]] == [10, 20]
     assert content["machine"] == {"cores": "2"}
-    assert "| mesh-unary:tiny:64 | 2 | 15.0 |" in markdown(samples, {"cores": "2"}, {"runners": 2})
+    page = markdown(samples, [growth], {"cores": "2"}, {"runners": 2})
+    assert "| mesh-unary:tiny:64 | 2 | 15.0 |" in page
+    assert "| gateway: one | 100 | +150.0 | +50.0 | 3.00 | 1.00 |" in page
 
 
 @pytest.mark.parametrize(
     ("pattern", "wanted"),
-    [("echo:tiny:64", 1), ("mesh-unary:tiny:64", 1), ("echo:64", 3), ("mesh-packed", 9), ("conv", 12)],
+    [
+        ("echo:tiny:64", 1),
+        ("mesh-unary:tiny:64", 1),
+        ("echo:64", 2),
+        ("mesh-packed", 9),
+        ("conv", 8),
+        ("mlp-single", 1),
+    ],
 )
 def test_pattern_picks_the_cells_that_have_all_its_parts(pattern: str, wanted: int) -> None:
     assert len(selected([pattern])) == wanted
