@@ -106,6 +106,7 @@ def build_host(
             waiting_max=settings.queue_calls_max,
             waiting_bytes_max=settings.queue_bytes_max,
             ageing_s=settings.queue_ageing_s,
+            sequence_bytes_max=settings.sequence_bytes_max,
             timeout_s=settings.execution_timeout_s,
         ),
         load_timeout_s=settings.model_load_timeout_s,

@@ -15,6 +15,7 @@ from prometheus_client.core import CounterMetricFamily, HistogramMetricFamily, M
 from prometheus_client.registry import Collector
 
 from headrace_common.latency_counts import LatencyCounts
+from headrace_runner.execution.sequence_counts import SequenceCounts, SequenceFamilies
 
 _LOAD_BUCKETS_S = (0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0)
 _MODEL = ("tenant", "model", "version")
@@ -115,11 +116,12 @@ class RunnerMetrics(Collector):
 
     def describe(self) -> Iterator[Metric]:
         """The families' names, for the registry's check against duplicates."""
-        return iter(self._families())
+        return iter((*self._families(), *SequenceFamilies()))
 
     def collect(self) -> Iterator[Metric]:
         """What the replicas' counts say now. Called in the thread that serves the metrics."""
         families = calls, queue_wait, compute, batch_rows, execution, repeated, given_up = self._families()
+        sequences = SequenceFamilies()
         for labels, replica in list(self._replicas.items()):
             replica.batch_rows.add_to(batch_rows, labels)
             replica.execution.add_to(execution, labels)
@@ -129,12 +131,13 @@ class RunnerMetrics(Collector):
                 calls.add_metric((*labels, outcome), count)
             replica.queue_wait.add_to(queue_wait, labels)
             replica.compute.add_to(compute, labels)
+            sequences.add(labels, replica.sequences)
         cache = CounterMetricFamily(
             "headrace_runner_model_cache", "Calls by whether their model was in memory", labels=("result",)
         )
         cache.add_metric(("hit",), self.hits)
         cache.add_metric(("miss",), self.misses)
-        return iter((*families, cache))
+        return iter((*families, *sequences, cache))
 
     @staticmethod
     def _families() -> tuple[
@@ -196,6 +199,7 @@ class ReplicaMetrics:
         batch_rows: Rows of executions that succeeded; `execution` is the time of each.
         batches_repeated: Batches that failed and were executed again call by call.
         executions_given_up: Executions that took longer than they may.
+        sequences: Of the state that is kept.
     """
 
     __slots__ = (
@@ -207,6 +211,7 @@ class ReplicaMetrics:
         "execution",
         "executions_given_up",
         "queue_wait",
+        "sequences",
     )
 
     def __init__(self, *, backend: str) -> None:
@@ -218,6 +223,7 @@ class ReplicaMetrics:
         self.batch_rows = RowCounts()
         self.batches_repeated = 0
         self.executions_given_up = 0
+        self.sequences = SequenceCounts()
 
     @property
     def executions(self) -> int:

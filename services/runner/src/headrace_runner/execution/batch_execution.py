@@ -13,6 +13,7 @@ from headrace_common.clock import Clock
 from headrace_common.errors import HeadraceError, ModelError
 from headrace_common.lanes import PayloadParts
 from headrace_runner.backends.contract import LoadedModel
+from headrace_runner.execution.sequences import SequenceStep
 from headrace_runner.tensors.datatypes import DATATYPES, Array
 from headrace_runner.tensors.elements import to_array
 from headrace_runner.tensors.infer_request import RequestTensor
@@ -68,12 +69,17 @@ class BatchExecution:
         self._clock = clock
         self._log = structlog.stdlib.get_logger("execution")
 
-    def run(self, requests: Sequence[CheckedRequest]) -> Executed:
-        """Executes all requests in one go. A failure is that of every one of them, so the caller tries each alone."""
+    def run(self, requests: Sequence[CheckedRequest], step: SequenceStep | None = None) -> Executed:
+        """Executes all requests in one go. A failure is that of every one of them, so the caller tries each alone.
+
+        Args:
+            requests: Of one group.
+            step: Of the only one, where it belongs to a sequence: the state for it, and where the next one goes.
+        """
         rows = sum(request.rows for request in requests)
         try:
             if len(requests) == 1:
-                return self._alone(requests[0])
+                return self._alone(requests[0], step)
             return self._together(requests, rows)
         except HeadraceError as failure:
             return Executed(failure, rows)
@@ -86,15 +92,23 @@ class BatchExecution:
             ModelError("the model failed while it computed this request", entry=catalogue.MODEL_EXECUTION_FAILED), rows
         )
 
-    def _alone(self, checked: CheckedRequest) -> Executed:
+    def _alone(self, checked: CheckedRequest, step: SequenceStep | None) -> Executed:
         started_s = self._clock.monotonic()
         request = checked.request
         inputs = {tensor.name: to_array(tensor) for tensor in request.inputs}
         parameters = read_parameters(request.parameters) if request.parameters else {}
         read_s = self._clock.monotonic()
-        arrays = self._model.infer(inputs, checked.outputs, parameters)
+        outputs = checked.outputs
+        if step is not None:
+            inputs.update(step.inputs)
+            outputs += tuple(name for name in step.outputs if name not in outputs)
+        arrays = self._model.infer(inputs, outputs, parameters)
+        if step is not None:
+            step.computed(dict(zip(outputs, arrays, strict=True)))
         inferred_s = self._clock.monotonic()
-        payload = self._writer.write(request.id, self._named(checked.outputs, arrays), request.form)
+        payload = self._writer.write(
+            request.id, self._named(checked.outputs, arrays[: len(checked.outputs)]), request.form
+        )
         return Executed([payload], checked.rows, read_s - started_s, self._clock.monotonic() - inferred_s)
 
     def _together(self, requests: Sequence[CheckedRequest], rows: int) -> Executed:

@@ -21,6 +21,7 @@ class ExecutionLimits:
         waiting_bytes_max: Payload bytes that may wait for one model.
         ageing_s: Waiting time that is worth one priority, seconds.
         timeout_s: How long one execution may take, seconds.
+        sequence_bytes_max: Memory that the state of one model's sequences may take.
     """
 
     threads: int
@@ -28,6 +29,7 @@ class ExecutionLimits:
     waiting_bytes_max: int
     ageing_s: float
     timeout_s: float
+    sequence_bytes_max: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

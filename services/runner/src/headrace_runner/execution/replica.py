@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import partial
 
 import structlog
@@ -28,11 +27,15 @@ from headrace_runner.execution.failures import (
 )
 from headrace_runner.execution.fair_queue import Waiting
 from headrace_runner.execution.instances import Instances
+from headrace_runner.execution.pending_call import PendingCall, Run
 from headrace_runner.execution.policy import SchedulingPolicy
 from headrace_runner.execution.scheduler import RUN_S, Scheduler
+from headrace_runner.execution.sequence_policy import SequencePolicy
+from headrace_runner.execution.sequence_turns import SequenceTurns
+from headrace_runner.execution.sequences import Sequences, SequenceStep
 from headrace_runner.metrics import ReplicaMetrics
 from headrace_runner.tensors.infer_response import ResponseWriter
-from headrace_runner.tensors.request_reader import CheckedRequest, RequestReader
+from headrace_runner.tensors.request_reader import RequestReader
 from headrace_runner.tensors.signature import Signature
 
 _RETRY_AFTER_MIN_S = 0.05
@@ -43,37 +46,6 @@ _TICK_S = 0.01
 # How long an execution that is interrupted may take to notice.
 _INTERRUPT_S = 1.0
 _INTERRUPT_AGAIN_S = 0.05
-
-
-@dataclass(slots=True, eq=False)
-class _Pending:
-    """A call between its arrival and its outcome.
-
-    `ended` is None once the caller was told or has left, which may be before the execution ends.
-    """
-
-    request: CheckedRequest
-    entered_s: float
-    deadline: float
-    leave_at: float
-    ended: Ended | None
-    started_s: float = 0.0
-
-
-@dataclass(slots=True, eq=False)
-class _Run:
-    """What one thread executes: batches one after another.
-
-    Attributes:
-        present: The batch that is executed now.
-        began_s: When its present execution began; 0 before the first.
-        given_up_s: When its callers were told that it takes too long; 0 while they were not.
-    """
-
-    batches: list[list[_Pending]]
-    present: list[_Pending] | None = None
-    began_s: float = 0.0
-    given_up_s: float = 0.0
 
 
 class Replica:
@@ -89,6 +61,7 @@ class Replica:
         writer: Makes the answers.
         policy: How calls wait and are put together.
         batched: Whether the first axis of every tensor counts rows.
+        sequences: The state that is kept for sequences; None for a model without.
     """
 
     def __init__(
@@ -102,6 +75,7 @@ class Replica:
         batched: bool,
         clock: Clock,
         metrics: ReplicaMetrics,
+        sequences: SequencePolicy | None = None,
     ) -> None:
         self.signature = signature
         self.queue_wait_s = 0.0
@@ -110,20 +84,24 @@ class Replica:
         self._name = name
         self._model = model
         self._policy = policy
-        self._scheduler: Scheduler[_Pending] = Scheduler(policy=policy)
+        self._scheduler: Scheduler[PendingCall] = Scheduler(policy=policy)
         self._execution = BatchExecution(name=name, model=model, signature=signature, writer=writer, clock=clock)
         self._clock = clock
         self._metrics = metrics
-        self._instances: Instances[_Run] = Instances(name=name, execute=self._execute)
-        self._runs: set[_Run] = set()
-        self._unanswered: set[_Pending] = set()
-        self._deadlines: DeadlineWheel[_Pending] = DeadlineWheel(tick_s=_TICK_S)
+        self._instances: Instances[Run] = Instances(name=name, execute=self._execute)
+        self._runs: set[Run] = set()
+        self._unanswered: set[PendingCall] = set()
+        self._deadlines: DeadlineWheel[PendingCall] = DeadlineWheel(tick_s=_TICK_S)
         self._loop = asyncio.get_running_loop()
         self._filling = False
         self._ticking = False
         self._waking: asyncio.TimerHandle | None = None
         self._idle = asyncio.Event()
         self._idle.set()
+        self._turns: SequenceTurns[PendingCall] | None = None
+        if sequences is not None:
+            kept: Sequences[PendingCall] = Sequences(policy=sequences, counts=metrics.sequences)
+            self._turns = SequenceTurns(sequences=kept, clock=clock, proceed=self._proceed)
         self._log = structlog.stdlib.get_logger("execution")
 
     @property
@@ -153,8 +131,8 @@ class Replica:
 
     @property
     def busy(self) -> bool:
-        """Whether a call runs or waits."""
-        return self._scheduler.busy
+        """Whether a call runs or waits, or a sequence has its state here."""
+        return self._scheduler.busy or (self._turns is not None and self._turns.any)
 
     def begin(self, call: IncomingCall, ended: Ended) -> Cancel:
         """Takes a call; `ended` is told later how it ended.
@@ -172,19 +150,14 @@ class Replica:
         except HeadraceError as error:
             self._count(error)
             raise
-        self._idle.clear()
         self._unanswered.add(pending)
         self._deadlines.add(pending, pending.leave_at)
         if not self._ticking:
             self._ticking = True
             self._loop.call_later(_TICK_S, self._tick)
-        if not self._filling:
-            # Once per turn of the event loop, so that calls that came in one frame can share an execution.
-            self._filling = True
-            self._loop.call_soon(self._fill)
         return partial(self._cancel, pending)
 
-    def _admit(self, call: IncomingCall, ended: Ended) -> _Pending:
+    def _admit(self, call: IncomingCall, ended: Ended) -> PendingCall:
         now_s = self._clock.monotonic()
         if call.deadline <= now_s:
             raise deadline_over()
@@ -197,30 +170,63 @@ class Replica:
             raise unreachable(self._name, needed_s)
         waits_max_s = self._policy.waits_max_s(call.priority)
         leave_at = min(call.deadline, now_s + waits_max_s) if waits_max_s else call.deadline
-        pending = _Pending(request, now_s, call.deadline, leave_at, ended)
+        pending = PendingCall(request, now_s, call.deadline, leave_at, ended)
         group = request.group if self._execution.splits else None
-        refusal = self._scheduler.enter(
-            Waiting(
-                pending,
-                call.tenant_id,
-                call.priority,
-                group,
-                max(1, request.rows),
-                len(call.payload),
-                call.deadline,
-                now_s,
-            )
+        waiting = Waiting(
+            pending,
+            call.tenant_id,
+            call.priority,
+            group,
+            max(1, request.rows),
+            len(call.payload),
+            call.deadline,
+            now_s,
         )
-        if refusal is not None:
-            raise overloaded(self._name, refusal, self._retry_after_s())
+        if self._turns is not None and request.request.sequence is not None:
+            pending.step = self._turns.enter(pending, request.request)
+            pending.waiting = waiting
+            if pending.step is None:
+                return pending
+        try:
+            self._enter(waiting)
+        except HeadraceError:
+            self._leave_sequence(pending)
+            raise
         return pending
 
-    def _cancel(self, pending: _Pending) -> None:
+    def _enter(self, waiting: Waiting[PendingCall]) -> None:
+        refusal = self._scheduler.enter(waiting)
+        if refusal is not None:
+            raise overloaded(self._name, refusal, self._retry_after_s())
+        self._idle.clear()
+        if not self._filling:
+            # Once per turn of the event loop, so that calls that came in one frame can share an execution.
+            self._filling = True
+            self._loop.call_soon(self._fill)
+
+    def _proceed(self, pending: PendingCall, step: SequenceStep | HeadraceError) -> None:
+        """The turn of a call has come that had to wait for others of its sequence."""
+        assert pending.waiting is not None, "it belongs to a sequence"
+        if isinstance(step, HeadraceError):
+            self._end(pending, step)
+            return
+        pending.step = step
+        try:
+            self._enter(pending.waiting)
+        except HeadraceError as error:
+            self._end(pending, error)
+
+    def _leave_sequence(self, pending: PendingCall) -> None:
+        if pending.waiting is not None and self._turns is not None:
+            pending.waiting = None
+            self._turns.leave(pending, pending.request.request)
+
+    def _cancel(self, pending: PendingCall) -> None:
         if pending.ended is not None:
             self._metrics.calls["cancelled"] += 1
             self._forget(pending)
 
-    def _end(self, pending: _Pending, outcome: Outcome) -> None:
+    def _end(self, pending: PendingCall, outcome: Outcome) -> None:
         """Tells the caller, if it has neither been told nor left."""
         ended = pending.ended
         if ended is not None:
@@ -228,11 +234,13 @@ class Replica:
             self._count(outcome)
             ended(outcome)
 
-    def _forget(self, pending: _Pending) -> None:
+    def _forget(self, pending: PendingCall) -> None:
         pending.ended = None
         self._unanswered.discard(pending)
         self._deadlines.discard(pending, pending.leave_at)
-        if not pending.started_s and self._scheduler.leave(pending):
+        left = not pending.started_s and self._scheduler.leave(pending)
+        self._leave_sequence(pending)
+        if left:
             self._rest()
 
     def _count(self, outcome: Outcome) -> None:
@@ -260,12 +268,18 @@ class Replica:
         """
         if not await self._idle_within(grace_s):
             self._fail_all()
+            self._forget_sequences()
             if not await self._interrupted():
                 self._log.warning("executions do not end", model=self._name, running=self.running)
                 self._instances.stop()
                 return False
+        self._forget_sequences()
         await asyncio.to_thread(self._close)
         return True
+
+    def _forget_sequences(self) -> None:
+        if self._turns is not None:
+            self._turns.close()
 
     def _close(self) -> None:
         self._instances.stop()
@@ -308,7 +322,7 @@ class Replica:
             for batch in started.batches:
                 for pending in batch:
                     pending.started_s = now_s
-            run = _Run(started.batches)
+            run = Run(started.batches)
             self._runs.add(run)
             self._instances.submit(run)
         self._wake_at(scheduler.wake_at, now_s)
@@ -322,9 +336,9 @@ class Replica:
         if wake_at is not None:
             self._waking = self._loop.call_later(max(0.0, wake_at - now_s), self._fill)
 
-    def _execute(self, run: _Run) -> None:
+    def _execute(self, run: Run) -> None:
         """Runs in a thread of this replica."""
-        done: list[tuple[list[_Pending], float, Executed, float]] = []
+        done: list[tuple[list[PendingCall], float, Executed, float]] = []
         told_s = self._clock.monotonic()
         for batch in run.batches:
             done += self._executed(run, batch)
@@ -335,9 +349,9 @@ class Replica:
         run.began_s = 0.0
         self._loop.call_soon_threadsafe(self._take, run, done, True)
 
-    def _executed(self, run: _Run, batch: list[_Pending]) -> list[tuple[list[_Pending], float, Executed, float]]:
+    def _executed(self, run: Run, batch: list[PendingCall]) -> list[tuple[list[PendingCall], float, Executed, float]]:
         """Executes a batch, and each of its calls alone where that fails: then only the poisoned one fails."""
-        done: list[tuple[list[_Pending], float, Executed, float]] = []
+        done: list[tuple[list[PendingCall], float, Executed, float]] = []
         alone = False
         todo = [batch]
         while todo and not run.given_up_s:
@@ -347,7 +361,7 @@ class Replica:
                 continue
             run.present = batch
             run.began_s = began_s = self._clock.monotonic()
-            executed = self._execution.run([pending.request for pending in calls])
+            executed = self._execution.run([pending.request for pending in calls], calls[0].step)
             if isinstance(executed.payloads, HeadraceError) and len(calls) > 1:
                 alone = True
                 todo = [[pending] for pending in calls]
@@ -357,7 +371,7 @@ class Replica:
             self._metrics.batches_repeated += 1
         return done
 
-    def _take(self, run: _Run, done: Sequence[tuple[list[_Pending], float, Executed, float]], ended: bool) -> None:
+    def _take(self, run: Run, done: Sequence[tuple[list[PendingCall], float, Executed, float]], ended: bool) -> None:
         """Back on the event loop: answers what was executed, and starts what waits when the slot is free."""
         for calls, began_s, executed, ended_s in done:
             self._answer(calls, began_s, executed, ended_s)
@@ -367,7 +381,7 @@ class Replica:
             self._scheduler.finish()
             self._fill()
 
-    def _answer(self, calls: list[_Pending], began_s: float, executed: Executed, ended_s: float) -> None:
+    def _answer(self, calls: list[PendingCall], began_s: float, executed: Executed, ended_s: float) -> None:
         payloads = executed.payloads
         if isinstance(payloads, HeadraceError):
             for pending in calls:
@@ -387,6 +401,11 @@ class Replica:
         for pending, payload in zip(calls, payloads, strict=True):
             if pending.ended is None:
                 continue
+            if self._turns is not None and pending.waiting is not None:
+                failure = self._turns.commit(pending, pending.request.request)
+                if failure is not None:
+                    self._end(pending, failure)
+                    continue
             queue_s = began_s - pending.entered_s
             self.queue_wait_s += _SMOOTHING * (queue_s - self.queue_wait_s)
             self._end(
@@ -415,7 +434,7 @@ class Replica:
         if self._ticking:
             self._loop.call_later(_TICK_S, self._tick)
 
-    def _watch(self, run: _Run, now_s: float) -> None:
+    def _watch(self, run: Run, now_s: float) -> None:
         timeout_s = self._policy.timeout_s
         if not run.began_s or now_s - run.began_s < timeout_s:
             return
@@ -436,7 +455,7 @@ class Replica:
             self._scheduler.finish()
             self._fill()
 
-    def _end_late(self, pending: _Pending, now_s: float) -> None:
+    def _end_late(self, pending: PendingCall, now_s: float) -> None:
         if pending.deadline <= now_s:
             self._end(pending, deadline_passed(self._name, executing=bool(pending.started_s)))
         elif pending.started_s:

@@ -19,6 +19,7 @@ from headrace_runner.backends.discovery import BackendSet, backend_name
 from headrace_runner.device import resident_bytes, return_freed_memory
 from headrace_runner.execution.policy import ExecutionLimits, policy_of, threads_of
 from headrace_runner.execution.replica import Replica
+from headrace_runner.execution.sequence_policy import SequencePolicy, sequence_policy_of
 from headrace_runner.loading.load_thread import LoadThread
 from headrace_runner.loading.manifest_check import signature_of
 from headrace_runner.loading.warm_up import warm_up
@@ -107,7 +108,7 @@ class ModelLoader:
         policy = policy_of(version.manifest, self._limits)
         threads = threads_of(version.manifest, policy, self._limits)
         try:
-            model, signature, memory_bytes = await self._thread.run(
+            model, signature, sequences, memory_bytes = await self._thread.run(
                 version.uid, lambda: self._load_blocking(version, lease, threads), lambda result: result[0].close()
             )
         except TimeoutError:
@@ -134,6 +135,7 @@ class ModelLoader:
                 version=version.version,
                 backend=backend_name(version.manifest),
             ),
+            sequences=sequences,
         )
         return LoadedReplica(replica, backend_name(version.manifest), memory_bytes, lease)
 
@@ -151,7 +153,7 @@ class ModelLoader:
 
     def _load_blocking(
         self, version: Version, lease: ArtifactLease, threads: int
-    ) -> tuple[LoadedModel, Signature, int]:
+    ) -> tuple[LoadedModel, Signature, SequencePolicy | None, int]:
         name = f"{version.model}:{version.version}"
         backend = self._backends.choose(version.manifest)
         return_freed_memory()
@@ -166,6 +168,9 @@ class ModelLoader:
             )
             try:
                 signature = signature_of(version.manifest, model)
+                sequences = sequence_policy_of(
+                    version.manifest, signature, model=name, bytes_max=self._limits.sequence_bytes_max
+                )
             except BaseException:
                 model.close()
                 raise
@@ -184,4 +189,4 @@ class ModelLoader:
         warm_up(model, signature, samples, name, timeout_s=self._warm_up_timeout_s)
         return_freed_memory()
         grown = min(resident_bytes() - before, _MEASURED_RATIO_MAX * version.size_bytes + _MEASURED_SLACK_BYTES)
-        return model, signature, model.memory_bytes or max(grown, version.size_bytes)
+        return model, signature, sequences, model.memory_bytes or max(grown, version.size_bytes)
