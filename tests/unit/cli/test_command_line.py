@@ -29,6 +29,7 @@ COMMANDS = [
     "infer",
     *(f"keys {name}" for name in ("create", "list", "revoke")),
     *(f"models {name}" for name in ("archive", "download", "list", "load", "push", "show", "stats", "unload")),
+    "restart",
     *(f"runners {name}" for name in ("drain", "list", "watch")),
     "status",
     *(f"tenants {name}" for name in ("create", "list", "resume", "show", "suspend")),
@@ -46,7 +47,7 @@ def test_these_are_the_commands() -> None:
 def test_each_has_help(path: str) -> None:
     page = HEADRACE(*path.split(), "--help").stdout
     assert f"Usage: {' '.join(['headrace', *path.split()])}" in page
-    if path not in {"", "up", "version", "models", "keys", "runners", "tenants"}:
+    if path not in {"", "restart", "up", "version", "models", "keys", "runners", "tenants"}:
         assert all(option in page for option in ("--endpoint", "--api-key", "--profile", "--timeout", "--json"))
 
 

@@ -25,7 +25,7 @@ def plan(*, inherited: dict[str, str] | None = None, cores: int = 4, runners: in
 
 def test_only_gateways_get_the_signing_key_and_only_quota_the_admin_key() -> None:
     made = plan()
-    gateway = made.gateway(name="gateway-0", quota="q:1", registry="r:1")
+    gateway = made.gateway(name="gateway-0", share_port=False, quota="q:1", registry="r:1")
     runner = made.runner(name="runner-0", cache=Path("/c"), gateways=["g:1"], registry="r:1")
     everyone = made.common(state=Path("/s"), ready_file=Path("/r"))
     others = {**made.quota(), **made.registry(), **runner, **everyone}
@@ -37,7 +37,7 @@ def test_only_gateways_get_the_signing_key_and_only_quota_the_admin_key() -> Non
 
 def test_gateways_and_runners_get_no_database() -> None:
     made = plan()
-    gateway = made.gateway(name="gateway-0", quota="q:1", registry="r:1")
+    gateway = made.gateway(name="gateway-0", share_port=False, quota="q:1", registry="r:1")
     runner = made.runner(name="runner-0", cache=Path("/c"), gateways=["g:1"], registry="r:1")
     common = made.common(state=Path("/s"), ready_file=Path("/r"))
     assert "postgresql://p" not in {**gateway, **runner, **common}.values()

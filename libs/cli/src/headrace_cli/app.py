@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from headrace_cli.commands import infer, keys, models, runners, status, tenants, up
+from headrace_cli.commands import infer, keys, models, restart, runners, status, tenants, up
 from headrace_cli.documents import print_json
 from headrace_cli.terminal import output
 
@@ -23,6 +23,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.command("up")(up.up)
+app.command("restart")(restart.restart)
 app.command("status")(status.status)
 app.command("infer")(infer.infer)
 app.add_typer(models.app, name="models")

@@ -21,6 +21,7 @@ EXIT_UNREACHABLE = 3
 
 USAGE = Failure("USAGE", "USAGE", StatusCode.INVALID_ARGUMENT)
 LOCAL_FILE = Failure("LOCAL_FILE", "LOCAL_FILE", StatusCode.FAILED_PRECONDITION)
+RESTART = Failure("RESTART", "RESTART", StatusCode.FAILED_PRECONDITION)
 DEFECT = Failure("DEFECT", "DEFECT", StatusCode.INTERNAL)
 """Kinds that no mesh sends: they happen here."""
 

@@ -22,16 +22,30 @@ def local_endpoint(environ: Mapping[str, str]) -> str | None:
     the user's own, its supervisor must run, and the address must be of this machine.
     """
     try:
-        content: object = json.loads(_own_content(state_dir(environ) / "mesh.json"))
-        mesh = cast("dict[str, Any]", content)
-        pid, endpoint = int(mesh["pid"]), str(mesh["grpc"])
-        if pid <= 0 or not _is_loopback(endpoint):
-            return None
-        os.kill(pid, 0)
-        return endpoint
+        endpoint = str(_mesh(state_dir(environ))["grpc"])
+        return endpoint if _is_loopback(endpoint) else None
     except (OSError, OverflowError, ValueError, KeyError, TypeError):
         # Also a process that belongs to somebody else: then the mesh that wrote the file is gone.
         return None
+
+
+def control_socket(folder: Path) -> Path | None:
+    """Where the supervisor of the mesh that runs on a state directory takes requests; None when there is none."""
+    try:
+        return Path(str(_mesh(folder)["control"]))
+    except (OSError, OverflowError, ValueError, KeyError, TypeError):
+        return None
+
+
+def _mesh(folder: Path) -> dict[str, Any]:
+    """What the supervisor published. Raises one of several errors where none runs or the file isn't the user's."""
+    content: object = json.loads(_own_content(folder / "mesh.json"))
+    mesh = cast("dict[str, Any]", content)
+    pid = int(mesh["pid"])
+    if pid <= 0:
+        raise ValueError(pid)
+    os.kill(pid, 0)
+    return mesh
 
 
 def _own_content(path: Path) -> str:

@@ -36,6 +36,7 @@ _BY_REASON = {
     "FIELD_INVALID": "",
     "USAGE": "`headrace COMMAND --help` shows what can be given.",
     "LOCAL_FILE": "",
+    "RESTART": "The logs in the state directory say more; what was not restarted goes on as it was.",
     "DEFECT": "This is a defect of the command. HEADRACE_DEBUG=1 shows where it happened; please report it.",
 }
 """In this command's words; an empty one means that the message says it all."""

@@ -25,7 +25,7 @@ def up(
             "--grpc-port",
             min=0,
             max=_PORT_MAX,
-            help=f"Port of the first gateway; 0 means any. Default: {DEFAULT_GRPC_PORT}, or any if it is taken.",
+            help=f"Port of the gateways; 0 means any. Default: {DEFAULT_GRPC_PORT}, or any if it is taken.",
             show_default=False,
         ),
     ] = None,
@@ -40,7 +40,9 @@ def up(
         ),
     ] = None,
     runners: Annotated[int, typer.Option("--runners", min=0, max=64, help="How many CPU runners.")] = 2,
-    gateways: Annotated[int, typer.Option("--gateways", min=1, max=16, help="How many gateways.")] = 1,
+    gateways: Annotated[
+        int, typer.Option("--gateways", min=1, max=16, help="How many gateways; they share the port.")
+    ] = 1,
     samples: Annotated[
         bool, typer.Option("--samples/--no-samples", help="Register the sample models that are installed.")
     ] = True,

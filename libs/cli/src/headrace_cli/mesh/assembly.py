@@ -25,7 +25,7 @@ from headrace_cli.mesh.plan import (
     inherited_environment,
     process_names,
 )
-from headrace_cli.mesh.ports import PortChoice, choose_port, first_free_ports, is_free
+from headrace_cli.mesh.ports import PortChoice, SharedPort, choose_port, first_free_ports, is_free
 from headrace_cli.mesh.postgres_install import place_postgres, wheel_install
 from headrace_cli.mesh.process import StopStep
 from headrace_cli.mesh.secrets import open_secrets
@@ -54,6 +54,10 @@ class MeshAssembly:
         self._public = choose_port(
             asked=options.grpc_port, default=DEFAULT_GRPC_PORT, option="--grpc-port", is_free=is_free
         )
+        self._shared_port: SharedPort | None = None
+        if options.gateways > 1:
+            self._shared_port = SharedPort(self._public, option="--grpc-port")
+            self._public = PortChoice(port=self._shared_port.port, flexible=False)
         self.stores: list[Member] = []
         self._plan = MeshPlan(
             inherited=inherited_environment(environ, folder=Path.cwd()),
@@ -81,9 +85,19 @@ class MeshAssembly:
         return [self.runner_names, self.gateway_names, ["registry"], ["quota"], *stores]
 
     @property
+    def service_names(self) -> list[str]:
+        """Names of everything but the stores, in the order in which a restart goes: who is called comes first."""
+        return ["quota", "registry", *self.gateway_names, *self.runner_names]
+
+    @property
     def public_address(self) -> str:
-        """Where clients find the first gateway, once it serves."""
+        """Where clients find the gateways, once they serve."""
         return _known(self.gateways[0].endpoints.grpc)
+
+    def close(self) -> None:
+        """Give the shared port back, once the gateways have ended."""
+        if self._shared_port is not None:
+            self._shared_port.close()
 
     def _stores(self) -> Callable[[], Backing]:
         """Make the servers that are not given; their URLs are known once they serve."""
@@ -119,7 +133,7 @@ class MeshAssembly:
         )
 
     def _reserve_metrics_ports(self) -> dict[str, int]:
-        names = ["quota", "registry", *self.gateway_names, *self.runner_names]
+        names = self.service_names
         ports = first_free_ports(start=FIRST_METRICS_PORT, count=len(names), is_free=is_free)
         # Gateways and runners are looked at most, so they come first.
         return dict(zip([*names[2:], *names[:2]], ports, strict=True))
@@ -128,7 +142,7 @@ class MeshAssembly:
         state, ready_file = self._state.service(name), self._state.ready / f"{name}.json"
         listeners: dict[Listener, PortChoice] = dict.fromkeys(LISTENERS[service], _ANY)
         listeners[METRICS] = PortChoice(port=self._metrics_ports[name], flexible=True)
-        if name == self.gateway_names[0]:
+        if service == "gateway":
             listeners[LISTENERS["gateway"][0]] = self._public
         return ServiceMember(
             name=name,
@@ -151,6 +165,7 @@ class MeshAssembly:
             name,
             lambda: self._plan.gateway(
                 name=name,
+                share_port=self._shared_port is not None,
                 quota=_known(self.quota.endpoints.grpc),
                 registry=_known(self.registry.endpoints.grpc),
             ),

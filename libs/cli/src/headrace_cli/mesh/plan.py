@@ -124,10 +124,11 @@ class MeshPlan:
             "HEADRACE_STORAGE_URL": self._backing().storage_url,
         }
 
-    def gateway(self, *, name: str, quota: str, registry: str) -> Environment:
+    def gateway(self, *, name: str, share_port: bool, quota: str, registry: str) -> Environment:
         """The front door; open for the community key because every listener is loopback."""
         return {
             "HEADRACE_GATEWAY_NAME": name,
+            "HEADRACE_GATEWAY_SHARE_PORT": "true" if share_port else "false",
             "HEADRACE_GATEWAY_QUOTA_ADDRESS": quota,
             "HEADRACE_GATEWAY_REGISTRY_ADDRESS": registry,
             "HEADRACE_GATEWAY_COMMUNITY": "true",

@@ -31,6 +31,40 @@ class PortChoice:
     flexible: bool
 
 
+class SharedPort:
+    """A loopback port that several processes of the mesh listen on; the kernel gives each new connection to one.
+
+    It is held here without listening, so that nobody else takes it while they start or none of them runs.
+    """
+
+    def __init__(self, choice: PortChoice, *, option: str) -> None:
+        """Take the chosen port, or any where that is taken by now and may be given up.
+
+        Raises:
+            PortTakenError: it is taken and was asked for by number.
+        """
+        self._socket = socket.socket()
+        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        try:
+            self._bind(choice, option)
+        except BaseException:
+            self._socket.close()
+            raise
+        self.port: int = self._socket.getsockname()[1]
+
+    def close(self) -> None:
+        """Give it back."""
+        self._socket.close()
+
+    def _bind(self, choice: PortChoice, option: str) -> None:
+        try:
+            self._socket.bind((LOOPBACK, choice.port))
+        except OSError as error:
+            if not choice.flexible:
+                raise PortTakenError(choice.port, option) from error
+            self._socket.bind((LOOPBACK, 0))
+
+
 def choose_port(*, asked: int | None, default: int, option: str, is_free: Callable[[int], bool]) -> PortChoice:
     """Decide by what was asked for: nothing means the default or else any, 0 means any, a number means that number.
 

@@ -20,13 +20,19 @@ class RunningProcess:
     endpoints: Endpoints
 
 
-def ready_content(*, grpc: str, api_key: str, pid: int, processes: Sequence[RunningProcess]) -> dict[str, object]:
-    """The file's content. `http` is null while no process of the mesh serves HTTP; `pid` is the supervisor's."""
+def ready_content(
+    *, grpc: str, api_key: str, pid: int, control: Path, processes: Sequence[RunningProcess]
+) -> dict[str, object]:
+    """The file's content. `http` is null while no process of the mesh serves HTTP; `pid` is the supervisor's.
+
+    `control` is the socket on which it takes requests.
+    """
     return {
         "grpc": grpc,
         "http": None,
         "api_key": api_key,
         "pid": pid,
+        "control": str(control),
         "processes": [
             {
                 "name": process.name,

@@ -63,6 +63,11 @@ class StateDir:
         """How to reach the running mesh; the other commands find it here."""
         return self.path / "mesh.json"
 
+    @property
+    def control_socket(self) -> Path:
+        """Where the supervisor takes requests; only its owner may look inside the folder."""
+        return self.ready / "control.sock"
+
     def service(self, name: str) -> Path:
         """The folder that belongs to one process."""
         return self.path / "services" / name

@@ -33,6 +33,10 @@ class Report(Protocol):
         """A member ended by itself and is started again after a pause."""
         ...
 
+    def restarting(self, name: str) -> None:
+        """A member is stopped in order to be started again."""
+        ...
+
     def stubborn(self, name: str) -> None:
         """A member did not obey the polite stop signal and was ended."""
         ...
@@ -51,6 +55,9 @@ class _Watched:
         self.backoff = RestartBackoff()
         self.served: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.keeper: asyncio.Task[None] | None = None
+        # Of a restart that was asked for: whether the process is to end, and who waits until its successor serves.
+        self.leaving = False
+        self.back: asyncio.Future[None] | None = None
 
     @property
     def has_served(self) -> bool:
@@ -79,6 +86,27 @@ class Supervisor:
             self._watched[one.member.name] = one
             one.keeper = asyncio.create_task(self._keep(one), name=f"keep-{one.member.name}")
         await asyncio.gather(*(asyncio.shield(one.served) for one in watched))
+
+    async def restart(self, name: str) -> None:
+        """Stop a member's process in order and return once the next one serves.
+
+        Raises:
+            MeshError: it doesn't serve in time; it goes on being started.
+        """
+        one = self._watched[name]
+        back = one.back = asyncio.get_running_loop().create_future()
+        self._report.restarting(name)
+        process = one.process
+        if process is not None and process.running:
+            one.leaving = True
+            if not await process.stop():
+                self._report.stubborn(name)
+        try:
+            async with asyncio.timeout(_START_TIMEOUT_S):
+                await back
+        except TimeoutError:
+            log = process.spec.log if process is not None else None
+            raise MeshError(f"{name} does not serve again after {_START_TIMEOUT_S:g} s", log=log) from None
 
     def processes(self) -> list[RunningProcess]:
         """The processes as they are now, in the order of their start."""
@@ -139,10 +167,14 @@ class Supervisor:
             if await self._until_serving(one, process):
                 took_s = self._clock.monotonic() - started_at
                 self._report.serving(name, one.member.endpoints, took_s, again=one.has_served)
-                if not one.served.done():
-                    one.served.set_result(None)
+                for waiting in (one.served, one.back):
+                    if waiting is not None and not waiting.done():
+                        waiting.set_result(None)
                 self.changed.set()
             how = describe_exit(await process.wait(), orderly=process.spec.orderly_exit)
+            if one.leaving:
+                one.leaving = False
+                return 0.0
         except Exception as error:
             if process is not None and process.running:
                 process.kill()

@@ -14,12 +14,15 @@ from pathlib import Path
 from rich.text import Text
 
 from headrace_cli.mesh.assembly import MeshAssembly
+from headrace_cli.mesh.control import Control
 from headrace_cli.mesh.failure import MeshError
 from headrace_cli.mesh.first_request import FileType, ask_file_type, client_of, wait_until_complete
+from headrace_cli.mesh.gauges import until_joined
 from headrace_cli.mesh.log_files import set_aside
 from headrace_cli.mesh.options import DEFAULT_GRPC_PORT, MeshOptions
 from headrace_cli.mesh.orphan_guard import OrphanGuard
 from headrace_cli.mesh.ready_file import ready_content, write_atomically
+from headrace_cli.mesh.rolling_restart import RollingRestart
 from headrace_cli.mesh.state_dir import StateDir
 from headrace_cli.mesh.supervisor import Supervisor
 from headrace_cli.mesh.up_report import UpReport
@@ -30,6 +33,7 @@ from headrace_common.clock import Clock
 
 API_KEY = "community"
 _LOG_CHECK_S = 10.0
+_JOIN_TIMEOUT_S = 60.0
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
@@ -70,8 +74,10 @@ class Up:
         try:
             set_aside(self._state.logs)
             assembly = MeshAssembly(options=self._options, state=self._state, environ=self._environ)
-            await _unless(interrupted, self._start(supervisor, assembly))
-            await _unless(interrupted, self._stay(supervisor, assembly))
+            control = self._control(supervisor, assembly)
+            await _unless(interrupted, self._start(supervisor, assembly, control))
+            async with control.serving():
+                await _unless(interrupted, self._stay(supervisor, assembly, control))
         except Interrupted as reason:
             self._report.stopping(reason.number.name)
         except MeshError as error:
@@ -84,6 +90,7 @@ class Up:
             started_at = self._clock.monotonic()
             if assembly is not None:
                 await supervisor.stop(assembly.stop_order)
+                assembly.close()
             self._guard.close()
             self._unpublish()
             self._state.close()
@@ -106,7 +113,15 @@ class Up:
             loop.add_signal_handler(number, received, number)
         return first
 
-    async def _start(self, supervisor: Supervisor, assembly: MeshAssembly) -> None:
+    def _control(self, supervisor: Supervisor, assembly: MeshAssembly) -> Control:
+        restart = RollingRestart(
+            members=assembly.service_names,
+            restart=supervisor.restart,
+            settled=lambda: until_joined(assembly.gateways, runners=self._options.runners, within_s=_JOIN_TIMEOUT_S),
+        )
+        return Control(path=self._state.control_socket, restart=restart, clock=self._clock)
+
+    async def _start(self, supervisor: Supervisor, assembly: MeshAssembly, control: Control) -> None:
         stages = (
             ("the stores", assembly.stores),
             ("quota and registry", [assembly.quota, assembly.registry]),
@@ -120,7 +135,7 @@ class Up:
         if self._options.grpc_port is None and not address.endswith(f":{DEFAULT_GRPC_PORT}"):
             self._report.notice(f"port {DEFAULT_GRPC_PORT} is taken; the gateway listens on {address} instead")
         await self._first_request(assembly)
-        self._publish(supervisor, assembly)
+        self._publish(supervisor, assembly, control)
         self._report.ready(
             address=address,
             api_key=API_KEY,
@@ -134,26 +149,25 @@ class Up:
         Raises:
             MeshError: the mesh did not answer.
         """
-        clients = [client_of(gateway.endpoints.grpc or "", API_KEY) for gateway in assembly.gateways]
+        gateways, runners = assembly.gateways, self._options.runners
+        client = client_of(assembly.public_address, API_KEY)
         try:
             with self._report.step("mesh") as details:
-                for client in clients:
-                    await wait_until_complete(client, runners=self._options.runners)
+                await until_joined(gateways, runners=runners, within_s=_JOIN_TIMEOUT_S)
+                await wait_until_complete(client, runners=runners)
                 details.append(
-                    f"{len(clients)} gateway{'s'[: len(clients) != 1]}, "
-                    f"{self._options.runners} runner{'s'[: self._options.runners != 1]}"
+                    f"{len(gateways)} gateway{'s'[: len(gateways) != 1]}, {runners} runner{'s'[: runners != 1]}"
                 )
-            versions = await self._register_samples(clients[0])
-            if "magika" in versions and self._options.runners > 0:
-                await self._ask(clients[0], "magika", versions["magika"])
+            versions = await self._register_samples(client)
+            if "magika" in versions and runners > 0:
+                await self._ask(client, "magika", versions["magika"])
         except (HeadraceError, TimeoutError) as error:
             raise MeshError(
                 f"the mesh runs, but does not answer: {error}",
                 log=self._state.logs / f"{assembly.gateway_names[0]}.log",
             ) from error
         finally:
-            for client in clients:
-                await client.close()
+            await client.close()
 
     async def _register_samples(self, client: AsyncClient) -> dict[str, int]:
         """Versions by the samples' names; a file that is there already becomes no new version."""
@@ -177,10 +191,10 @@ class Up:
             details.append(f"{model} answered in {answer.took_s * 1000:.0f} ms")
         self._report.answer([_answer_line(answer)])
 
-    async def _stay(self, supervisor: Supervisor, assembly: MeshAssembly) -> None:
+    async def _stay(self, supervisor: Supervisor, assembly: MeshAssembly, control: Control) -> None:
         """Keep the published process ids current and the logs bounded, for as long as the mesh lives."""
         upkeep = Upkeep(
-            publish=lambda: self._publish(supervisor, assembly),
+            publish=lambda: self._publish(supervisor, assembly, control),
             bound_logs=supervisor.bound_logs,
             notice=self._report.notice,
         )
@@ -192,11 +206,12 @@ class Up:
             supervisor.changed.clear()
             await upkeep.round(changed=changed)
 
-    def _publish(self, supervisor: Supervisor, assembly: MeshAssembly) -> None:
+    def _publish(self, supervisor: Supervisor, assembly: MeshAssembly, control: Control) -> None:
         content = ready_content(
             grpc=assembly.public_address,
             api_key=API_KEY,
             pid=os.getpid(),
+            control=control.path,
             processes=supervisor.processes(),
         )
         for path in self._published:

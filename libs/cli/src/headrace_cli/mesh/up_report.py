@@ -73,6 +73,10 @@ class UpReport:
         text = f" (pid {pid}) {how}; starting it again in {pause_s:.1f} s"
         self._say(Text.assemble(("  ! ", "warn"), (name, "name"), (text, "")))
 
+    def restarting(self, name: str) -> None:
+        """A member is stopped in order to be started again."""
+        self._say(Text.assemble(("  ↻ ", "quiet"), (name, "name"), " is restarted"))
+
     def stubborn(self, name: str) -> None:
         """A member did not stop in time."""
         self._say(Text.assemble(("  ! ", "warn"), (name, "name"), " did not stop in time and was ended"))
