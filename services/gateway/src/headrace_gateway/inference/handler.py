@@ -14,6 +14,7 @@ from headrace_gateway.inference.dispatcher import Dispatcher
 from headrace_gateway.inference.message_bounds import too_large
 from headrace_gateway.inference.payload_gate import PayloadGate
 from headrace_gateway.inference.request_fields import RequestFieldReader
+from headrace_gateway.inference.sequence_order import SequenceOrder
 from headrace_gateway.mesh.session_calls import Answer
 from headrace_gateway.metrics import GatewayMetrics
 
@@ -48,6 +49,7 @@ class InferenceHandler:
         self._message_bytes_max = message_bytes_max
         self._fields = RequestFieldReader()
         self._deadlines: DeadlineWheel[InferenceCall] = DeadlineWheel(tick_s=_TICK_S)
+        self._order: SequenceOrder[InferenceCall] = SequenceOrder()
 
     def begin(
         self, request: bytes, caller: Caller, ended: Ended, tag: int = 0, *, windowed: bool = False
@@ -63,8 +65,8 @@ class InferenceHandler:
 
         Raises:
             HeadraceError: MESSAGE_TOO_LARGE, SERVER_OVERLOADED, CONCURRENCY_EXCEEDED (RESOURCE_EXHAUSTED),
-                CIRCUIT_OPEN (UNAVAILABLE),
-                REQUEST_MALFORMED, FIELD_REQUIRED (INVALID_ARGUMENT), the catalogue's (NOT_FOUND …). Nothing was begun.
+                CIRCUIT_OPEN (UNAVAILABLE), REQUEST_MALFORMED, FIELD_REQUIRED (INVALID_ARGUMENT), the catalogue's
+                (NOT_FOUND …). Nothing was begun.
         """
         now = self._clock.monotonic()
         size = len(request)
@@ -90,10 +92,16 @@ class InferenceHandler:
             windowed=windowed,
             latency_critical=fields.latency_critical,
         )
+        if fields.sequence and version.proto.manifest.HasField("sequence"):
+            call.sequence = fields.sequence
+            call.sequence_start = fields.sequence_start
         try:
             self._payloads.enter(size)
             try:
-                self._dispatcher.start(call)
+                if call.sequence:
+                    self._start_in_turn(call)
+                else:
+                    self._dispatcher.start(call)
             except BaseException:
                 self._payloads.leave(size)
                 raise
@@ -152,6 +160,28 @@ class InferenceHandler:
         for call in self._deadlines.expired(self._clock.monotonic()):
             self._expire(call)
 
+    def _start_in_turn(self, call: InferenceCall) -> None:
+        """Starts a call of a sequence, or keeps it until those before it have ended."""
+        if self._order.enter((call.version_uid, call.sequence), call):
+            try:
+                self._dispatcher.start(call)
+            except BaseException:
+                self._pass_turn(call)
+                raise
+
+    def _pass_turn(self, call: InferenceCall) -> None:
+        following = self._order.leave((call.version_uid, call.sequence), call)
+        if following is not None:
+            # Not at once: it may fail at once, and so may all that follow.
+            asyncio.get_running_loop().call_soon(self._start_following, following)
+
+    def _start_following(self, call: InferenceCall) -> None:
+        if call.ended is not None:
+            try:
+                self._dispatcher.start(call)
+            except HeadraceError as error:
+                self._finished(call, error)
+
     def _expire(self, call: InferenceCall) -> None:
         timeout_s = call.deadline - call.arrived_at
         error = InferenceTimeout(
@@ -178,3 +208,5 @@ class InferenceHandler:
         call.meters.in_flight -= 1
         self._deadlines.discard(call, call.deadline)
         self._payloads.leave(len(call.payload))
+        if call.sequence:
+            self._pass_turn(call)

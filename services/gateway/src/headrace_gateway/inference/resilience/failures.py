@@ -28,6 +28,12 @@ ELSEWHERE = MOVES | _reasons(catalogue.RUNNER_OVERLOADED, catalogue.DEVICE_OUT_O
 ASK_NEXT = _reasons(catalogue.SEQUENCE_NOT_FOUND)
 """Nothing was computed: another replica may know the sequence."""
 
+START_ELSEWHERE = _reasons(catalogue.SEQUENCE_LIMIT_REACHED, catalogue.RUNNER_OVERLOADED, catalogue.MODEL_LOADING)
+"""Nothing was computed: a sequence that begins may begin at another replica."""
+
+ASKS_MAX = 8
+"""Replicas that a call of a sequence is sent to at most."""
+
 AT_ONCE = _reasons(catalogue.RUNNER_OVERLOADED)
 """Refusals for load: where no other replica is free the client is told at once, with a hint, instead of being kept
 waiting by a gateway that adds to the load."""

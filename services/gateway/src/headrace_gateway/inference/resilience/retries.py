@@ -38,15 +38,15 @@ class Retries:
         """Counts the failed attempt; whether there may be another one.
 
         A call of a sequence is never computed again, because its state may have moved on; it is only passed on to the
-        next replica by one that does not know the sequence, which costs no budget. What ends a call for good is the
-        last failure, which says more than that there were several.
+        next replica by one that does not know the sequence, or has no room for a new one, which costs no budget. What
+        ends a call for good is the last failure, which says more than that there were several.
         """
         reason = error.reason
         call.losses += reason == catalogue.RUNNER_LOST.reason
         if call.sequence:
-            asks = reason in failures.ASK_NEXT
-            call.attempt += asks
-            return asks
+            reasons = failures.START_ELSEWHERE if call.sequence_start else failures.ASK_NEXT
+            call.attempt += 1
+            return reason in reasons and call.attempt < failures.ASKS_MAX
         if (
             reason not in failures.ELSEWHERE
             or call.attempt >= failures.RETRIES_MAX
