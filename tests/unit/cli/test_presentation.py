@@ -9,7 +9,8 @@ from headrace_cli.documents import plain
 from headrace_cli.model_names import split_version, with_version, without_version
 from headrace_cli.model_pages import statistics_table
 from headrace_cli.presentation import enum_text, printable, shape_text, size_text, time_text
-from headrace_cli.runner_pages import models_text, runner_line
+from headrace_cli.runner_pages import backends_text, models_text, runner_line, runner_page
+from headrace_cli.terminal import output
 from headrace_client.contracts.headrace.gateway.v1 import mesh_pb2
 from headrace_client.contracts.headrace.quota.v1 import tenants_pb2
 from headrace_client.contracts.headrace.registry.v1 import models_pb2
@@ -53,6 +54,59 @@ def test_models_of_a_runner_tell_their_state_where_it_matters() -> None:
     runner.models.add(model="a", version=1, state=mesh_pb2.MODEL_STATE_LOADED)
     runner.models.add(model="b", version=2, state=mesh_pb2.MODEL_STATE_FAILED, error_reason="MODEL_LOAD_FAILED")
     assert models_text(runner) == "a:1, b:2 (failed: MODEL_LOAD_FAILED)"
+
+
+def test_models_of_a_runner_tell_what_waits_and_what_keeps_calls_away() -> None:
+    runner = mesh_pb2.Runner(id="r")
+    runner.models.add(model="a", version=1, state=mesh_pb2.MODEL_STATE_LOADED, breaker=mesh_pb2.BREAKER_STATE_CLOSED)
+    runner.models.add(
+        model="b",
+        version=1,
+        state=mesh_pb2.MODEL_STATE_LOADED,
+        breaker=mesh_pb2.BREAKER_STATE_HALF_OPEN,
+        in_flight=3,
+        queue_depth=2,
+    )
+    assert models_text(runner) == "a:1, b:1 (3 calls, 2 queued, breaker half-open)"
+
+
+def described_runner() -> mesh_pb2.Runner:
+    runner = mesh_pb2.Runner(
+        id="r",
+        name="runner-0",
+        state=mesh_pb2.RUNNER_STATE_READY,
+        device_type="cuda",
+        device_name="Abacus 9",
+        device_gauges={"utilization_ratio": 0.5},
+        backends=["onnxruntime", "doubler"],
+    )
+    runner.heartbeat_age.FromMilliseconds(250)
+    able = mesh_pb2.BackendCapabilities(batching=True, quantization=["int8"], device_types=["cuda", "cpu"])
+    runner.backend_info.add(name="onnxruntime", version="1.30.0", healthy=True, capabilities=able)
+    runner.backend_info.add(name="doubler", reason="its check does not return")
+    runner.backend_info.add(name="absent", reason="the package abacus is not installed")
+    return runner
+
+
+def test_backends_tell_what_they_can_do_or_why_they_do_not_work() -> None:
+    assert backends_text(described_runner()).plain.splitlines() == [
+        "✓ onnxruntime 1.30.0 (batching, int8)",
+        "✗ doubler: its check does not return",
+        "- absent: the package abacus is not installed",
+    ]
+    assert backends_text(mesh_pb2.Runner(backends=["onnxruntime"])).plain == "✓ onnxruntime"
+
+
+@pytest.mark.parametrize("columns", [60, 80, 160])
+def test_runners_fit_the_terminal_and_nothing_is_left_out(columns: int) -> None:
+    console = output()
+    console.width = columns
+    with console.capture() as capture:
+        console.print(runner_page([described_runner()], columns=columns))
+    lines = capture.get().splitlines()
+    assert all(len(line.rstrip()) <= columns for line in lines)
+    for said in ("runner-0", "ready", "cuda 50%", "0.2 s", "onnxruntime 1.30.0", "int8", "absent"):
+        assert any(said in line for line in lines), said
 
 
 def test_counters_without_calls_have_no_mean() -> None:

@@ -11,7 +11,7 @@ from rich.text import Text
 
 from headrace_cli.documents import print_json, print_json_line
 from headrace_cli.presentation import enum_text
-from headrace_cli.runner_pages import runner_line, runner_table
+from headrace_cli.runner_pages import runner_line, runner_page
 from headrace_cli.session import Session, calls_mesh
 from headrace_cli.terminal import elapsed, output
 
@@ -27,14 +27,17 @@ _POLL_S = 0.1
 @app.command("list")
 @calls_mesh
 def list_runners(session: Session) -> None:
-    """List the runners with the models that they have in memory."""
+    """List the runners: how they are, what their backends can do, and the models that they have in memory."""
     with session.client() as client:
         answer = client.runners.list()
     if session.as_json:
         print_json(answer)
         return
     console = output()
-    console.print(runner_table(answer.runners) if answer.runners else Text("no runner is connected to this gateway"))
+    if answer.runners:
+        console.print(runner_page(answer.runners, columns=console.width))
+    else:
+        console.print(Text("no runner is connected to this gateway"))
     console.print(Text(f"as seen by gateway {answer.gateway_id}", style="quiet"))
 
 
@@ -87,7 +90,8 @@ def _show_live(changes: Iterable[mesh_pb2.WatchRunnersResponse]) -> None:
     from rich.live import Live
 
     runners: dict[str, mesh_pb2.Runner] = {}
-    with Live(Text("no runner is connected to this gateway yet"), console=output(), auto_refresh=False) as live:
+    console = output()
+    with Live(Text("no runner is connected to this gateway yet"), console=console, auto_refresh=False) as live:
         for change in changes:
             new = change.runner
             # One that has gone is shown until its successor is there.
@@ -97,7 +101,8 @@ def _show_live(changes: Iterable[mesh_pb2.WatchRunnersResponse]) -> None:
                 if runner.name != new.name or enum_text(runner, "state") != "gone"
             }
             runners[new.id] = new
-            live.update(runner_table(runners[key] for key in sorted(runners)), refresh=True)
+            shown = [runners[key] for key in sorted(runners)]
+            live.update(runner_page(shown, columns=console.width), refresh=True)
 
 
 def _runner_id(client: Client, wanted: str) -> str:
