@@ -87,11 +87,54 @@ def weighty(size_bytes: int, *, seed: int = 0) -> bytes:
     return _file([node], specs[:1], specs[1:], [numpy_helper.from_array(values, "w")])
 
 
+def shelf(size_bytes: int, *, seed: int = 0) -> bytes:
+    """A valid model of at least `size_bytes`, whose requests are small: `z = w[x]`, INT64, x of shape (batch,)."""
+    values = np.random.default_rng(seed).integers(0, 1 << 31, size=(size_bytes + 7) // 8, dtype=np.int64)
+    node = helper.make_node("Gather", ["w", "x"], ["z"])
+    specs = [tensor(name, "INT64", ("batch",)) for name in ("x", "z")]
+    return _file([node], specs[:1], specs[1:], [numpy_helper.from_array(values, "w")])
+
+
 def failing_on_zero() -> bytes:
     """`z = x[y]`: an index of `y` (INT64) outside of 0..3 makes the run itself fail; x is FP32 (4,)."""
     node = helper.make_node("Gather", ["x", "y"], ["z"])
     inputs = [tensor("x", "FP32", (4,)), tensor("y", "INT64", ("batch",))]
     return _file([node], inputs, [tensor("z", "FP32", ("batch",))])
+
+
+def lookup() -> bytes:
+    """`z = table[x]`, x (INT64) and z (FP32) of shape (batch,): an x outside of 0..3 makes the run of all rows fail."""
+    table = numpy_helper.from_array(np.arange(4, dtype=np.float32) * 10, "table")
+    node = helper.make_node("Gather", ["table", "x"], ["z"])
+    return _file([node], [tensor("x", "INT64", ("batch",))], [tensor("z", "FP32", ("batch",))], [table])
+
+
+def sum_of_rows() -> bytes:
+    """`z` is the sum of all rows of `x` (FP32): it says that it has a row for each of x, and has one."""
+    axes = numpy_helper.from_array(np.array([0], np.int64), "axes")
+    node = helper.make_node("ReduceSum", ["x", "axes"], ["z"], keepdims=1)
+    return _file([node], [tensor("x", "FP32", ("batch", 4))], [tensor("z", "FP32", ("rows", 4))], [axes])
+
+
+def slow_rows(steps: int) -> bytes:
+    """`z = x + steps` in as many steps, FP32 of shape (batch, 4): slow on purpose, for any number of rows alike."""
+    body_nodes = [
+        helper.make_node("Identity", ["more"], ["more_out"]),
+        helper.make_node("Add", ["value", "one"], ["value_out"]),
+    ]
+    shape: Shape = ("batch", 4)
+    body = helper.make_graph(
+        body_nodes,
+        "body",
+        [tensor("step", "INT64", ()), tensor("more", "BOOL", ()), tensor("value", "FP32", shape)],
+        [tensor("more_out", "BOOL", ()), tensor("value_out", "FP32", shape)],
+    )
+    weights = [
+        numpy_helper.from_array(np.array(steps, np.int64), "steps"),
+        numpy_helper.from_array(np.array(1, np.float32), "one"),
+    ]
+    node = helper.make_node("Loop", ["steps", "", "x"], ["z"], body=body)
+    return _file([node], [tensor("x", "FP32", shape)], [tensor("z", "FP32", shape)], weights)
 
 
 def with_external_data(location: str = "weights.bin") -> bytes:

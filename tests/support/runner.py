@@ -14,6 +14,7 @@ from google.rpc.status_pb2 import Status
 from numpy.typing import NDArray
 
 from headrace.gateway.v1.mesh_pb2 import ModelState
+from headrace.registry.v1.manifest_pb2 import ArtifactFormat, BatchingPolicy, ExecutionPolicy, Manifest
 from headrace.registry.v1.models_pb2 import Version
 from headrace.runner.internal.v1.mesh_pb2 import ModelEvent
 from headrace_common.clock import Clock, SystemClock
@@ -61,13 +62,15 @@ class RunnerUnderTest:
         """Wants a version as a gateway does."""
         self.host.want(tenant_id=tenant_id, version=version, ticket=ticket, ttl_s=ttl_s)
 
-    async def load(self, model: str, content: bytes, *, instances: int = 0, threads: int = 0) -> Version:
+    async def load(
+        self, model: str, content: bytes, *, instances: int = 0, threads: int = 0, manifest: Manifest | None = None
+    ) -> Version:
         """Has a one-file ONNX model loaded and waits for it.
 
         Raises:
             HeadraceError: The load failed.
         """
-        version = version_of(model, {"model.onnx": content}, instances=instances, threads=threads)
+        version = version_of(model, {"model.onnx": content}, manifest=manifest, instances=instances, threads=threads)
         self.artifacts.files["model.onnx"] = content
         self.want(version)
         await self.settled(version.uid)
@@ -81,11 +84,17 @@ class RunnerUnderTest:
             raise from_status(Status.FromString(event.status))
 
     def call(
-        self, version: Version, payload: bytes, *, timeout_s: float = 20.0, tenant_id: str = TENANT
+        self,
+        version: Version,
+        payload: bytes,
+        *,
+        timeout_s: float = 20.0,
+        tenant_id: str = TENANT,
+        priority: int = 5,
     ) -> IncomingCall:
         """A call as the mesh hands it over."""
         deadline = self.clock.monotonic() + timeout_s
-        return IncomingCall(tenant_id, version.uid, "request", "", 5, 0, deadline, payload)
+        return IncomingCall(tenant_id, version.uid, "request", "", priority, 0, deadline, payload)
 
     async def answer(self, call: IncomingCall) -> Answer:
         """Waits for a call's outcome; cancelling cancels the call."""
@@ -108,6 +117,19 @@ class RunnerUnderTest:
         """Sends arrays, FP32 and the like by their type, and gives the outputs by name."""
         answer = await self.answer(self.call(version, request_of(inputs)))
         return outputs_of(bytes(answer.payload))
+
+
+def batched_manifest(*, rows: int = 0, delay_s: float = 0.0, **execution: Any) -> Manifest:
+    """The manifest of an ONNX model whose first axes count rows."""
+    batching = BatchingPolicy(max_batch_size=rows)
+    if delay_s:
+        batching.max_queue_delay.FromNanoseconds(int(delay_s * 1e9))
+    return Manifest(
+        format=ArtifactFormat.ARTIFACT_FORMAT_ONNX,
+        backend="onnxruntime",
+        batched=True,
+        execution=ExecutionPolicy(batching=batching, **execution),
+    )
 
 
 def datatype_of(array: NDArray[Any]) -> str:

@@ -1,0 +1,55 @@
+"""The fit of latency by rows finds the line, and never says anything absurd."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from headrace_runner.execution.latency_fit import LatencyFit
+
+observations = st.lists(st.tuples(st.integers(1, 512), st.floats(1e-6, 100, allow_nan=False)), min_size=1, max_size=60)
+
+
+def test_nothing_is_predicted_before_anything_was_observed() -> None:
+    fit = LatencyFit()
+    assert not fit.known
+    assert fit.predict(64) == 0
+
+
+@given(st.floats(0, 1e-2), st.floats(1e-6, 1), st.lists(st.integers(1, 256), min_size=50, max_size=80))
+def test_a_line_is_found(per_row_s: float, fixed_s: float, sizes: list[int]) -> None:
+    fit = LatencyFit()
+    for rows in [1, 256, *sizes, 1, 256]:
+        fit.observe(rows, per_row_s * rows + fixed_s)
+    for rows in (1, 100, 256):
+        assert fit.predict(rows) == pytest.approx(per_row_s * rows + fixed_s, rel=1e-3, abs=1e-7)
+
+
+@given(st.floats(1e-6, 10))
+def test_one_size_alone_says_nothing_of_the_slope(seconds: float) -> None:
+    fit = LatencyFit()
+    for _ in range(20):
+        fit.observe(8, seconds)
+    assert fit.predict(8) == pytest.approx(seconds)
+    assert fit.predict(800) == pytest.approx(seconds)
+
+
+@given(observations)
+def test_predictions_are_never_negative_and_grow_with_rows(seen: list[tuple[int, float]]) -> None:
+    fit = LatencyFit()
+    for rows, seconds in seen:
+        fit.observe(rows, seconds)
+    predicted = [fit.predict(rows) for rows in (1, 2, 64, 512)]
+    assert predicted == sorted(predicted)
+    assert predicted[0] >= 0
+    assert fit.predict(1) <= max(seconds for _, seconds in seen) * (1 + 1e-9)
+
+
+def test_a_machine_that_became_faster_is_noticed() -> None:
+    fit = LatencyFit()
+    for _ in range(50):
+        fit.observe(1, 1.0)
+    for _ in range(50):
+        fit.observe(1, 0.01)
+    assert fit.predict(1) < 0.02
