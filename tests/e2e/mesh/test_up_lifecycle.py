@@ -181,20 +181,6 @@ def test_servers_of_ones_own_are_used_and_none_is_started(folder: Path, database
     assert_orderly(mesh)
 
 
-def test_every_gateway_has_every_runner(folder: Path) -> None:
-    with running_mesh(folder, "--runners", "2", "--gateways", "2") as mesh:
-        ready = read_ready(folder)
-        gateways = [process["grpc"] for process in ready["processes"] if process["name"].startswith("gateway")]
-        assert ready["grpc"] == gateways[0]
-        for address in gateways:
-            listed = command("runners", "list", "--json", "--endpoint", address, mesh=mesh)
-            runners = json.loads(listed.stdout)["runners"]
-            assert {runner["name"] for runner in runners} == {"runner-0", "runner-1"}
-            asked = command("infer", "magika", "-i", json.dumps([[0] * 2048]), "--endpoint", address, mesh=mesh)
-            assert asked.returncode == 0, asked.stderr
-    assert_orderly(mesh)
-
-
 def test_an_interruption_during_the_start_stops_cleanly(folder: Path) -> None:
     with (folder / "up.log").open("wb") as log:
         up = subprocess.Popen(
