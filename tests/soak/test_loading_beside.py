@@ -17,8 +17,8 @@ from support.load import Outcomes, paced
 from support.mesh import Mesh
 from support.soak import Measured
 
-PER_S = 100
-ROUNDS = 3
+PER_S = 50
+ROUNDS = 5
 ALONE_S = 6.0
 LARGE_BYTES = 300 << 20
 P99_RATIO_MAX = 1.5
@@ -47,7 +47,7 @@ async def test_a_hot_model_keeps_its_latency_while_a_large_one_loads(
         grpc.aio.insecure_channel(mesh.grpc) as channel,
     ):
         for number in range(ROUNDS):
-            await client.models.push(onnx_models.weighty(LARGE_BYTES, seed=number), name=f"large-{number}")
+            await client.models.push(onnx_models.shelf(LARGE_BYTES, seed=number), name=f"large-{number}")
         await latencies_until(channel, mesh, file_request, asyncio.create_task(asyncio.sleep(3.0)))
         for number in range(ROUNDS):
             alone = await latencies_until(channel, mesh, file_request, asyncio.create_task(asyncio.sleep(ALONE_S)))

@@ -95,7 +95,8 @@ class LoadedModel(Protocol):
             parameters: The request's parameters; ignore unknown ones.
 
         Returns:
-            The outputs in the order wanted, BYTES elements as `bytes` or `str`.
+            The outputs in the order wanted, BYTES elements as `bytes` or `str`. They are sent from where they lie, so
+            nobody may write to them again.
 
         Raises:
             HeadraceError: For example MODEL_EXECUTION_FAILED; anything else is reported as that, without its text.
