@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import queue
 import sys
 from pathlib import Path
 
@@ -64,6 +65,46 @@ def sync_calls(endpoint: str, headers: dict[str, str], inputs: dict[str, np.ndar
     }
 
 
+def sequence_calls(endpoint: str, headers: dict[str, str], frames: np.ndarray) -> dict[str, np.ndarray]:
+    """The conversation without its state on the wire: frame by frame, and all frames at once on a stream."""
+    rate, last = np.array(16000, np.int64), len(frames) - 1
+    inputs = [[_tensor("input", "FP32", frame), _tensor("sr", "INT64", rate)] for frame in frames]
+
+    def marks(index: int) -> dict[str, bool]:
+        return {"sequence_start": index == 0, "sequence_end": index == last}
+
+    with triton.InferenceServerClient(endpoint) as client:
+        unary = [
+            client.infer(
+                "silero_vad", tensors, headers=headers, client_timeout=TIMEOUT_S, sequence_id=4711, **marks(index)
+            )
+            for index, tensors in enumerate(inputs)
+        ]
+        answers: queue.Queue = queue.Queue()
+        client.start_stream(callback=lambda result, error: answers.put((result, error)), headers=headers)
+        for index, tensors in enumerate(inputs):
+            client.async_stream_infer(
+                "silero_vad", tensors, request_id=str(index), sequence_id="a conversation", **marks(index)
+            )
+        client.stop_stream()
+        got = [answers.get_nowait() for _ in range(answers.qsize())]
+        assert not any(error for _, error in got), got
+        streamed = sorted(((int(result.get_response().id), result) for result, _ in got), key=lambda pair: pair[0])
+        try:
+            client.infer("silero_vad", inputs[0], headers=headers, client_timeout=TIMEOUT_S, sequence_id=4711)
+            status = "it was answered"
+        except triton.InferenceServerException as error:
+            status = error.status()
+    return {
+        "sequence_outputs": np.stack([answer.as_numpy("output") for answer in unary]),
+        "sequence_names": np.array(
+            sorted({output.name for answer in unary for output in answer.get_response().outputs})
+        ),
+        "sequence_stream_outputs": np.stack([result.as_numpy("output") for _, result in streamed]),
+        "sequence_after_its_end": np.array(status),
+    }
+
+
 async def aio_calls(endpoint: str, headers: dict[str, str], inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     """The same inferences with the asyncio client; the files all at once, beside the frames one after another."""
 
@@ -95,6 +136,7 @@ def main() -> None:
         inputs = dict(archive)
     headers = {"x-api-key": api_key}
     results = sync_calls(endpoint, headers, inputs)
+    results |= sequence_calls(endpoint, headers, inputs["frames"][:200])
     results |= asyncio.run(aio_calls(endpoint, headers, inputs))
     np.savez(Path(write_to), **results)
 

@@ -18,6 +18,7 @@ PRINTED = (
     r"\d+ \d\.\d+(e-\d+)?\n",
     r"1 order-17\n",
     r"100 100\n",
+    r"\[(0\.\d+(e-\d+)?(, )?){5}\]\n",
     r"(?s).*magika 1 \[1\]\n.*\[-1, 2048\]\n\[('runner-\d'(, )?)+\]\n",
     r"MODEL_NOT_FOUND \{'model': 'no-such-model'\}\n",
 )

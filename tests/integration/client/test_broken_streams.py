@@ -78,6 +78,17 @@ async def test_calls_without_an_answer_are_tried_again_when_the_stream_ends(
     assert again == [f"call-{n}" for n in range(50, 200) if n != 60]
 
 
+@pytest.mark.parametrize("refused", [False, True], ids=["lost", "refused"])
+async def test_a_call_of_a_sequence_is_never_sent_twice(
+    gateway: StreamGateway, stream: InferStream, refused: bool
+) -> None:
+    """The state may have moved on although no answer came."""
+    gateway.respond = lambda served, call: served.refuse(call, LOST) if refused else served.end(LOST)
+    with pytest.raises(RouteUnavailable):
+        await stream.infer("echo", {"x": np.array([1])}, parameters={"sequence_id": 7})
+    assert len(gateway.every_call) == 1
+
+
 async def test_a_call_is_tried_as_often_as_the_policy_says(gateway: StreamGateway, stream: InferStream) -> None:
     gateway.respond = lambda served, call: served.end(LOST)
     with pytest.raises(RouteUnavailable):

@@ -117,6 +117,16 @@ async def test_no_retries_means_none() -> None:
     assert len(mesh.calls) == 1
 
 
+async def test_a_request_of_a_sequence_is_never_sent_twice() -> None:
+    """The state may have moved on although no answer came."""
+    mesh = infer_mesh(failing(10, RunnerFailure("gone")))
+    async with serving(mesh) as address, AsyncClient(address, retry=SOON) as client:
+        for name, calls in (("talk", 1), (0, 5)):
+            with pytest.raises(RunnerUnavailable):
+                await client.infer("m", {"x": np.zeros(1)}, parameters={"sequence_id": name, "sequence_start": True})
+            assert len(mesh.calls) == calls
+
+
 async def test_a_pause_beyond_the_deadline_is_not_begun() -> None:
     mesh = infer_mesh(failing(10, RunnerFailure("gone", retry_after_s=60)))
     started_at = time.monotonic()

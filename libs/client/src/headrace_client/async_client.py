@@ -136,7 +136,12 @@ class AsyncClient:
         )
         message = encode_request(request)
         answer = await self._transport.unary(
-            rpcs.INFER, message, timeout_s=timeout_s, request_id=request_id, traceparent=traceparent
+            rpcs.INFER,
+            message,
+            timeout_s=timeout_s,
+            request_id=request_id,
+            traceparent=traceparent,
+            repeatable=request.repeatable,
         )
         return decode_response(answer)
 

@@ -33,7 +33,7 @@ class InferRequest:
         inputs: Values by name of the input: arrays, what numpy makes arrays of, or `Tensor` to name a datatype.
         version: Number of the version; empty or 0 means the newest that is ready.
         outputs: Names of the outputs to send back, in this order; empty means all.
-        parameters: Parameters of the Open Inference Protocol.
+        parameters: Parameters of the Open Inference Protocol. A request with a `sequence_id` is never tried again.
         priority: 0 to 9, 9 is most urgent; None means 5. In this version runners take calls in the order in which they
             came, whatever it is.
         timeout_s: Time for the answer in seconds; None means that of the client.
@@ -51,6 +51,11 @@ class InferRequest:
     timeout_s: float | None = field(default=None, kw_only=True)
     request_id: str | None = field(default=None, kw_only=True)
     traceparent: str = field(default="", kw_only=True)
+
+    @property
+    def repeatable(self) -> bool:
+        """Whether it may run twice. One of a sequence may not: its state may have moved on although no answer came."""
+        return not (self.parameters and self.parameters.get("sequence_id"))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

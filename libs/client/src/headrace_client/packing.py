@@ -38,19 +38,23 @@ class Call(Generic[Owner]):
         size: Bytes that it may take in a message at most.
         deadline: When its time is over, on the clock that `pack` is given.
         owner: Whoever waits for the outcome.
+        repeatable: Whether it may be tried again.
         tries: How often it was sent.
         place: Where it is; None before `push` and when it is over.
         id: Of the current try, while it is on a stream.
     """
 
-    __slots__ = ("deadline", "extra", "id", "infer", "owner", "place", "size", "tries")
+    __slots__ = ("deadline", "extra", "id", "infer", "owner", "place", "repeatable", "size", "tries")
 
-    def __init__(self, *, infer: bytes, deadline: float, owner: Owner, extra: bytes = b"") -> None:
+    def __init__(
+        self, *, infer: bytes, deadline: float, owner: Owner, extra: bytes = b"", repeatable: bool = True
+    ) -> None:
         self.infer = infer
         self.extra = extra
         self.size = len(infer) + len(extra) + _CALL_OVERHEAD_BYTES_MAX
         self.deadline = deadline
         self.owner = owner
+        self.repeatable = repeatable
         self.tries = 0
         self.place: WaitingCalls[Owner] | WireStream[Owner] | None = None
         self.id = 0

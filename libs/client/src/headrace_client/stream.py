@@ -210,4 +210,4 @@ def call_for(request: InferRequest, *, owner: CallOwner, now: float, timeout_s: 
             extra = StreamCall(request_id=request.request_id or "", traceparent=traceparent).SerializeToString()
     except (EncodeError, ValueError):
         raise ValidationError("the request has 2 GiB or more", failures.MESSAGE_TOO_LARGE) from None
-    return Call(infer=infer, extra=extra, deadline=now + timeout_s, owner=owner)
+    return Call(infer=infer, extra=extra, deadline=now + timeout_s, owner=owner, repeatable=request.repeatable)

@@ -222,7 +222,7 @@ class StreamEngine:
             return
         error = from_status(answer.error) if answer.HasField("error") else InternalError("the mesh gave no answer")
         pause_s = self._attempts(call).pause_after(error, now_s=self._loop.time())
-        if pause_s is None:
+        if pause_s is None or not call.repeatable:
             self._fail([call], error)
         else:
             self._waiting.defer(call)
@@ -245,7 +245,7 @@ class StreamEngine:
             budget, tries_max = self._transport.retry_budget, self._transport.retry_policy.attempts_max
             budget.failed()
             if budget.allows_retry:
-                again = [call for call in unanswered if call.tries < tries_max]
+                again = [call for call in unanswered if call.repeatable and call.tries < tries_max]
         self._waiting.push_first(again)
         self._fail([call for call in unanswered if call.place is None], reason)
         self._wake()

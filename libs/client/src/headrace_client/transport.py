@@ -75,8 +75,9 @@ class Transport:
         timeout_s: float | None = None,
         request_id: str | None = None,
         traceparent: str = "",
+        repeatable: bool = True,
     ) -> R:
-        """One request, one response.
+        """One request, one response. Tried again only where both the method and the request are `repeatable`.
 
         Raises:
             HeadraceError: what the mesh answered, or that it didn't.
@@ -88,7 +89,7 @@ class Transport:
             method: Any = self.channel().unary_unary(rpc.path)  # pyright: ignore[reportUnknownVariableType]
             return _parsed(await self._typed(method(content, timeout=left_s, metadata=metadata)), rpc.response)
 
-        return await self._tried(attempt, timeout_s, repeatable=rpc.repeatable)
+        return await self._tried(attempt, timeout_s, repeatable=rpc.repeatable and repeatable)
 
     async def upload(
         self,
