@@ -16,10 +16,10 @@ from headrace_runner.artifacts.disk_cache import ArtifactLease, DiskCache
 from headrace_runner.artifacts.source import ArtifactSource
 from headrace_runner.backends.contract import LoadedModel
 from headrace_runner.backends.discovery import BackendSet, backend_name
-from headrace_runner.device import resident_bytes, return_freed_memory
 from headrace_runner.execution.policy import ExecutionLimits, policy_of, threads_of
 from headrace_runner.execution.replica import Replica
 from headrace_runner.execution.sequence_policy import SequencePolicy, sequence_policy_of
+from headrace_runner.loading.heap import Heap
 from headrace_runner.loading.load_thread import LoadThread
 from headrace_runner.loading.manifest_check import signature_of
 from headrace_runner.loading.warm_up import warm_up
@@ -81,6 +81,7 @@ class ModelLoader:
         self._metrics = metrics
         self._load_timeout_s = load_timeout_s
         self._warm_up_timeout_s = warm_up_timeout_s
+        self._heap = Heap()
         self._thread = LoadThread(timeout_s=load_timeout_s)
         self._log = structlog.stdlib.get_logger("loading")
 
@@ -144,7 +145,7 @@ class ModelLoader:
         if not await loaded.replica.close(grace_s=grace_s):
             return False
         loaded.lease.release()
-        await asyncio.to_thread(return_freed_memory)
+        await asyncio.to_thread(self._heap.give_back)
         return True
 
     def close(self) -> None:
@@ -156,8 +157,7 @@ class ModelLoader:
     ) -> tuple[LoadedModel, Signature, SequencePolicy | None, int]:
         name = f"{version.model}:{version.version}"
         backend = self._backends.choose(version.manifest)
-        return_freed_memory()
-        before = resident_bytes()
+        before = self._heap.used_bytes()
         try:
             model = backend.load(
                 lease.folder,
@@ -187,6 +187,6 @@ class ModelLoader:
             raise ModelError("the model could not be loaded", entry=catalogue.MODEL_LOAD_FAILED) from None
         samples = version.manifest.execution.warm_up
         warm_up(model, signature, samples, name, timeout_s=self._warm_up_timeout_s)
-        return_freed_memory()
-        grown = min(resident_bytes() - before, _MEASURED_RATIO_MAX * version.size_bytes + _MEASURED_SLACK_BYTES)
+        grown = min(self._heap.used_bytes() - before, _MEASURED_RATIO_MAX * version.size_bytes + _MEASURED_SLACK_BYTES)
+        self._heap.give_back()
         return model, signature, sequences, model.memory_bytes or max(grown, version.size_bytes)
