@@ -167,6 +167,32 @@ def test_an_orderly_stop_is_never_cut_short(where: str, variables: dict[str, str
     assert _grace_s(variables) + STOP_MARGIN_S <= _patience_s(where)
 
 
+@pytest.mark.parametrize("kind", ["compose", "k8s"])
+def test_runners_dial_every_gateway_behind_a_name(kind: str) -> None:
+    (variables,) = (entry for where, service, entry in CONFIGURED if service == "runner" and where.startswith(kind))
+    host, _, port = variables["HEADRACE_RUNNER_GATEWAYS"].removeprefix("dns:///").partition(":")
+    assert variables["HEADRACE_RUNNER_GATEWAYS"] == f"dns:///{host}:{port}"
+    (gateway,) = (entry for where, service, entry in CONFIGURED if service == "gateway" and where.startswith(kind))
+    assert gateway["HEADRACE_GATEWAY_MESH_ADDRESS"].endswith(f":{port}")
+    if kind == "compose":
+        assert host in COMPOSE["services"]
+        return
+    services = {entry["metadata"]["name"]: entry["spec"] for entry in DOCUMENTS if entry["kind"] == "Service"}
+    found = services[host.partition(".")[0]]
+    # Not ready ones, too: a gateway is ready without runners, and would get calls before they find it.
+    assert (found["clusterIP"], found["publishNotReadyAddresses"]) == ("None", True)
+    assert [entry["port"] for entry in found["ports"]] == [int(port)]
+
+
+@pytest.mark.parametrize("name", ["gateway", "runner-cpu"])
+def test_a_rolling_update_takes_nothing_away_before_its_successor_is_there(name: str) -> None:
+    (workload,) = (entry for entry in WORKLOADS if entry["metadata"]["name"] == name)
+    assert workload["spec"]["replicas"] >= 2
+    assert workload["spec"]["strategy"]["rollingUpdate"]["maxUnavailable"] == 0
+    budgets = [entry["spec"]["selector"] for entry in DOCUMENTS if entry["kind"] == "PodDisruptionBudget"]
+    assert workload["spec"]["selector"] in budgets
+
+
 def test_images_name_a_version() -> None:
     images = [definition["image"] for definition in COMPOSE["services"].values()]
     images += [
