@@ -19,6 +19,7 @@ from headrace_common.testing import FakeClock
 from headrace_gateway.catalog import Catalog
 from headrace_gateway.inference import Dispatcher, InferenceHandler, PayloadGate
 from headrace_gateway.inference.resilience.limits import ResilienceLimits
+from headrace_gateway.inference.resilience_metrics import ResilienceMetrics
 from headrace_gateway.inference.routing import Router
 from headrace_gateway.inference.routing_rules import RoutingRules
 from headrace_gateway.mesh.directory import RunnerDirectory
@@ -48,21 +49,33 @@ class GatewayCore:
             policy=placement(**policy),
         )
         self.payloads = PayloadGate(bytes_max=MIB)
+        self.dispatcher = Dispatcher(
+            directory=self.directory,
+            wants=self.wants,
+            clock=self.clock,
+            router=Router(directory=self.directory, clock=self.clock, random=Random(1), rules=RoutingRules()),
+            random=Random(1),
+            limits=limits,
+        )
+        ResilienceMetrics(dispatcher=self.dispatcher, registry=registry)
+        self.registry = registry
         self.handler = InferenceHandler(
             catalog=self.catalog,
-            dispatcher=Dispatcher(
-                directory=self.directory,
-                wants=self.wants,
-                clock=self.clock,
-                router=Router(directory=self.directory, clock=self.clock, random=Random(1), rules=RoutingRules()),
-                random=Random(1),
-                limits=limits,
-            ),
+            dispatcher=self.dispatcher,
             payloads=self.payloads,
             metrics=self.metrics,
             clock=self.clock,
             message_bytes_max=MIB,
         )
+
+    def pass_time(self, seconds: float) -> None:
+        """Moves the clock on in small steps, with what a gateway does all the time."""
+        step_s = 0.025
+        while seconds > 0:
+            self.clock.advance(min(step_s, seconds))
+            seconds -= step_s
+            self.handler.end_overdue()
+            self.dispatcher.tick()
 
     def register(
         self, model: str, number: int = 1, *, tenant_id: str = "acme", manifest: manifest_pb2.Manifest | None = None

@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
-from itertools import islice
 from random import Random
 
 from headrace.gateway.v1 import mesh_pb2 as gateway_pb2
 from headrace_common import catalogue
 from headrace_common.clock import Clock
-from headrace_common.errors import HeadraceError, RouteUnavailable
-from headrace_common.latency_counts import LatencyCounts
+from headrace_common.errors import HeadraceError
 from headrace_gateway.inference.call import InferenceCall, Outcome
-from headrace_gateway.inference.outlook import no_runner, why_not_wait
 from headrace_gateway.inference.replica_choice import Usable
 from headrace_gateway.inference.resilience import failures
 from headrace_gateway.inference.resilience.circuit_breaker import BreakerState
@@ -23,21 +19,14 @@ from headrace_gateway.inference.resilience.replica_health import ReplicaHealth
 from headrace_gateway.inference.resilience.retries import Retries
 from headrace_gateway.inference.resilience.retry_budget import RetryBudget
 from headrace_gateway.inference.resilience.traffic import ModelTraffic, ReplicaTraffic
-from headrace_gateway.inference.resilience.waiting_calls import WaitingCalls, shed
 from headrace_gateway.inference.routing import Router
+from headrace_gateway.inference.waiting_line import WaitingLine
 from headrace_gateway.mesh.directory import RunnerDirectory
 from headrace_gateway.mesh.placement import Wants
 from headrace_gateway.mesh.runner_session import RunnerSession
 
-RUNNER_WAIT_S = 3.0
 _WATCH_S = 0.25
-_LOOK_AGAIN_S = 0.5
 _REVIEW_S = 1.0
-# Models that are looked at for each place that becomes free; the others have their turn at the next, or with the tick.
-_LOOKS_MAX = 4
-# Calls of sequences that are passed over because their own replica is busy, before the line has to wait.
-_PASSED_MAX = 8
-_RETRY_MIN_S = 0.1
 _BREAKER_STATES = {
     BreakerState.CLOSED: gateway_pb2.BREAKER_STATE_CLOSED,
     BreakerState.HALF_OPEN: gateway_pb2.BREAKER_STATE_HALF_OPEN,
@@ -51,8 +40,8 @@ class Dispatcher:
     Somebody must call `tick` many times a second.
 
     Attributes:
-        waited: How long calls waited here that did.
-        shed: Calls that had to make room for more urgent ones, by priority.
+        health: What is known of replicas and runners, with the traffic that is open.
+        line: The calls that wait.
     """
 
     def __init__(
@@ -73,20 +62,18 @@ class Dispatcher:
         self.budget = RetryBudget(ratio=limits.retry_ratio, floor_per_s=limits.retry_floor_per_s, clock=clock)
         self.retries = Retries(budget=self.budget, random=random)
         self.hedges = Hedges(budget=self.budget, health=self.health)
-        self.waiting = WaitingCalls(limits=limits)
-        self.waited = LatencyCounts()
-        self.shed: dict[int, int] = {}
+        self.line = WaitingLine(
+            directory=directory, wants=wants, health=self.health, limits=limits, clock=clock, send=self._send_now
+        )
         self._traffic = self.health.traffic
-        self._look_due = False
-        self._watch_at = self._look_at = self._review_at = 0.0
-        directory.add_listener(self._runner_changed)
+        self._watch_at = self._review_at = 0.0
 
     def start(self, call: InferenceCall) -> None:
         """Sends the call, or lets it wait for a replica; tells `call.finished` how it ended, unless it is cancelled.
 
         Raises:
-            HeadraceError: CONCURRENCY_EXCEEDED (RESOURCE_EXHAUSTED), CIRCUIT_OPEN (UNAVAILABLE), or why the model can't
-                be loaded.
+            HeadraceError: CONCURRENCY_EXCEEDED (RESOURCE_EXHAUSTED), CIRCUIT_OPEN (UNAVAILABLE), DEADLINE_UNREACHABLE
+                (DEADLINE_EXCEEDED), or why the model can't be loaded.
         """
         version = call.version
         self._wants.touch(version)
@@ -97,13 +84,7 @@ class Dispatcher:
             self._traffic.active(model.tenant, self._clock.monotonic())
         if not model.line and self._send_now(call, model):
             return
-        now = self._clock.monotonic()
-        turning = self._check_outlook(model, now)
-        victim = self.waiting.admit(call, model)
-        if victim is not None:
-            self._shed(victim)
-        self.waiting.enter(call, model, now)
-        self.waiting.set_turning(model, turning)
+        self.line.join(call, model)
 
     def cancel(self, call: InferenceCall) -> None:
         """Nobody waits for the call any more: takes it back, or cancels it on the runner."""
@@ -116,7 +97,7 @@ class Dispatcher:
         """The call's time is over; like `cancel`, but a replica that answers nobody is held responsible."""
         replica = call.replica
         if replica is not None:
-            self.health.failed(replica, error, call.sent_at, self._clock.monotonic())
+            self.health.expired(replica, error, call.sent_at, self._clock.monotonic())
         self._take_back(call)
 
     def tick(self) -> None:
@@ -133,11 +114,7 @@ class Dispatcher:
             self._review_at = now + _REVIEW_S
             self._traffic.review(now)
             self.health.left()
-        if self.waiting:
-            if now >= self._look_at:
-                self._look_at = now + _LOOK_AGAIN_S
-                self._look()
-            self._serve(len(self.waiting))
+        self.line.tick(now)
 
     def breaker_state(self, session: RunnerSession, version_uid: str) -> gateway_pb2.BreakerState.ValueType:
         """The state of a version's circuit breaker at a runner."""
@@ -181,11 +158,10 @@ class Dispatcher:
             replica.session.calls.leave(call.id)
         self.hedges.drop(call)
         if call.waits_since:
-            self.waiting.leave(call, self._traffic.model(call.version))
+            self.line.leave(call)
         if call.retry_at:
             self.retries.forget(call)
-        if self.waiting:
-            self._serve(_LOOKS_MAX)
+        self.line.place_free()
 
     def _answered(self, call: InferenceCall, outcome: Outcome) -> None:
         replica = call.replica
@@ -201,11 +177,12 @@ class Dispatcher:
         else:
             self.health.answered(replica, outcome, now)
             replica.session.observe(call.version_uid, now - call.sent_at, outcome)
+            if replica.model.line:
+                replica.model.pace.answered(now - call.sent_at)
             if call.hedge is not None:
                 self.hedges.drop(call)
             call.finished(call, outcome)
-        if self.waiting:
-            self._serve(_LOOKS_MAX)
+        self.line.place_free()
 
     def _failed(self, call: InferenceCall, replica: ReplicaTraffic, error: HeadraceError) -> None:
         reason = error.reason
@@ -232,12 +209,9 @@ class Dispatcher:
             call.finished(call, error)
         elif not call.retry_at:
             try:
-                turning = self._check_outlook(model, now)
+                self.line.rejoin(call, model)
             except HeadraceError as failure:
                 call.finished(call, call.last_error or failure)
-                return
-            self.waiting.enter(call, model, now)
-            self.waiting.set_turning(model, turning)
 
     def _may_wait(self, call: InferenceCall, model: ModelTraffic, error: HeadraceError, now: float) -> bool:
         """Whether a call that some replica has refused, and that no other takes now, is kept; it may pause then."""
@@ -268,85 +242,4 @@ class Dispatcher:
             self.health.failed(replica, outcome, hedge.sent_at, now)
             if call.replica is None:
                 self._failed(call, replica, outcome)
-        if self.waiting:
-            self._serve(_LOOKS_MAX)
-
-    def _check_outlook(self, model: ModelTraffic, now: float) -> bool:
-        """Whether the model has a replica; raises what a call fails with that need not wait."""
-        version = model.version
-        if self._directory.replicas(version.uid):
-            open_for_s = self.health.open_for_s(model, now)
-            if open_for_s is not None:
-                raise _circuit_open(version.model, open_for_s)
-            return True
-        self._wants.ask(version)
-        failure = why_not_wait(version, self._directory, refused_by=(), last_error=None, patient=True)
-        if failure is not None:
-            raise failure
-        return False
-
-    def _shed(self, victim: InferenceCall) -> None:
-        self.waiting.leave(victim, self._traffic.model(victim.version))
-        self.shed[victim.priority] = self.shed.get(victim.priority, 0) + 1
-        victim.finished(victim, shed(victim.priority))
-
-    def _runner_changed(self, _runner_id: str) -> None:
-        if self.waiting and not self._look_due:
-            # Once for all that changes in a turn of the event loop.
-            self._look_due = True
-            asyncio.get_running_loop().call_soon(self._look_and_serve)
-
-    def _look_and_serve(self) -> None:
-        self._look_due = False
-        self._look()
-        self._serve(len(self.waiting))
-
-    def _look(self) -> None:
-        """Ends the calls that need not wait any more, and notes which models have replicas."""
-        now = self._clock.monotonic()
-        for model in self.waiting.models():
-            failure: HeadraceError | None = None
-            since = now
-            try:
-                turning = self._check_outlook(model, now)
-            except HeadraceError as error:
-                failure = error
-            else:
-                self.waiting.set_turning(model, turning)
-                if not turning and not self._directory.eligible(model.version):
-                    failure, since = no_runner(model.version), now - RUNNER_WAIT_S
-            if failure is not None:
-                for call in tuple(model.line):
-                    if 0.0 < call.waits_since <= since:
-                        self.waiting.leave(call, model)
-                        call.finished(call, call.last_error or failure)
-
-    def _serve(self, looks: int) -> None:
-        """Sends waiting calls, one of each model in turn, until so many models have none that a replica takes."""
-        stuck: ModelTraffic | None = None
-        while looks > 0:
-            model = self.waiting.next()
-            if model is None or model is stuck:
-                return
-            if not self._serve_first(model):
-                stuck = stuck or model
-                looks -= 1
-
-    def _serve_first(self, model: ModelTraffic) -> bool:
-        for call in islice(model.line, _PASSED_MAX):
-            if self._send_now(call, model):
-                self.waited.observe(call.sent_at - call.waits_since)
-                self.waiting.leave(call, model)
-                return True
-            if not call.sequence:
-                return False
-        return False
-
-
-def _circuit_open(model: str, open_for_s: float) -> RouteUnavailable:
-    return RouteUnavailable(
-        f"model '{model}' has failed too often on every runner that has it",
-        entry=catalogue.CIRCUIT_OPEN,
-        context={"model": model},
-        retry_after_s=max(open_for_s, _RETRY_MIN_S),
-    )
+        self.line.place_free()

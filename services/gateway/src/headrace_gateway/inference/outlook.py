@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Container, Sequence
 
 from headrace_common import catalogue
-from headrace_common.errors import DeviceUnavailable, HeadraceError, ModelError
+from headrace_common.errors import DeadlineError, DeviceUnavailable, HeadraceError, ModelError, RouteUnavailable
 from headrace_gateway.catalog import CatalogVersion
 from headrace_gateway.mesh.directory import RunnerDirectory
 from headrace_gateway.mesh.runner_session import RunnerSession
+
+_RETRY_MIN_S = 0.1
 
 
 def why_not_wait(
@@ -48,6 +50,26 @@ def _load_failures(
 ) -> list[HeadraceError]:
     found = (directory.load_failure(session, version.uid) for session in sessions)
     return [failure for failure in found if failure is not None]
+
+
+def circuit_open(version: CatalogVersion, open_for_s: float) -> HeadraceError:
+    """What a call fails with while every replica's breaker keeps calls away for so long."""
+    return RouteUnavailable(
+        f"model '{version.model}' has failed too often on every runner that has it",
+        entry=catalogue.CIRCUIT_OPEN,
+        context={"model": version.model},
+        retry_after_s=max(open_for_s, _RETRY_MIN_S),
+    )
+
+
+def too_late(version: CatalogVersion, needed_s: float) -> HeadraceError:
+    """What a call fails with that so many wait before that its deadline can't be met."""
+    return DeadlineError(
+        f"so many requests wait for model '{version.model}' that this one would take {needed_s:.3g} s and miss its "
+        "deadline",
+        entry=catalogue.DEADLINE_UNREACHABLE,
+        context={"model": version.model, "needed_s": f"{needed_s:.3g}"},
+    )
 
 
 def no_runner(version: CatalogVersion) -> HeadraceError:

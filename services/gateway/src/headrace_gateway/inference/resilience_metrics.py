@@ -29,7 +29,7 @@ class ResilienceMetrics(Collector):
         yield from self._counted()
         yield from self._present()
         wait = _wait()
-        self._dispatcher.waited.add_to(wait, ())
+        self._dispatcher.line.waited.add_to(wait, ())
         yield wait
 
     def _counted(self) -> Iterator[Metric]:
@@ -42,7 +42,7 @@ class ResilienceMetrics(Collector):
             transitions.add_metric((state.name.lower(),), count)
         for cause, count in list(dispatcher.health.ejections.items()):
             ejections.add_metric((cause,), count)
-        for priority, count in list(dispatcher.shed.items()):
+        for priority, count in list(dispatcher.line.shed.items()):
             shed.add_metric((str(priority),), count)
         sent.add_metric((), dispatcher.hedges.sent)
         won.add_metric((), dispatcher.hedges.won)

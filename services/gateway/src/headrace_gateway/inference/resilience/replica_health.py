@@ -46,19 +46,14 @@ class ReplicaHealth:
             replica.record.succeeded()
         replica.window.observe(answer.queue_us, answer.compute_us, now)
 
+    def expired(self, replica: ReplicaTraffic, error: HeadraceError, sent_at: float, now: float) -> None:
+        """No answer until the deadline."""
+        self._judge(replica, error, sent_at, now)
+
     def failed(self, replica: ReplicaTraffic, error: HeadraceError, sent_at: float, now: float) -> None:
-        """A failed answer, or none until the deadline."""
-        counts = failures.counts_as_failure(error.reason, waited_s=now - sent_at, since_success_s=now - replica.ok_at)
+        """A failed answer."""
         replica.heard_at = now
-        if counts:
-            replica.breaker.failed(now)
-            unexplained = error.reason in failures.RUNNER_FAULTS
-            if self._detector.failed(replica.session.id, replica.model.version.uid, unexplained=unexplained):
-                self._eject(replica.session, "errors", now)
-        elif error.entry.http < 500 and error.entry.http != _TOO_MANY_REQUESTS:
-            replica.breaker.succeeded(now)
-        elif replica.breaker.state:
-            replica.breaker.abandoned()
+        self._judge(replica, error, sent_at, now)
 
     def unknown(self, replica: ReplicaTraffic) -> None:
         """A call was cancelled."""
@@ -119,6 +114,18 @@ class ReplicaHealth:
             and now - replica.heard_at
             > max(_SILENCE_MIN_S, _SILENCE_CALLS * replica.session.work.version(model.version.uid).cost_s)
         ]
+
+    def _judge(self, replica: ReplicaTraffic, error: HeadraceError, sent_at: float, now: float) -> None:
+        counts = failures.counts_as_failure(error.reason, waited_s=now - sent_at, since_success_s=now - replica.ok_at)
+        if counts:
+            replica.breaker.failed(now)
+            unexplained = error.reason in failures.RUNNER_FAULTS
+            if self._detector.failed(replica.session.id, replica.model.version.uid, unexplained=unexplained):
+                self._eject(replica.session, "errors", now)
+        elif error.entry.http < 500 and error.entry.http != _TOO_MANY_REQUESTS:
+            replica.breaker.succeeded(now)
+        elif replica.breaker.state:
+            replica.breaker.abandoned()
 
     def _eject(self, session: RunnerSession, cause: str, now: float) -> None:
         if self._detector.eject(session.id, runners=len(self._directory), now=now) is not None:

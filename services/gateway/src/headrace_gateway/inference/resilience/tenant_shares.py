@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 IDLE_S = 1.0
+_KEPT = 5
 
 
 class TenantShares:
     """Equal shares of a runner's calls for the tenants that are active; all of it for one that is alone. Pure.
+
+    Most of a runner is open to whoever comes, so that nothing lies idle. Only the last fifth is kept for tenants that
+    have less than their share there: a tenant that calls now and then finds a place however many calls another has.
 
     A tenant is active while it has a call open and for a second after, so that one that calls now and then always finds
     its share free.
@@ -15,13 +19,15 @@ class TenantShares:
         calls_max: Calls at one runner.
 
     Attributes:
-        share: Calls that a tenant may have at one runner now, at least 1.
+        open_to_all: Calls at a runner up to which shares don't matter.
+        share: Calls that a tenant may have at one runner beyond that, at least 1.
     """
 
-    __slots__ = ("_calls_max", "_seen_at", "share")
+    __slots__ = ("_seen_at", "calls_max", "open_to_all", "share")
 
     def __init__(self, *, calls_max: int) -> None:
-        self._calls_max = calls_max
+        self.calls_max = calls_max
+        self.open_to_all = calls_max - calls_max // _KEPT
         self._seen_at: dict[str, float] = {}
         self.share = calls_max
 
@@ -46,4 +52,4 @@ class TenantShares:
         return idle
 
     def _divide(self) -> None:
-        self.share = max(1, self._calls_max // max(1, len(self._seen_at)))
+        self.share = max(1, self.calls_max // max(1, len(self._seen_at)))

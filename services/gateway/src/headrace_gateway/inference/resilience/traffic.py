@@ -12,6 +12,7 @@ from headrace_gateway.inference.resilience.circuit_breaker import BreakerState, 
 from headrace_gateway.inference.resilience.limits import ResilienceLimits
 from headrace_gateway.inference.resilience.outlier_detector import RunnerRecord
 from headrace_gateway.inference.resilience.priority_line import PriorityLine
+from headrace_gateway.inference.resilience.service_pace import ServicePace
 from headrace_gateway.inference.resilience.tenant_shares import TenantShares
 from headrace_gateway.mesh.runner_session import RunnerSession
 
@@ -108,11 +109,23 @@ class ModelTraffic:
     Attributes:
         sent: Calls at runners.
         line: All calls that wait, in the order of service; `room` are the unary ones.
+        pace: How fast the line moves.
         troubled: Replicas whose breaker is not closed.
         hedge_after_s: When a second replica gets a call too; 0 for never.
     """
 
-    __slots__ = ("hedge_after_s", "line", "replicas", "room", "sent", "tenant", "traffic", "troubled", "version")
+    __slots__ = (
+        "hedge_after_s",
+        "line",
+        "pace",
+        "replicas",
+        "room",
+        "sent",
+        "tenant",
+        "traffic",
+        "troubled",
+        "version",
+    )
 
     def __init__(self, *, version: CatalogVersion, tenant: TenantTraffic, traffic: Traffic) -> None:
         self.version = version
@@ -122,6 +135,7 @@ class ModelTraffic:
         self.troubled = 0
         self.line: PriorityLine[InferenceCall] = PriorityLine()
         self.room: PriorityLine[InferenceCall] = PriorityLine()
+        self.pace = ServicePace()
         self.replicas: dict[str, ReplicaTraffic] = {}
         self.hedge_after_s = version.proto.manifest.routing.hedge_after.ToNanoseconds() / 1e9
 
@@ -138,9 +152,11 @@ class ModelTraffic:
             replica.window.held_back = True
             return False
         traffic = self.traffic
+        in_flight = session.calls.in_flight
+        shares = traffic.shares
         return (
-            session.calls.in_flight < traffic.limits.runner_calls_max
-            and self.tenant.held.get(replica.token, 0) < traffic.shares.share
+            in_flight < shares.calls_max
+            and (in_flight < shares.open_to_all or self.tenant.held.get(replica.token, 0) < shares.share)
             and (not replica.breaker.state or replica.breaker.allows(traffic.clock.monotonic()))
         )
 

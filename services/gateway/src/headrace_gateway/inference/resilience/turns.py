@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
+from itertools import islice
 from typing import Generic, TypeVar
 
 Line = TypeVar("Line")
@@ -37,12 +38,15 @@ class Turns(Generic[Line]):
         if not lines:
             del self._tenants[tenant_id]
 
-    def next(self) -> Line | None:
-        """The line whose turn it is; its tenant and the line itself have their next turn after all others."""
-        if not self._tenants:
-            return None
-        tenant_id, lines = next(iter(self._tenants.items()))
+    def first(self, tenants: int) -> list[Line]:
+        """One line of each of so many tenants, in the order of their turns."""
+        return [next(iter(lines)) for lines in islice(self._tenants.values(), tenants)]
+
+    def served(self, line: Line, tenant_id: str) -> None:
+        """The line had what it waited for: it and its tenant have their next turn after all others."""
         self._tenants.move_to_end(tenant_id)
-        line = next(iter(lines))
-        lines.move_to_end(line)
-        return line
+        self._tenants[tenant_id].move_to_end(line)
+
+    def passed(self, line: Line, tenant_id: str) -> None:
+        """There was nothing for the line: another one of the tenant is next, and the tenant keeps its turn."""
+        self._tenants[tenant_id].move_to_end(line)

@@ -89,6 +89,11 @@ class WaitingCalls:
         if not model.line and self._models.pop(model):
             self._turns.leave(model, model.tenant.id)
 
+    def sent(self, call: InferenceCall, model: ModelTraffic) -> None:
+        """The call was sent: it leaves, and others have their turn first."""
+        self._turns.served(model, model.tenant.id)
+        self.leave(call, model)
+
     def set_turning(self, model: ModelTraffic, turning: bool) -> None:
         """Whether the model has a replica, so that it is worth looking at when a place is free."""
         if self._models[model] is not turning:
@@ -98,9 +103,13 @@ class WaitingCalls:
             else:
                 self._turns.leave(model, model.tenant.id)
 
-    def next(self) -> ModelTraffic | None:
-        """The model whose turn it is."""
-        return self._turns.next()
+    def next(self, tenants: int) -> list[ModelTraffic]:
+        """The models whose turn it is, one of each of so many tenants."""
+        return self._turns.first(tenants)
+
+    def passed(self, model: ModelTraffic) -> None:
+        """No replica takes a call of the model now."""
+        self._turns.passed(model, model.tenant.id)
 
     def _least_urgent(
         self, call: InferenceCall, line: PriorityLine[InferenceCall], scope: str, limit: int

@@ -1,0 +1,187 @@
+"""Calls that no replica takes now: whether they wait, and when they go on."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from itertools import islice
+
+from headrace_common.clock import Clock
+from headrace_common.errors import HeadraceError
+from headrace_common.latency_counts import LatencyCounts
+from headrace_gateway.inference.call import InferenceCall
+from headrace_gateway.inference.outlook import circuit_open, no_runner, too_late, why_not_wait
+from headrace_gateway.inference.resilience.limits import ResilienceLimits
+from headrace_gateway.inference.resilience.replica_health import ReplicaHealth
+from headrace_gateway.inference.resilience.traffic import ModelTraffic
+from headrace_gateway.inference.resilience.waiting_calls import WaitingCalls, shed
+from headrace_gateway.mesh.directory import RunnerDirectory
+from headrace_gateway.mesh.placement import Wants
+
+RUNNER_WAIT_S = 3.0
+_LOOK_AGAIN_S = 0.5
+# Models that are looked at for each place that becomes free; others keep their turn for the next one, or the tick.
+_LOOKS_MAX = 8
+# Calls of sequences that are passed over because their own replica is busy, before the line has to wait.
+_PASSED_MAX = 8
+
+
+class WaitingLine:
+    """Lets calls wait without a task for each, and wakes as many as there is room for. One event loop.
+
+    Args:
+        send: Sends a call of a model if a replica takes it now.
+
+    Attributes:
+        waited: How long calls waited that were sent in the end.
+        shed: Calls that had to make room for more urgent ones, by priority.
+    """
+
+    def __init__(
+        self,
+        *,
+        directory: RunnerDirectory,
+        wants: Wants,
+        health: ReplicaHealth,
+        limits: ResilienceLimits,
+        clock: Clock,
+        send: Callable[[InferenceCall, ModelTraffic], bool],
+    ) -> None:
+        self.waited = LatencyCounts()
+        self.shed: dict[int, int] = {}
+        self._directory = directory
+        self._wants = wants
+        self._health = health
+        self._clock = clock
+        self._send = send
+        self._calls = WaitingCalls(limits=limits)
+        self._look_due = False
+        self._look_at = 0.0
+        directory.add_listener(self._runner_changed)
+
+    def __bool__(self) -> bool:
+        """Whether any call waits."""
+        return bool(self._calls)
+
+    def join(self, call: InferenceCall, model: ModelTraffic) -> None:
+        """The call waits from now on.
+
+        Raises:
+            HeadraceError: CONCURRENCY_EXCEEDED (RESOURCE_EXHAUSTED), CIRCUIT_OPEN (UNAVAILABLE), DEADLINE_UNREACHABLE
+                (DEADLINE_EXCEEDED), or why the model can't be loaded.
+        """
+        now = self._clock.monotonic()
+        has_replica = self._check_outlook(model, now)
+        needed_s = model.pace.needed_s(model.line.ahead(call.priority))
+        if now + needed_s > call.deadline:
+            raise too_late(model.version, needed_s)
+        victim = self._calls.admit(call, model)
+        if victim is not None:
+            self._calls.leave(victim, self._health.traffic.model(victim.version))
+            self.shed[victim.priority] = self.shed.get(victim.priority, 0) + 1
+            victim.finished(victim, shed(victim.priority))
+        self._enter(call, model, now, has_replica)
+
+    def rejoin(self, call: InferenceCall, model: ModelTraffic) -> None:
+        """Like `join`, for a call that was let in before: there is always a place for it."""
+        now = self._clock.monotonic()
+        self._enter(call, model, now, self._check_outlook(model, now))
+
+    def leave(self, call: InferenceCall) -> None:
+        """Nobody wants the call any more."""
+        self._calls.leave(call, self._health.traffic.model(call.version))
+
+    def place_free(self) -> None:
+        """A call has ended somewhere: the next ones go."""
+        if self._calls:
+            self._serve(_LOOKS_MAX)
+
+    def tick(self, now: float) -> None:
+        """To be called many times a second."""
+        if self._calls:
+            if now >= self._look_at:
+                self._look_at = now + _LOOK_AGAIN_S
+                self._look()
+            self._serve(len(self._calls))
+
+    def _enter(self, call: InferenceCall, model: ModelTraffic, now: float, has_replica: bool) -> None:
+        self._calls.enter(call, model, now)
+        self._calls.set_turning(model, has_replica)
+
+    def _check_outlook(self, model: ModelTraffic, now: float) -> bool:
+        """Whether the model has a replica; raises what a call fails with that need not wait."""
+        version = model.version
+        if self._directory.replicas(version.uid):
+            open_for_s = self._health.open_for_s(model, now)
+            if open_for_s is not None:
+                raise circuit_open(version, open_for_s)
+            return True
+        self._wants.ask(version)
+        failure = why_not_wait(version, self._directory, refused_by=(), last_error=None, patient=True)
+        if failure is not None:
+            raise failure
+        return False
+
+    def _runner_changed(self, _runner_id: str) -> None:
+        if self._calls and not self._look_due:
+            # Once for all that changes in a turn of the event loop.
+            self._look_due = True
+            asyncio.get_running_loop().call_soon(self._look_and_serve)
+
+    def _look_and_serve(self) -> None:
+        self._look_due = False
+        self._look()
+        self._serve(len(self._calls))
+
+    def _look(self) -> None:
+        """Ends the calls that need not wait any more, and notes which models have replicas."""
+        now = self._clock.monotonic()
+        for model in self._calls.models():
+            if not model.line:
+                continue
+            failure: HeadraceError | None = None
+            since = now
+            try:
+                has_replica = self._check_outlook(model, now)
+            except HeadraceError as error:
+                failure = error
+            else:
+                self._calls.set_turning(model, has_replica)
+                if not has_replica and not self._directory.eligible(model.version):
+                    failure, since = no_runner(model.version), now - RUNNER_WAIT_S
+            if failure is not None:
+                self._fail(model, failure, since)
+
+    def _fail(self, model: ModelTraffic, failure: HeadraceError, since: float) -> None:
+        """Ends the calls that have waited since then or longer."""
+        for call in tuple(model.line):
+            # The end of one may have ended others.
+            if 0.0 < call.waits_since <= since:
+                self._calls.leave(call, model)
+                call.finished(call, call.last_error or failure)
+
+    def _serve(self, looks: int) -> None:
+        """Sends calls, one of each tenant in turn, until so many models have none that a replica takes."""
+        stuck: set[ModelTraffic] = set()
+        while looks > len(stuck):
+            models = [model for model in self._calls.next(looks) if model not in stuck]
+            for model in models:
+                if self._serve_first(model):
+                    # A turn was taken: from the first one again.
+                    break
+                stuck.add(model)
+            if not models:
+                return
+
+    def _serve_first(self, model: ModelTraffic) -> bool:
+        """Sends the first call of a model that a replica takes, if there is one."""
+        for call in islice(model.line, _PASSED_MAX):
+            if self._send(call, model):
+                self.waited.observe(call.sent_at - call.waits_since)
+                self._calls.sent(call, model)
+                model.pace.left(call.sent_at, last=not model.line)
+                return True
+            if not call.sequence:
+                break
+        self._calls.passed(model)
+        return False

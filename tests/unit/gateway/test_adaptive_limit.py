@@ -1,0 +1,85 @@
+"""How many calls a replica gets at once, and how long one more would wait."""
+
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from headrace_gateway.inference.resilience.adaptive_limit import AdaptiveLimit
+from headrace_gateway.inference.resilience.service_pace import ServicePace
+
+
+def run(limit: AdaptiveLimit, *, execution_s: float, batch: int, seconds: float, now: float = 0.0) -> tuple[float, int]:
+    """A replica that always has as many calls as it may: the busy share of its time, and its calls at the end."""
+    queue: list[float] = []
+    busy_s, end = 0.0, now + seconds
+    while now < end:
+        queue += [now] * (limit.limit - len(queue))
+        limit.held_back = True
+        taken, queue = queue[:batch], queue[batch:]
+        done = now + execution_s
+        busy_s += execution_s
+        for entered in taken:
+            limit.observe(int((now - entered) * 1e6), int(execution_s * 1e6), done)
+        now = done
+    return busy_s / seconds, limit.limit
+
+
+def test_a_slow_replica_gets_few_calls_and_is_always_busy() -> None:
+    limit = AdaptiveLimit(limit_min=4, limit_max=100)
+    share, at_once = run(limit, execution_s=0.02, batch=1, seconds=10.0)
+    assert share >= 0.999
+    assert 3 <= at_once <= 6, "the next one waits, and a few to cover the way"
+
+
+def test_a_replica_that_batches_gets_whole_batches() -> None:
+    limit = AdaptiveLimit(limit_min=4, limit_max=1_000)
+    _, at_once = run(limit, execution_s=0.03, batch=32, seconds=10.0)
+    assert 64 <= at_once <= 200
+
+
+def test_a_fast_replica_keeps_all_that_it_may_have() -> None:
+    limit = AdaptiveLimit(limit_min=4, limit_max=100)
+    assert run(limit, execution_s=0.0001, batch=1, seconds=2.0)[1] == 100
+
+
+def test_it_grows_again_when_the_queue_has_gone_but_only_where_it_holds_calls_back() -> None:
+    limit = AdaptiveLimit(limit_min=4, limit_max=100)
+    run(limit, execution_s=0.05, batch=1, seconds=5.0)
+    low = limit.limit
+    for step in range(200):
+        limit.observe(0, 1_000, 10.0 + step * 0.1)
+    assert limit.limit == low
+    for step in range(2_000):
+        limit.held_back = True
+        limit.observe(0, 1_000, 100.0 + step * 0.1)
+    assert limit.limit == 100
+
+
+@given(st.lists(st.tuples(st.integers(0, 10**8), st.integers(0, 10**7), st.floats(0, 1), st.booleans()), max_size=200))
+def test_it_stays_within_its_bounds_whatever_is_observed(steps: list[tuple[int, int, float, bool]]) -> None:
+    limit, now = AdaptiveLimit(limit_min=4, limit_max=100), 0.0
+    for queue_us, compute_us, seconds, held_back in steps:
+        now += seconds
+        limit.held_back |= held_back
+        limit.observe(queue_us, compute_us, now)
+        assert 4 <= limit.limit <= 100
+
+
+def test_a_wait_is_told_from_the_pace_of_the_line() -> None:
+    pace = ServicePace()
+    assert pace.needed_s(1_000) == 0.0, "nothing is known yet"
+    for step in range(100):
+        pace.left(step * 0.02, last=False)
+    pace.answered(0.06)
+    assert 49 * 0.02 + 0.06 <= pace.needed_s(49) <= 1.3 * (50 * 0.02 + 0.06)
+
+
+@given(st.lists(st.tuples(st.floats(0, 2), st.booleans(), st.floats(0, 10)), max_size=60), st.integers(0, 100))
+def test_more_calls_ahead_never_make_a_wait_shorter(steps: list[tuple[float, bool, float]], ahead: int) -> None:
+    pace, now = ServicePace(), 0.0
+    for seconds, last, latency_s in steps:
+        now += seconds
+        pace.left(now, last=last)
+        pace.answered(latency_s)
+    assert 0.0 <= pace.needed_s(ahead) <= pace.needed_s(ahead + 1)
