@@ -31,6 +31,9 @@ MEMORY_RATIO_MAX = 1.10
 MODEL = "nonce"
 BARE_SERVER = Path(__file__).with_name("bare_server.py")
 
+# By which the spread of the moments grows with each cancel that came in time, and shrinks with each that didn't.
+_STEP = 1.02
+
 Metadata = tuple[tuple[str, str], ...]
 
 
@@ -47,35 +50,37 @@ _WITHOUT_NONCE = ModelInferRequest(
 
 
 async def load(channel: grpc.aio.Channel, metadata: Metadata, *, calls: int, cancelled_share: float) -> Counter[str]:
-    """So many calls, of which a share is cancelled in flight at moments within about twice the usual latency."""
+    """So many calls, of which a share is cancelled at random moments.
+
+    The moments are spread so that one cancel in two comes too late, whatever the latency is just then.
+    """
     stub = infer_stub(channel)
     chance = Random(42)
     ends: Counter[str] = Counter()
-    latency_s, begun = 0.01, 0
+    patience_s, begun = 0.02, 0
 
     async def caller() -> None:
-        nonlocal begun, latency_s
-        loop = asyncio.get_running_loop()
+        nonlocal begun, patience_s
         while begun < calls:
             begun += 1
             nonce = chance.getrandbits(63)
-            started = loop.time()
             call = stub(request_with(nonce), metadata=metadata, timeout=60)
             cancels = ends["cancelled"] < cancelled_share * begun
             if cancels:
-                await asyncio.sleep(chance.random() * 2 * latency_s)
+                await asyncio.sleep(chance.random() * patience_s)
                 call.cancel()
             try:
                 answer = await call
             except asyncio.CancelledError:
                 ends["cancelled"] += 1
+                patience_s *= _STEP
             except grpc.aio.AioRpcError as error:
                 ends[f"{error.code().name}: {error.details()}"] += 1
             else:
                 right = answer.endswith(nonce.to_bytes(8, "little"))
                 ends["answered" if right else "foreign"] += 1
-                if not cancels:
-                    latency_s += 0.01 * (loop.time() - started - latency_s)
+                if cancels:
+                    patience_s /= _STEP
 
     await asyncio.gather(*(caller() for _ in range(CALLERS)))
     return ends

@@ -5,7 +5,9 @@ from __future__ import annotations
 import tracemalloc
 from collections import deque
 from dataclasses import dataclass, field
+from itertools import pairwise
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -69,7 +71,7 @@ class Link:
             for chunk in decode_chunks(6, self.bulk.popleft()):
                 whole = self.inbox.chunk(chunk)
                 if whole is not None:
-                    self._deliver(chunk.id, whole[1])
+                    self._deliver(chunk.id, bytes(whole[1]))
         elif action == "accept":
             self.accepts.extend(self.inbox.accepts())
             while self.accepts:
@@ -132,8 +134,7 @@ def test_every_message_arrives_whole_once_and_all_room_comes_back(sizes, script,
                 call_id, size = waiting.pop(0)
                 payload = pick.randbytes(size)
                 sent[call_id] = (link, payload)
-                cut = pick.randint(0, size)
-                link.outbox.push(call_id, f"header-{call_id}", PayloadParts((payload[:cut], memoryview(payload)[cut:])))
+                link.outbox.push(call_id, f"header-{call_id}", payload)
         elif action == "finish":
             for call_id in list(link.open & link.delivered.keys())[:1]:
                 link.finish(call_id)
@@ -255,7 +256,7 @@ def test_a_payload_that_arrives_takes_its_size_once() -> None:
     inbox = Inbox[str](limits=limits, budget=ByteBudget(total_bytes=size), wake=lambda: None)
     inbox.grant.due(only_if_needed=False)
     inbox.offer(1, "h", size)
-    whole: tuple[str, bytes] | None = None
+    whole: tuple[str, bytes | memoryview] | None = None
     tracemalloc.start()
     for end in range(len(part), size + 1, len(part)):
         whole = inbox.chunk(Chunk(1, part, end == size))
@@ -263,6 +264,43 @@ def test_a_payload_that_arrives_takes_its_size_once() -> None:
     tracemalloc.stop()
     assert whole == ("h", bytes(size))
     assert peak < 1.01 * size
+
+
+@pytest.mark.parametrize("size", [17, 64, 1000, 4097])
+def test_an_aligned_payload_ends_at_an_aligned_address_and_keeps_its_memory(size: int) -> None:
+    limits = LaneLimits(inline_bytes_max=16)
+    inbox = Inbox[str](limits=limits, budget=ByteBudget(total_bytes=size), wake=lambda: None, aligned=True)
+    inbox.grant.due(only_if_needed=False)
+    content = bytes(number % 251 for number in range(size))
+    inbox.offer(1, "h", size)
+    whole = inbox.chunk(Chunk(1, memoryview(content), True))
+    assert whole is not None
+    inbox.done(1)
+    payload = whole[1]
+    assert bytes(payload) == content
+    address = np.frombuffer(payload, np.uint8).ctypes.data
+    assert (address + size) % 64 == 0
+    with pytest.raises(TypeError, match="read-only"):
+        memoryview(payload)[0] = 1
+
+
+@given(cuts=st.lists(st.integers(0, 20_000), max_size=6))
+def test_a_payload_in_parts_travels_as_one(cuts: list[int]) -> None:
+    content = bytes(number % 251 for number in range(20_000))
+    edges = sorted({0, len(content), *cuts})
+    payload = PayloadParts(memoryview(content)[start:end] for start, end in pairwise(edges))
+    limits = LaneLimits(inline_bytes_max=16, chunk_bytes=3_000)
+    outbox = Outbox[str](limits=limits)
+    outbox.credit.grant(1, 0)
+    outbox.push(1, "h", payload)
+    (parcel,) = outbox.pack()
+    assert len(parcel.payload) == len(content)
+    outbox.accepted(1)
+    chunks = list(iter(outbox.next_chunk, None))
+    assert b"".join(chunk.data for chunk in chunks) == bytes(payload) == content
+    assert [chunk.last for chunk in chunks] == [False] * (len(chunks) - 1) + [True]
+    assert len(chunks) <= len(content) // limits.chunk_bytes + 2 * len(edges)
+    assert outbox.pending == 0
 
 
 def test_repeated_or_older_grants_change_nothing() -> None:

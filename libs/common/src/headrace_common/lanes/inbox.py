@@ -34,13 +34,17 @@ class Inbox(Generic[Header]):
         limits: Sizes that both ends keep to.
         budget: Where room for large messages is set aside, shared with the other sessions of the process.
         wake: Called whenever `accepts` has something new to send.
+        aligned: Whether chunked payloads are put together for computing on them, see `PayloadBuffer`.
     """
 
-    def __init__(self, *, limits: LaneLimits, budget: ByteBudget, wake: Callable[[], None]) -> None:
+    def __init__(
+        self, *, limits: LaneLimits, budget: ByteBudget, wake: Callable[[], None], aligned: bool = False
+    ) -> None:
         self.grant = CreditGrant(messages_max=limits.window_messages, payload_bytes_max=limits.window_bytes)
         self._limits = limits
         self._budget = budget
         self._wake = wake
+        self._aligned = aligned
         self._arriving: dict[int, _Arriving[Header]] = {}
         self._inline_bytes: dict[int, int] = {}
         self._offered: set[int] = set()
@@ -89,12 +93,12 @@ class Inbox(Generic[Header]):
         self._budget.request((id(self), call_id), payload_bytes, granted)
         return True
 
-    def chunk(self, chunk: Chunk) -> tuple[Header, bytes] | None:
+    def chunk(self, chunk: Chunk) -> tuple[Header, bytes | memoryview] | None:
         """Takes the next part of an accepted message.
 
         Returns:
             Header and whole payload with the last part, None before it and for parts of a message that was done with
-            before it was whole (late chunks).
+            before it was whole (late chunks). The payload is `bytes` unless it is aligned.
 
         Raises:
             LaneViolation: The message was never offered or not accepted, or has another length than offered.
@@ -107,7 +111,7 @@ class Inbox(Generic[Header]):
         if not arriving.accepted:
             raise LaneViolation("chunk of an offer that was not accepted")
         if arriving.buffer is None:
-            arriving.buffer = PayloadBuffer(arriving.payload_bytes)
+            arriving.buffer = PayloadBuffer(arriving.payload_bytes, aligned=self._aligned)
         fits = arriving.buffer.append(chunk.data)
         payload = arriving.buffer.whole() if chunk.last else None
         if not fits or (chunk.last and payload is None):

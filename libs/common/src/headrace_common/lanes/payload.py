@@ -7,6 +7,9 @@ from collections.abc import Iterable
 from typing import TypeAlias
 
 _PY_BUF_WRITE = 0x200
+# A cache line, which is more than any element needs.
+_ALIGNMENT = 64
+_JOINED_BYTES_MAX = 4_096
 
 # From CPython's C API: a new bytes object may be written to until somebody else has seen it.
 _new_bytes = ctypes.PYFUNCTYPE(ctypes.py_object, ctypes.c_void_p, ctypes.c_ssize_t)(
@@ -25,15 +28,19 @@ class PayloadBuffer:
 
     Args:
         size_bytes: Of the whole payload; memory is taken as parts arrive.
+        aligned: Whether the payload shall end at an aligned address. Then the tensor that comes last in it, which in
+            large payloads is nearly all of it, is aligned and need not be copied to be computed on.
     """
 
-    __slots__ = ("_payload", "_received_bytes", "_size_bytes", "_view")
+    __slots__ = ("_memory", "_received_bytes", "_size_bytes", "_start", "_view")
 
-    def __init__(self, size_bytes: int) -> None:
+    def __init__(self, size_bytes: int, *, aligned: bool) -> None:
         self._size_bytes = size_bytes
         self._received_bytes = 0
-        self._payload: bytes = _new_bytes(None, size_bytes)
-        self._view: memoryview = _view_of(_address_of(self._payload), size_bytes, _PY_BUF_WRITE)
+        self._memory: bytes = _new_bytes(None, size_bytes + (_ALIGNMENT - 1 if aligned else 0))
+        address: int = _address_of(self._memory)
+        self._start = -(address + size_bytes) % _ALIGNMENT if aligned else 0
+        self._view: memoryview = _view_of(address + self._start, size_bytes, _PY_BUF_WRITE)
 
     def append(self, part: memoryview) -> bool:
         """Takes the next part; False when there is no room for it, or nothing in it."""
@@ -44,15 +51,19 @@ class PayloadBuffer:
         self._received_bytes = end
         return True
 
-    def whole(self) -> bytes | None:
-        """The payload, after which no part may come; None while parts are missing."""
-        return self._payload if self._received_bytes == self._size_bytes else None
+    def whole(self) -> bytes | memoryview | None:
+        """The payload, after which no part may come; None while parts are missing. Bytes unless aligned."""
+        if self._received_bytes != self._size_bytes:
+            return None
+        if len(self._memory) == self._size_bytes:
+            return self._memory
+        return memoryview(self._memory)[self._start : self._start + self._size_bytes]
 
 
 class PayloadParts:
     """A payload that lies in several buffers, such as a header and the tensors after it.
 
-    Nobody may write to the buffers any more.
+    Nobody may write to the buffers any more. Small neighbours are joined, as each buffer travels in frames of its own.
 
     Args:
         parts: Views of bytes, or bytes.
@@ -61,7 +72,15 @@ class PayloadParts:
     __slots__ = ("_size_bytes", "views")
 
     def __init__(self, parts: Iterable[bytes | memoryview]) -> None:
-        self.views = tuple(memoryview(part) for part in parts if len(part))
+        self.views: list[memoryview] = []
+        small: list[bytes | memoryview] = []
+        for part in parts:
+            if len(part) < _JOINED_BYTES_MAX:
+                small.append(part)
+            else:
+                self._append(small)
+                self.views.append(memoryview(part))
+        self._append(small)
         self._size_bytes = sum(map(len, self.views))
 
     def __len__(self) -> int:
@@ -69,6 +88,11 @@ class PayloadParts:
 
     def __bytes__(self) -> bytes:
         return b"".join(self.views)
+
+    def _append(self, small: list[bytes | memoryview]) -> None:
+        if joined := b"".join(small):
+            self.views.append(memoryview(joined))
+        small.clear()
 
 
 Payload: TypeAlias = bytes | memoryview | PayloadParts

@@ -199,7 +199,8 @@ class SessionCalls:
         """
         whole = self._inbox.chunk(chunk)
         if whole is not None:
-            self._finish(*whole)
+            result, payload = whole
+            self._finish(result, bytes(payload))
             self._wake()
 
     def next_small_frame(self) -> bytes | None:

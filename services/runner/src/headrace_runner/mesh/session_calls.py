@@ -61,7 +61,7 @@ class SessionCalls:
         self._budget_bytes = budget.total_bytes
         self._clock = clock
         self._wake = wake
-        self._inbox: Inbox[IncomingCall] = Inbox(limits=limits, budget=budget, wake=wake)
+        self._inbox: Inbox[IncomingCall] = Inbox(limits=limits, budget=budget, wake=wake, aligned=True)
         self._outbox: Outbox[_Result] = Outbox(limits=limits)
         self._open: dict[int, _Open] = {}
         self._last_id = 0
