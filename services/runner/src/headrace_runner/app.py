@@ -28,6 +28,7 @@ from headrace_runner.backends.reports import BackendReports
 from headrace_runner.config import RunnerSettings
 from headrace_runner.device import available_cpus, memory_limit_bytes, open_device
 from headrace_runner.execution.policy import ExecutionLimits
+from headrace_runner.loading.fetch_pace import FetchPace
 from headrace_runner.loading.model_loader import ModelLoader
 from headrace_runner.loading.residency import Residency
 from headrace_runner.mesh.client import MeshClient
@@ -97,9 +98,15 @@ def build_host(
         structlog.stdlib.get_logger("backends").info("backend is not used", backend=name, reason=reason)
     health = HealthChecks(backends=backends.usable, device_type=settings.device, clock=clock)
     shown.show_backends(backends.names, lambda name: health.of(name).healthy)
+    residency = Residency(
+        bytes_max=settings.model_memory_bytes_max or (device.memory_bytes or memory_limit_bytes()) // 2,
+        stay_min_s=settings.model_stay_min_s,
+        idle_max_s=settings.model_idle_max_s,
+    )
     loader = ModelLoader(
         cache=cache,
         source=source,
+        pace=FetchPace(bytes_per_s=settings.fetch_bytes_per_s, called_at=lambda: residency.called_at),
         backends=backends,
         limits=ExecutionLimits(
             threads=threads,
@@ -117,11 +124,7 @@ def build_host(
     tasks.spawn(health.run(), name="backend health")
     return ModelHost(
         loader=loader,
-        residency=Residency(
-            bytes_max=settings.model_memory_bytes_max or (device.memory_bytes or memory_limit_bytes()) // 2,
-            stay_min_s=settings.model_stay_min_s,
-            idle_max_s=settings.model_idle_max_s,
-        ),
+        residency=residency,
         device=device,
         backends=BackendReports(backends=backends, health=health.of, metrics=shown.of_backend),
         threads=threads,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, Callable
+from contextlib import aclosing
 from dataclasses import dataclass
 
 import structlog
@@ -19,6 +20,7 @@ from headrace_runner.backends.discovery import BackendSet, backend_name
 from headrace_runner.execution.policy import ExecutionLimits, policy_of, threads_of
 from headrace_runner.execution.replica import Replica
 from headrace_runner.execution.sequence_policy import SequencePolicy, sequence_policy_of
+from headrace_runner.loading.fetch_pace import FetchPace
 from headrace_runner.loading.heap import Heap
 from headrace_runner.loading.load_thread import LoadThread
 from headrace_runner.loading.manifest_check import signature_of
@@ -55,6 +57,7 @@ class ModelLoader:
     Args:
         cache: Artefacts on disk.
         source: Artefacts elsewhere.
+        pace: How fast they are fetched.
         backends: What models are loaded with.
         limits: Bounds of replicas.
         load_timeout_s: How long one load may take once the artefact is on disk.
@@ -66,6 +69,7 @@ class ModelLoader:
         *,
         cache: DiskCache,
         source: ArtifactSource,
+        pace: FetchPace,
         backends: BackendSet,
         limits: ExecutionLimits,
         load_timeout_s: float,
@@ -75,6 +79,7 @@ class ModelLoader:
     ) -> None:
         self._cache = cache
         self._source = source
+        self._pace = pace
         self._backends = backends
         self._limits = limits
         self._clock = clock
@@ -94,8 +99,13 @@ class ModelLoader:
         """
         self._backends.choose(version.manifest)
 
-        def read_from(path: str, offset: int) -> AsyncGenerator[bytes, None]:
-            return self._source.read(ticket=ticket(), path=path, offset=offset)
+        async def read_from(path: str, offset: int) -> AsyncGenerator[bytes, None]:
+            async with aclosing(self._source.read(ticket=ticket(), path=path, offset=offset)) as parts:
+                async for part in parts:
+                    yield part
+                    pause_s = self._pace.pause_s(len(part), self._clock.monotonic())
+                    if pause_s:
+                        await asyncio.sleep(pause_s)
 
         return await self._cache.lease(version.files, read_from)
 

@@ -28,6 +28,10 @@ class Residency:
         bytes_max: Memory that models may take together.
         stay_min_s: How long a model stays at least, so that two models don't push each other out in turns.
         idle_max_s: How long a model stays without a call when nothing needs its memory.
+
+    Attributes:
+        bytes_used: What models in memory take together.
+        called_at: When the last call of any model came; None when none has come.
     """
 
     def __init__(self, *, bytes_max: int, stay_min_s: float, idle_max_s: float) -> None:
@@ -37,6 +41,7 @@ class Residency:
         self._residents: dict[str, _Resident] = {}
         self._wanted_until: dict[str, float] = {}
         self.bytes_used = 0
+        self.called_at: float | None = None
 
     def want(self, uid: str, until: float) -> None:
         """Notes that someone wants the model up to a time; a longer want that is noted already stays."""
@@ -64,6 +69,7 @@ class Residency:
 
     def touch(self, uid: str, now: float) -> None:
         """Notes that a call uses the model."""
+        self.called_at = now
         resident = self._residents.get(uid)
         if resident is not None:
             resident.used_at = now
