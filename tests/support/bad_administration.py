@@ -14,7 +14,16 @@ from typing import Any
 from headrace.gateway.v1 import mesh_pb2
 from headrace.quota.v1 import tenants_pb2 as quota
 from headrace.registry.v1 import models_pb2 as registry
-from headrace.registry.v1.manifest_pb2 import Manifest, TensorSpec
+from headrace.registry.v1.manifest_pb2 import (
+    BatchingPolicy,
+    ExecutionPolicy,
+    Manifest,
+    PlacementPolicy,
+    PlacementRule,
+    SequencePolicy,
+    SequenceState,
+    TensorSpec,
+)
 from headrace_common import catalogue as errors
 from headrace_common.catalogue import CatalogueEntry
 from headrace_common.page_token import encode_page_token
@@ -87,6 +96,27 @@ UPLOADS = {
     "model name with folders": uploading(OTHER_FILE, errors.MODEL_NAME_INVALID, "header.model", "128", model="../m"),
     "same version with other bytes": uploading(
         OTHER_FILE, errors.MODEL_VERSION_CONFLICT, None, SUM, "1", model=SUM, version=1
+    ),
+    "manifest with a state that the model lacks": uploading(
+        OTHER_FILE,
+        errors.MODEL_MANIFEST_MISMATCH,
+        "header.manifest.sequence.states[0].output",
+        "'lost'",
+        manifest=Manifest(sequence=SequencePolicy(states=[SequenceState(input="x", output="lost")])),
+    ),
+    "manifest with a time that never comes": uploading(
+        OTHER_FILE,
+        errors.MODEL_MANIFEST_INVALID,
+        "header.manifest.placement.schedule[0].cron",
+        "ever comes",
+        manifest=Manifest(placement=PlacementPolicy(schedule=[PlacementRule(cron="0 0 31 2 *")])),
+    ),
+    "manifest with a batch without end": uploading(
+        OTHER_FILE,
+        errors.MODEL_MANIFEST_INVALID,
+        "header.manifest.execution.batching.max_batch_size",
+        "65536",
+        manifest=Manifest(execution=ExecutionPolicy(batching=BatchingPolicy(max_batch_size=1 << 20))),
     ),
     "same version with another manifest": uploading(
         SUM_FILE,

@@ -91,6 +91,21 @@ EXTENSIONS: dict[str, Case] = {
         "parameters.sequence_id",
         "whole number",
     ),
+    "sequence of a long name": inferring(
+        with_parameters(sequence_id=text("x" * 129)), errors.PARAMETER_INVALID, "parameters.sequence_id", "128 bytes"
+    ),
+    "sequence that starts in words": inferring(
+        with_parameters(sequence_id=number(7), sequence_start=text("yes")),
+        errors.PARAMETER_INVALID,
+        "parameters.sequence_start",
+        "truth value",
+    ),
+    "latency in numbers": inferring(
+        with_parameters(latency_critical=number(1)),
+        errors.PARAMETER_INVALID,
+        "parameters.latency_critical",
+        "truth value",
+    ),
     "parameters without end": inferring(
         with_parameters(**{f"p{index}": text("x" * 1_000) for index in range(100)}),
         errors.FIELD_TOO_LONG,

@@ -43,6 +43,13 @@ INFERENCES = {
     "wrong size": inferring(
         infer(X, tensor("y", (1, 5))), errors.TENSOR_SHAPE_MISMATCH, "inputs[1].shape", "[1, 5]", "[-1, 4]"
     ),
+    "rows that differ between inputs": inferring(
+        infer(tensor("x", (2, 4)), Y, raw=(ROW * 2, ROW)),
+        errors.TENSOR_SHAPE_MISMATCH,
+        "inputs[1].shape",
+        "1 rows",
+        "'x' 2",
+    ),
     "negative size": inferring(
         infer(tensor("x", (-1, 4)), Y), errors.TENSOR_DIMENSION_INVALID, "inputs[0].shape", "-1"
     ),

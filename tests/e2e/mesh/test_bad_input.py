@@ -10,7 +10,9 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import grpc
+import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from headrace.gateway.v1 import inference_pb2 as pb
 from headrace.quota.v1 import tenants_pb2 as quota
@@ -19,7 +21,7 @@ from inference import model_repository_pb2 as repository
 from inference import model_statistics_pb2 as statistics
 from inference import open_inference_pb2 as oip
 from support.bad_administration import FIELDS, PAGES, UPLOADS
-from support.bad_calls import SUM, SUM_FILE, Case, World, infer
+from support.bad_calls import SUM, SUM_FILE, Case, World, infer, tensor
 from support.bad_extensions import EXTENSIONS, loading, streaming
 from support.bad_inference import PACKED_INFERENCES, only_answer, only_result
 from support.bad_requests import CALLERS, INFERENCES, MESSAGES
@@ -73,6 +75,22 @@ def answered(case: Case, world: World) -> Refusal:
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES.keys())
 def test_is_refused_with_its_code_its_field_its_limit_and_no_text_of_a_library(case: Case, world: World) -> None:
     answered(case, world)
+
+
+STRANGE = {
+    "no rows": np.zeros((0, 4), np.float32),
+    "no numbers": np.array([[np.nan, np.inf, -np.inf, -0.0]], np.float32),
+    "the ends of the range": np.array([[3.4028235e38, 1e-45, -3.4028235e38, 1.1754944e-38]], np.float32),
+}
+
+
+@pytest.mark.parametrize("x", STRANGE.values(), ids=STRANGE.keys())
+def test_strange_elements_are_computed_with_like_others(x: NDArray[np.float32], world: World) -> None:
+    y = np.zeros_like(x)
+    inputs = (tensor("x", x.shape), tensor("y", y.shape))
+    answer = world.acme.infer(infer(*inputs, raw=(x.tobytes(), y.tobytes())))
+    assert list(answer.outputs[0].shape) == list(x.shape)
+    np.testing.assert_array_equal(np.frombuffer(answer.raw_output_contents[0], np.float32), (x + y).reshape(-1))
 
 
 ABOUT_A_MODEL: dict[str, Callable[[Party, str], object]] = {
