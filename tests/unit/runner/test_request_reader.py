@@ -51,7 +51,7 @@ def plainly(payload: bytes) -> object:
 def read_by(reader: RequestReader, payload: bytes) -> object:
     try:
         checked = reader.read(payload)
-        return seen(checked.request, checked.outputs)
+        return seen(checked.request, checked.kind.outputs)
     except HeadraceError as error:
         return error.reason
 
@@ -117,7 +117,7 @@ def test_requests_of_any_buffer_are_read(buffer: Any) -> None:
     for content in FOUR:
         checked = reader.read(buffer(X + raw(content)))
         assert checked.request.inputs[0].raw == content
-        assert checked.outputs == ("z", "w")
+        assert checked.kind.outputs == ("z", "w")
 
 
 def test_each_request_has_its_own_elements() -> None:

@@ -16,7 +16,6 @@ from headrace_runner.backends.contract import LoadedModel
 from headrace_runner.execution.sequences import SequenceStep
 from headrace_runner.tensors.datatypes import DATATYPES, Array
 from headrace_runner.tensors.elements import to_array
-from headrace_runner.tensors.infer_request import RequestTensor
 from headrace_runner.tensors.infer_response import ResponseWriter
 from headrace_runner.tensors.parameters import read_parameters
 from headrace_runner.tensors.request_reader import CheckedRequest
@@ -76,7 +75,7 @@ class BatchExecution:
             requests: Of one group.
             step: Of the only one, where it belongs to a sequence: the state for it, and where the next one goes.
         """
-        rows = sum(request.rows for request in requests)
+        rows = sum(request.kind.rows for request in requests)
         try:
             if len(requests) == 1:
                 return self._alone(requests[0], step)
@@ -98,7 +97,7 @@ class BatchExecution:
         inputs = {tensor.name: to_array(tensor) for tensor in request.inputs}
         parameters = read_parameters(request.parameters) if request.parameters else {}
         read_s = self._clock.monotonic()
-        outputs = checked.outputs
+        outputs = checked.kind.outputs
         if step is not None:
             inputs.update(step.inputs)
             outputs += tuple(name for name in step.outputs if name not in outputs)
@@ -107,26 +106,23 @@ class BatchExecution:
             step.computed(dict(zip(outputs, arrays, strict=True)))
         inferred_s = self._clock.monotonic()
         payload = self._writer.write(
-            request.id, self._named(checked.outputs, arrays[: len(checked.outputs)]), request.form
+            request.id, self._named(checked.kind.outputs, arrays[: len(checked.kind.outputs)]), request.form
         )
-        return Executed([payload], checked.rows, read_s - started_s, self._clock.monotonic() - inferred_s)
+        return Executed([payload], checked.kind.rows, read_s - started_s, self._clock.monotonic() - inferred_s)
 
     def _together(self, requests: Sequence[CheckedRequest], rows: int) -> Executed:
         started_s = self._clock.monotonic()
-        first = requests[0]
-        inputs = {
-            tensor.name: _joined([request.request.inputs[index] for request in requests], rows)
-            for index, tensor in enumerate(first.request.inputs)
-        }
-        parameters = read_parameters(first.request.parameters) if first.request.parameters else {}
+        first, outputs = requests[0].kind.request, requests[0].kind.outputs
+        inputs = {tensor.name: _joined(requests, index, rows) for index, tensor in enumerate(first.inputs)}
+        parameters = read_parameters(first.parameters) if first.parameters else {}
         read_s = self._clock.monotonic()
-        arrays = self._model.infer(inputs, first.outputs, parameters)
+        arrays = self._model.infer(inputs, outputs, parameters)
         inferred_s = self._clock.monotonic()
         if any(array.ndim == 0 or array.shape[0] != rows for array in arrays):
             raise _NotSplittable
         payloads = self._writer.split(
-            self._named(first.outputs, arrays),
-            [(request.request.id, request.rows, request.request.form) for request in requests],
+            self._named(outputs, arrays),
+            [(request.kind.request.id, request.kind.rows, request.kind.request.form) for request in requests],
         )
         return Executed(payloads, rows, read_s - started_s, self._clock.monotonic() - inferred_s)
 
@@ -135,11 +131,12 @@ class BatchExecution:
         return [(name, specs[name].datatype, array) for name, array in zip(names, arrays, strict=True)]
 
 
-def _joined(tensors: Sequence[RequestTensor], rows: int) -> Array:
+def _joined(requests: Sequence[CheckedRequest], index: int, rows: int) -> Array:
     """The rows of one input of several requests, one after another, by one copy."""
-    datatype = DATATYPES[tensors[0].datatype]
-    raws = [tensor.raw for tensor in tensors if tensor.raw is not None]
-    plain = len(raws) == len(tensors) and datatype.item_bytes and datatype.name != "BOOL"
-    if plain and sum(map(len, raws)) <= _JOIN_BYTES_MAX:
-        return np.frombuffer(b"".join(raws), dtype=datatype.dtype).reshape(rows, *tensors[0].shape[1:])
-    return np.concatenate([to_array(tensor) for tensor in tensors])
+    first = requests[0].kind.request.inputs[index]
+    datatype = DATATYPES[first.datatype]
+    if datatype.item_bytes and datatype.name != "BOOL":
+        raws = [raw for request in requests if (raw := request.raw(index)) is not None]
+        if len(raws) == len(requests) and sum(map(len, raws)) <= _JOIN_BYTES_MAX:
+            return np.frombuffer(b"".join(raws), dtype=datatype.dtype).reshape(rows, *first.shape[1:])
+    return np.concatenate([to_array(request.request.inputs[index]) for request in requests])

@@ -121,8 +121,9 @@ class Replica:
 
     @property
     def in_flight(self) -> int:
-        """Calls that wait for an answer, queued ones included."""
-        return len(self._unanswered)
+        """Calls that wait for an answer, and those that execute though nobody waits for them any more."""
+        left = sum(pending.ended is None for run in self._runs for batch in run.batches for pending in batch)
+        return len(self._unanswered) + left
 
     @property
     def executions(self) -> int:
@@ -163,27 +164,27 @@ class Replica:
             raise deadline_over()
         request = self._requests.read(call.payload)
         rows_max = self._policy.rows_max
-        if rows_max and request.rows > rows_max:
-            raise too_many_rows(self._name, request.rows, rows_max)
-        needed_s = self._scheduler.needed_s(request.rows, now_s)
+        if rows_max and request.kind.rows > rows_max:
+            raise too_many_rows(self._name, request.kind.rows, rows_max)
+        needed_s = self._scheduler.needed_s(request.kind.rows, now_s)
         if now_s + needed_s >= call.deadline:
             raise unreachable(self._name, needed_s)
         waits_max_s = self._policy.waits_max_s(call.priority)
         leave_at = min(call.deadline, now_s + waits_max_s) if waits_max_s else call.deadline
         pending = PendingCall(request, now_s, call.deadline, leave_at, ended)
-        group = request.group if self._execution.splits else None
+        group = request.kind.group if self._execution.splits else None
         waiting = Waiting(
             pending,
             call.tenant_id,
             call.priority,
             group,
-            max(1, request.rows),
+            max(1, request.kind.rows),
             len(call.payload),
             call.deadline,
             now_s,
         )
-        if self._turns is not None and request.request.sequence is not None:
-            pending.step = self._turns.enter(pending, request.request)
+        if self._turns is not None and request.kind.request.sequence is not None:
+            pending.step = self._turns.enter(pending, request.kind.request)
             pending.waiting = waiting
             if pending.step is None:
                 return pending
@@ -219,7 +220,7 @@ class Replica:
     def _leave_sequence(self, pending: PendingCall) -> None:
         if pending.waiting is not None and self._turns is not None:
             pending.waiting = None
-            self._turns.leave(pending, pending.request.request)
+            self._turns.leave(pending, pending.request.kind.request)
 
     def _cancel(self, pending: PendingCall) -> None:
         if pending.ended is not None:
@@ -402,7 +403,7 @@ class Replica:
             if pending.ended is None:
                 continue
             if self._turns is not None and pending.waiting is not None:
-                failure = self._turns.commit(pending, pending.request.request)
+                failure = self._turns.commit(pending, pending.request.kind.request)
                 if failure is not None:
                     self._end(pending, failure)
                     continue
@@ -466,7 +467,7 @@ class Replica:
             waited_s = pending.leave_at - pending.entered_s
             self._end(pending, waited_too_long(self._name, waited_s, self._retry_after_s()))
         else:
-            self._end(pending, unreachable(self._name, self._scheduler.fit.predict(pending.request.rows)))
+            self._end(pending, unreachable(self._name, self._scheduler.fit.predict(pending.request.kind.rows)))
 
     def _rest(self) -> None:
         if not self._scheduler.busy:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from headrace_common import wire
-from headrace_common.request_templates import RequestTemplates
+from headrace_common.request_templates import RequestTemplates, Spans
 from headrace_runner.tensors.infer_request import InferRequest, read_infer_request
 from headrace_runner.tensors.parameters import ParameterValue, read_parameters
 from headrace_runner.tensors.signature import Signature
@@ -23,11 +23,11 @@ class Group:
     __slots__ = ()
 
 
-class CheckedRequest(NamedTuple):
-    """A request that fits the model.
+class RequestKind(NamedTuple):
+    """What requests have in common that differ in their elements alone.
 
     Attributes:
-        request: Its tensors as views of the payload, which they keep alive.
+        request: One of them; where they are recognised again, without its elements.
         outputs: Names of the outputs to send back.
         rows: Its rows, 1 for a model that is not batched.
         group: What it may share an execution with; None for nothing.
@@ -37,6 +37,40 @@ class CheckedRequest(NamedTuple):
     outputs: tuple[str, ...]
     rows: int
     group: Group | None
+
+
+class CheckedRequest(NamedTuple):
+    """A request that fits the model. It keeps the payload alive.
+
+    Attributes:
+        kind: What it is but for its elements.
+        payload: The request as it came.
+        spans: Where the elements of each input are in the payload; empty where the kind's request has them itself.
+    """
+
+    kind: RequestKind
+    payload: wire.Buffer
+    spans: Spans = ()
+
+    @property
+    def request(self) -> InferRequest:
+        """The request with its tensors as views of the payload."""
+        request = self.kind.request
+        if not self.spans:
+            return request
+        view = memoryview(self.payload)
+        inputs = tuple(
+            tensor._replace(raw=view[start:stop])
+            for tensor, (start, stop) in zip(request.inputs, self.spans, strict=True)
+        )
+        return request._replace(inputs=inputs)
+
+    def raw(self, index: int) -> wire.Buffer | None:
+        """The raw elements of one input, or None where it came in the typed form."""
+        if not self.spans:
+            return self.kind.request.inputs[index].raw
+        start, stop = self.spans[index]
+        return memoryview(self.payload)[start:stop]
 
 
 class RequestReader:
@@ -52,7 +86,7 @@ class RequestReader:
     def __init__(self, signature: Signature, *, batched: bool = False) -> None:
         self._signature = signature
         self._batched = batched
-        self._templates: RequestTemplates[CheckedRequest] = RequestTemplates()
+        self._templates: RequestTemplates[RequestKind] = RequestTemplates()
         self._groups: dict[object, Group] = {}
 
     def read(self, payload: wire.Buffer) -> CheckedRequest:
@@ -63,26 +97,20 @@ class RequestReader:
         """
         found = self._templates.find(payload) if isinstance(payload, bytes) else None
         if found is not None:
-            known, spans = found
-            view = memoryview(payload)
-            request = known.request
-            inputs = tuple(
-                tensor._replace(raw=view[start:stop])
-                for tensor, (start, stop) in zip(request.inputs, spans, strict=True)
-            )
-            return CheckedRequest(request._replace(inputs=inputs), known.outputs, known.rows, known.group)
+            kind, spans = found
+            return CheckedRequest(kind, payload, spans)
         request = read_infer_request(payload)
         outputs = self._signature.check(request)
         rows = self._signature.rows_of(request) if self._batched else 1
         # What may be left out needn't have rows, so it can't be put together with that of others.
         alike = self._batched and self._signature.all_required(request) and not self._signature.in_sequence(request)
-        checked = CheckedRequest(request, outputs, rows, self._group_of(request, outputs) if alike else None)
+        kind = RequestKind(request, outputs, rows, self._group_of(request, outputs) if alike else None)
         # Parameters are views of the payload, which a remembered request must not keep alive.
         if isinstance(payload, bytes) and request.raw_count and not request.parameters:
             sizes = [len(tensor.raw) for tensor in request.inputs if tensor.raw is not None]
             bare = request._replace(inputs=tuple(tensor._replace(raw=None) for tensor in request.inputs))
-            self._templates.remember(payload, sizes, checked._replace(request=bare))
-        return checked
+            self._templates.remember(payload, sizes, kind._replace(request=bare))
+        return CheckedRequest(kind, payload)
 
     def _group_of(self, request: InferRequest, outputs: tuple[str, ...]) -> Group:
         tensors = tuple((tensor.name, tensor.datatype, tensor.shape[1:]) for tensor in request.inputs)
