@@ -96,7 +96,7 @@ def build_host(
     backends.require_one()
     for name, reason in backends.unavailable.items():
         structlog.stdlib.get_logger("backends").info("backend is not used", backend=name, reason=reason)
-    health = HealthChecks(backends=backends.usable, device_type=settings.device, clock=clock)
+    health = HealthChecks(backends=backends.usable, device_type=settings.device)
     shown.show_backends(backends.names, lambda name: health.of(name).healthy)
     residency = Residency(
         bytes_max=settings.model_memory_bytes_max or (device.memory_bytes or memory_limit_bytes()) // 2,

@@ -8,11 +8,11 @@ from collections.abc import Mapping
 
 import structlog
 
-from headrace_common.clock import Clock
 from headrace_runner.backends.contract import Backend, BackendHealth, ChecksItself
 
 PERIOD_S = 1.0
-PATIENCE_S = 3.0
+ROUNDS_MAX = 3
+"""A check that is still running after so many rounds hangs. Counted in rounds, which stand still with the process."""
 HEALTHY = BackendHealth()
 
 
@@ -22,25 +22,26 @@ class HealthCheck:
     Its thread is a daemon because native code that hangs with its device can't be stopped, nor waited for.
     """
 
-    def __init__(self, *, name: str, backend: ChecksItself, device_type: str, clock: Clock) -> None:
+    def __init__(self, *, name: str, backend: ChecksItself, device_type: str) -> None:
         self._name = name
         self._backend = backend
         self._device_type = device_type
-        self._clock = clock
         self._last = HEALTHY
-        self._begun_at: float | None = None
+        self._running = False
+        self._rounds = 0
 
     def begin(self) -> None:
-        """Starts a check unless one runs."""
-        if self._begun_at is None:
-            self._begun_at = self._clock.monotonic()
-            threading.Thread(target=self._check, name=f"health-{self._name}", daemon=True).start()
+        """Starts a check unless one runs: the next round."""
+        if self._running:
+            self._rounds += 1
+            return
+        self._running, self._rounds = True, 0
+        threading.Thread(target=self._check, name=f"health-{self._name}", daemon=True).start()
 
     @property
     def latest(self) -> BackendHealth:
         """What the last check found, or that the one that runs takes too long."""
-        begun_at = self._begun_at
-        if begun_at is not None and self._clock.monotonic() - begun_at > PATIENCE_S:
+        if self._running and self._rounds >= ROUNDS_MAX:
             return BackendHealth(False, "its check does not return: the device may hang; restart the runner")
         return self._last
 
@@ -51,7 +52,7 @@ class HealthCheck:
             structlog.stdlib.get_logger("backends").warning("check failed", backend=self._name, error=str(error))
             found = BackendHealth(False, "its check failed; the runner's log says why")
         self._last = found
-        self._begun_at = None
+        self._running = False
 
 
 class HealthChecks:
@@ -62,10 +63,10 @@ class HealthChecks:
         device_type: What the runner computes on.
     """
 
-    def __init__(self, *, backends: Mapping[str, Backend], device_type: str, clock: Clock) -> None:
+    def __init__(self, *, backends: Mapping[str, Backend], device_type: str) -> None:
         self._log = structlog.stdlib.get_logger("backends")
         self._checks = {
-            name: HealthCheck(name=name, backend=backend, device_type=device_type, clock=clock)
+            name: HealthCheck(name=name, backend=backend, device_type=device_type)
             for name, backend in backends.items()
             if isinstance(backend, ChecksItself)
         }
