@@ -53,3 +53,27 @@ def test_a_machine_that_became_faster_is_noticed() -> None:
     for _ in range(50):
         fit.observe(1, 0.01)
     assert fit.predict(1) < 0.02
+
+
+def test_the_slope_outlives_a_time_of_equal_sizes() -> None:
+    fit = LatencyFit()
+    for rows in (1, 8, 1, 8, 1, 8):
+        fit.observe(rows, 0.01 * rows)
+    for _ in range(200):
+        fit.observe(1, 0.01)
+    assert fit.predict(8) == pytest.approx(0.08, rel=0.05)
+
+
+@given(st.floats(1e-6, 1e-2), st.floats(1e-6, 1e-1))
+def test_rows_pay_while_the_fixed_part_is_more_than_a_twentieth(per_row_s: float, fixed_s: float) -> None:
+    fit = LatencyFit()
+    for rows in (1, 100) * 30:
+        fit.observe(rows, per_row_s * rows + fixed_s)
+    rows = fit.rows_that_pay()
+    assert fit.fixed_s == pytest.approx(0.05 * (fit.per_row_s * rows + fit.fixed_s), rel=1e-6)
+
+
+def test_rows_always_pay_where_more_of_them_cost_nothing() -> None:
+    fit = LatencyFit()
+    fit.observe(1, 0.1)
+    assert fit.rows_that_pay() == float("inf")

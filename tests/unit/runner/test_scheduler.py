@@ -79,7 +79,7 @@ def test_short_executions_share_a_turn_of_the_thread() -> None:
 def test_long_executions_are_shared_out_over_free_slots() -> None:
     two = scheduler(slots=2)
     for rows in (1, 8):
-        two.observe(rows, 0.01 * rows, 0.0)
+        two.observe(rows, 0.01 * rows + 0.1, 0.0)
     enter(two, *(call(index) for index in range(6)))
     assert [started(two).batches, started(two).batches] == [[[0, 1, 2]], [[3, 4, 5]]]
 
@@ -105,6 +105,14 @@ def test_a_preferred_size_is_taken_out_of_more() -> None:
     some = scheduler(preferred=(2, 4))
     enter(some, *(call(index) for index in range(7)))
     assert started(some).batches == [[0, 1, 2, 3]]
+
+
+def test_a_batch_is_not_made_larger_than_pays() -> None:
+    linear = scheduler()
+    for rows in (1, 8, 1, 8):
+        linear.observe(rows, 0.01 * rows, 0.0)
+    enter(linear, *(call(index) for index in range(6)))
+    assert started(linear).batches == [[0]]
 
 
 def test_a_deadline_shortens_the_wait_by_what_the_execution_takes() -> None:

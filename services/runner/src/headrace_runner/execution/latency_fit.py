@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from math import inf
+
 _WEIGHT = 0.1
+_VARIED = 1e-2
+_FIXED_SHARE = 0.05
 
 
 class LatencyFit:
     """An online fit of `latency = a * rows + b`, recent executions counting most. Pure.
 
-    Until executions of different sizes were seen, the latency is taken to be the same for all sizes. Neither the slope
-    nor the fixed part is ever negative.
+    Until executions of different sizes were seen, the latency is taken to be the same for all sizes; while sizes hardly
+    differ, the slope stays as it was. Neither the slope nor the fixed part is ever negative.
 
     Source: exponentially weighted least squares, see Hunter, "The Exponentially Weighted Moving Average", 1986.
     """
@@ -38,14 +42,18 @@ class LatencyFit:
         self._rows_squared += weight * (rows * rows - self._rows_squared)
         self._rows_seconds += weight * (rows * seconds - self._rows_seconds)
         variance = self._rows_squared - self._rows * self._rows
-        slope = 0.0
         # Sizes that hardly differ say nothing about the slope.
-        if variance > 1e-3 * self._rows_squared:
-            slope = (self._rows_seconds - self._rows * self._seconds) / variance
-            slope = min(max(slope, 0.0), self._seconds / self._rows)
-        self.per_row_s = slope
-        self.fixed_s = max(0.0, self._seconds - slope * self._rows)
+        if variance > _VARIED * self._rows_squared:
+            self.per_row_s = (self._rows_seconds - self._rows * self._seconds) / variance
+        self.per_row_s = min(max(self.per_row_s, 0.0), self._seconds / self._rows)
+        self.fixed_s = self._seconds - self.per_row_s * self._rows
 
     def predict(self, rows: int) -> float:
         """Seconds that an execution of so many rows takes; 0 while nothing is known."""
         return self.per_row_s * rows + self.fixed_s
+
+    def rows_that_pay(self) -> float:
+        """Rows from which on a larger execution hardly costs less by the row: what is fixed is a twentieth of it."""
+        if not self.per_row_s:
+            return inf
+        return self.fixed_s / self.per_row_s * (1 / _FIXED_SHARE - 1)

@@ -38,9 +38,9 @@ class Scheduler(Generic[Item]):
     Each item that enters leaves exactly once: by `leave` while it waits, or by `start`, as part of a batch or as one
     that is late. `finish` must follow each `start` that gave batches.
 
-    A slot that is free takes what is most urgent and fills its execution with what may share it, so a busy replica
-    batches without waiting. With a queue delay, a free slot waits for company until the batch has its full or a
-    preferred size, or the delay is over, or the earliest deadline leaves just time to execute.
+    A slot that is free takes what is most urgent and fills its execution with what may share it, as long as that pays,
+    so a busy replica batches without waiting. With a queue delay, a free slot waits for company until the batch has its
+    full or a preferred size, or the delay is over, or the earliest deadline leaves just time to execute.
     """
 
     def __init__(self, *, policy: SchedulingPolicy) -> None:
@@ -163,11 +163,18 @@ class Scheduler(Generic[Item]):
         return batch, rows
 
     def _room(self, rows: int) -> int:
-        """Rows for a batch of which so many are there: the largest good size that they fill, or all of them."""
+        """Rows for a batch of which so many are there: the largest good size that they fill, or all of them.
+
+        Where the manifest names no sizes, the fit does: rows beyond those that pay would only make all of them late.
+        """
         policy = self.policy
         if rows >= policy.batch_rows:
-            return policy.batch_rows
-        return max((size for size in policy.preferred if size <= rows), default=rows)
+            rows = policy.batch_rows
+        elif policy.preferred:
+            return max((size for size in policy.preferred if size <= rows), default=rows)
+        if policy.preferred or policy.delay_s:
+            return rows
+        return max(1, int(min(rows, self.fit.rows_that_pay())))
 
     def _is_late(self, waiting: Waiting[Item], now: float) -> bool:
         return now + self.needed_s(waiting.rows, now) >= waiting.deadline
