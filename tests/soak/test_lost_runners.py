@@ -46,7 +46,7 @@ async def under_load(
             until=stop.is_set,
             outcomes=outcomes,
             metadata=mesh.metadata,
-            expected=case.scores.tobytes(),
+            expected=case.scores,
         )
     )
     try:
