@@ -398,4 +398,4 @@ def assert_idle(stage: Stage) -> None:
         assert (model.sent, len(model.line), len(model.room)) == (0, 0, 0)
         assert all(replica.in_flight == 0 for replica in model.replicas.values())
         assert (model.tenant.sent, len(model.tenant.room), len(model.tenant.hall)) == (0, 0, 0)
-    assert not stage.core.dispatcher.line
+    assert not stage.core.dispatcher.line.models

@@ -179,7 +179,7 @@ async def test_calls_that_wait_end_at_their_deadline_and_when_they_are_cancelled
     stage.core.pass_time(1.1)
     assert stage.ended == [("short", "INFERENCE_TIMEOUT")]
     assert stage.serve() == ["now"]
-    assert not stage.core.dispatcher.line
+    assert not stage.core.dispatcher.line.models
 
 
 async def test_a_cancelled_call_at_the_runner_makes_room_for_the_next() -> None:
@@ -317,7 +317,9 @@ class Gateway(RuleBasedStateMachine):
             assert all((call.replica is not None) + bool(call.waits_since) + bool(call.retry_at) <= 1 for call in own)
         for tenant in traffic.tenants.values():
             models = [model for model in traffic.models.values() if model.tenant is tenant]
-            assert tenant.sent == sum(model.sent for model in models) == sum(tenant.held.values())
+            assert (
+                tenant.sent == sum(model.sent for model in models) == sum(held.count for held in tenant.held.values())
+            )
             assert len(tenant.room) + len(tenant.hall) == sum(len(model.line) for model in models)
         for runner in self.runners:
             assert runner.session.calls.in_flight <= 5
@@ -329,7 +331,7 @@ class Gateway(RuleBasedStateMachine):
             traffic = self.core.dispatcher.health.traffic
             assert all(model.idle for model in traffic.models.values())
             assert self.core.payloads.held_bytes == 0
-            assert not self.core.dispatcher.line
+            assert not self.core.dispatcher.line.models
             self.loop.close()
 
 

@@ -161,7 +161,8 @@ class Dispatcher:
             self.line.leave(call)
         if call.retry_at:
             self.retries.forget(call)
-        self.line.place_free()
+        if self.line.models:
+            self.line.place_free()
 
     def _answered(self, call: InferenceCall, outcome: Outcome) -> None:
         replica = call.replica
@@ -182,7 +183,8 @@ class Dispatcher:
             if call.hedge is not None:
                 self.hedges.drop(call)
             call.finished(call, outcome)
-        self.line.place_free()
+        if self.line.models:
+            self.line.place_free()
 
     def _failed(self, call: InferenceCall, replica: ReplicaTraffic, error: HeadraceError) -> None:
         reason = error.reason
@@ -242,4 +244,5 @@ class Dispatcher:
             self.health.failed(replica, outcome, hedge.sent_at, now)
             if call.replica is None:
                 self._failed(call, replica, outcome)
-        self.line.place_free()
+        if self.line.models:
+            self.line.place_free()

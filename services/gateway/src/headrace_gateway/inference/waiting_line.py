@@ -34,6 +34,7 @@ class WaitingLine:
 
     Attributes:
         waited: How long calls waited that were sent in the end.
+        models: Those with waiting calls.
         shed: Calls that had to make room for more urgent ones, by priority.
     """
 
@@ -55,13 +56,10 @@ class WaitingLine:
         self._clock = clock
         self._send = send
         self._calls = WaitingCalls(limits=limits)
+        self.models = self._calls.models
         self._look_due = False
         self._look_at = 0.0
         directory.add_listener(self._runner_changed)
-
-    def __bool__(self) -> bool:
-        """Whether any call waits."""
-        return bool(self._calls)
 
     def join(self, call: InferenceCall, model: ModelTraffic) -> None:
         """The call waits from now on.
@@ -92,17 +90,16 @@ class WaitingLine:
         self._calls.leave(call, self._health.traffic.model(call.version))
 
     def place_free(self) -> None:
-        """A call has ended somewhere: the next ones go."""
-        if self._calls:
-            self._serve(_LOOKS_MAX)
+        """A call has ended somewhere: the next ones go. To be told only while there are `models`."""
+        self._serve(_LOOKS_MAX)
 
     def tick(self, now: float) -> None:
         """To be called many times a second."""
-        if self._calls:
+        if self.models:
             if now >= self._look_at:
                 self._look_at = now + _LOOK_AGAIN_S
                 self._look()
-            self._serve(len(self._calls))
+            self._serve(len(self.models))
 
     def _enter(self, call: InferenceCall, model: ModelTraffic, now: float, has_replica: bool) -> None:
         self._calls.enter(call, model, now)
@@ -123,7 +120,7 @@ class WaitingLine:
         return False
 
     def _runner_changed(self, _runner_id: str) -> None:
-        if self._calls and not self._look_due:
+        if self.models and not self._look_due:
             # Once for all that changes in a turn of the event loop.
             self._look_due = True
             asyncio.get_running_loop().call_soon(self._look_and_serve)
@@ -131,12 +128,12 @@ class WaitingLine:
     def _look_and_serve(self) -> None:
         self._look_due = False
         self._look()
-        self._serve(len(self._calls))
+        self._serve(len(self.models))
 
     def _look(self) -> None:
         """Ends the calls that need not wait any more, and notes which models have replicas."""
         now = self._clock.monotonic()
-        for model in self._calls.models():
+        for model in tuple(self.models):
             if not model.line:
                 continue
             failure: HeadraceError | None = None

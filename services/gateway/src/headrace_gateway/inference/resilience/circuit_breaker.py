@@ -24,8 +24,7 @@ class CircuitBreaker:
     """Opens when too many of the last calls have failed; lets one at a time through after a while; closes on success.
 
     Failures and successes are counted over the present and the last half of a rolling window of ten seconds. Pure: each
-    method is told the time, a reading of a monotonic clock. Everything is O(1); a success while it is closed costs one
-    comparison and one addition.
+    method is told the time, a reading of a monotonic clock. Everything is O(1).
     Source: Nygard, "Release It!", 2nd edition 2018, chapter 5.
 
     Args:
@@ -34,14 +33,16 @@ class CircuitBreaker:
         open_s: How long it stays open.
         successes: Successes in a row that close it.
         changed: Told the former and the new state after each transition.
+
+    Attributes:
+        ok: Successes in the present half of the window, which is over at `half_ends_at`: until then, and while it is
+            closed, a success may be added here instead of being told.
     """
 
     __slots__ = (
         "_changed",
         "_failed",
         "_failed_before",
-        "_half_ends_at",
-        "_ok",
         "_ok_before",
         "_open_s",
         "_probe_open",
@@ -49,6 +50,8 @@ class CircuitBreaker:
         "_successes",
         "_successes_in_row",
         "_volume",
+        "half_ends_at",
+        "ok",
         "opened_at",
         "state",
     )
@@ -63,8 +66,8 @@ class CircuitBreaker:
         self._changed = changed
         self._successes_in_row = 0
         self._probe_open = False
-        self._half_ends_at = 0.0
-        self._ok = self._failed = self._ok_before = self._failed_before = 0
+        self.half_ends_at = 0.0
+        self.ok = self._failed = self._ok_before = self._failed_before = 0
 
     def allows(self, now: float) -> bool:
         """Whether a call may be sent. Changes nothing, so it may be asked for many replicas."""
@@ -88,14 +91,14 @@ class CircuitBreaker:
     def succeeded(self, now: float) -> None:
         """A call was answered, be it with what the client did wrong."""
         if self.state is BreakerState.CLOSED:
-            if now >= self._half_ends_at:
+            if now >= self.half_ends_at:
                 self._turn(now)
-            self._ok += 1
+            self.ok += 1
         elif self.state is BreakerState.HALF_OPEN:
             self._probe_open = False
             self._successes_in_row += 1
             if self._successes_in_row >= self._successes:
-                self._ok = self._failed = self._ok_before = self._failed_before = 0
+                self.ok = self._failed = self._ok_before = self._failed_before = 0
                 self._become(BreakerState.CLOSED)
 
     def failed(self, now: float) -> None:
@@ -104,11 +107,11 @@ class CircuitBreaker:
             self._probe_open = False
             self._open(now)
         elif self.state is BreakerState.CLOSED:
-            if now >= self._half_ends_at:
+            if now >= self.half_ends_at:
                 self._turn(now)
             self._failed += 1
             failed = self._failed + self._failed_before
-            total = failed + self._ok + self._ok_before
+            total = failed + self.ok + self._ok_before
             if total >= self._volume and failed >= self._ratio * total:
                 self._open(now)
 
@@ -126,8 +129,8 @@ class CircuitBreaker:
 
     def _turn(self, now: float) -> None:
         half_s = WINDOW_S / 2
-        recent = now < self._half_ends_at + half_s
-        self._ok_before = self._ok if recent else 0
+        recent = now < self.half_ends_at + half_s
+        self._ok_before = self.ok if recent else 0
         self._failed_before = self._failed if recent else 0
-        self._ok = self._failed = 0
-        self._half_ends_at = now + half_s
+        self.ok = self._failed = 0
+        self.half_ends_at = now + half_s

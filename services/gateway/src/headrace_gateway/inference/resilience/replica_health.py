@@ -41,7 +41,11 @@ class ReplicaHealth:
     def answered(self, replica: ReplicaTraffic, answer: Answer, now: float) -> None:
         """A good answer."""
         replica.ok_at = replica.heard_at = now
-        replica.breaker.succeeded(now)
+        breaker = replica.breaker
+        if breaker.state or now >= breaker.half_ends_at:
+            breaker.succeeded(now)
+        else:
+            breaker.ok += 1
         if replica.record.row:
             replica.record.succeeded()
         replica.window.observe(answer.queue_us, answer.compute_us, now)

@@ -28,7 +28,7 @@ class TenantTraffic:
     Attributes:
         sent: Calls at runners.
         room: Unary calls that wait, and `hall` those of streams and batches.
-        held: Calls at each runner, by the session's token.
+        held: The same by runner, by the session's token.
         active: Whether it counts for the shares of runners.
         models: Versions of it that were called.
     """
@@ -42,19 +42,35 @@ class TenantTraffic:
         self.active = False
         self.room: PriorityLine[InferenceCall] = PriorityLine()
         self.hall: PriorityLine[InferenceCall] = PriorityLine()
-        self.held: dict[str, int] = {}
+        self.held: dict[str, CallsHeld] = {}
+
+    def held_at(self, token: str) -> CallsHeld:
+        """The tenant's calls at a runner."""
+        found = self.held.get(token)
+        if found is None:
+            found = self.held[token] = CallsHeld()
+        return found
+
+
+class CallsHeld:
+    """A number that many replicas count together."""
+
+    __slots__ = ("count",)
+
+    def __init__(self) -> None:
+        self.count = 0
 
 
 class ReplicaTraffic:
     """A version's calls at one runner, and what is thought of them there.
 
     Attributes:
-        in_flight: Calls that somebody waits for.
+        in_flight: Calls that somebody waits for; `held` are those of all the tenant's versions there.
         ok_at: Reading of the monotonic clock at the last good answer; `heard_at` at the last answer of any kind, or
             when the first of the calls was sent that are open.
     """
 
-    __slots__ = ("breaker", "heard_at", "in_flight", "model", "ok_at", "record", "session", "token", "window")
+    __slots__ = ("breaker", "heard_at", "held", "in_flight", "model", "ok_at", "record", "session", "token", "window")
 
     def __init__(
         self,
@@ -71,6 +87,7 @@ class ReplicaTraffic:
         self.breaker = breaker
         self.record = record
         self.window = window
+        self.held = model.tenant.held_at(session.token)
         self.in_flight = 0
         self.ok_at = 0.0
         self.heard_at = 0.0
@@ -87,9 +104,8 @@ class ReplicaTraffic:
         self.in_flight += 1
         model = self.model
         model.sent += 1
-        tenant = model.tenant
-        tenant.sent += 1
-        tenant.held[self.token] = tenant.held.get(self.token, 0) + 1
+        model.tenant.sent += 1
+        self.held.count += 1
         if self.breaker.state:
             self.breaker.sent()
 
@@ -98,9 +114,8 @@ class ReplicaTraffic:
         self.in_flight -= 1
         model = self.model
         model.sent -= 1
-        tenant = model.tenant
-        tenant.sent -= 1
-        tenant.held[self.token] -= 1
+        model.tenant.sent -= 1
+        self.held.count -= 1
 
 
 class ModelTraffic:
@@ -152,11 +167,11 @@ class ModelTraffic:
             replica.window.held_back = True
             return False
         traffic = self.traffic
-        in_flight = session.calls.in_flight
+        in_flight = session.work.in_flight
         shares = traffic.shares
         return (
             in_flight < shares.calls_max
-            and (in_flight < shares.open_to_all or self.tenant.held.get(replica.token, 0) < shares.share)
+            and (in_flight < shares.open_to_all or replica.held.count < shares.share)
             and (not replica.breaker.state or replica.breaker.allows(traffic.clock.monotonic()))
         )
 
@@ -176,7 +191,7 @@ class ModelTraffic:
         """A session has ended."""
         del self.replicas[replica.token]
         self.troubled -= replica.breaker.state is not BreakerState.CLOSED
-        if not self.tenant.held.get(replica.token):
+        if not replica.held.count:
             self.tenant.held.pop(replica.token, None)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from headrace_common import catalogue
@@ -21,25 +20,16 @@ class WaitingCalls:
 
     A unary call needs a place in the waiting room of its tenant and of its model. A call of a stream or batch waits in
     the tenant's hall: the stream's own window bounds how many it has, and a client that has filled it waits itself.
+
+    Attributes:
+        models: Those with waiting calls, and whether each takes turns: one without a replica does not.
     """
 
     def __init__(self, *, limits: ResilienceLimits) -> None:
         self._limits = limits
         self._in_halls = 0
         self._turns: Turns[ModelTraffic] = Turns()
-        # Models with waiting calls, and whether each takes turns: one without a replica does not.
-        self._models: dict[ModelTraffic, bool] = {}
-
-    def __bool__(self) -> bool:
-        return bool(self._models)
-
-    def __len__(self) -> int:
-        """Models with waiting calls."""
-        return len(self._models)
-
-    def models(self) -> Iterator[ModelTraffic]:
-        """Those that have waiting calls, as they are now."""
-        return iter(tuple(self._models))
+        self.models: dict[ModelTraffic, bool] = {}
 
     def admit(self, call: InferenceCall, model: ModelTraffic) -> InferenceCall | None:
         """Sees to it that there is a place for one more call, and returns the one that has to make room, if any.
@@ -66,7 +56,7 @@ class WaitingCalls:
         priority = call.priority
         call.waits_since = now
         if not model.line:
-            self._models[model] = False
+            self.models[model] = False
         model.line.push(call, priority)
         if call.windowed:
             model.tenant.hall.push(call, priority)
@@ -86,7 +76,7 @@ class WaitingCalls:
         else:
             model.tenant.room.remove(call, priority)
             model.room.remove(call, priority)
-        if not model.line and self._models.pop(model):
+        if not model.line and self.models.pop(model):
             self._turns.leave(model, model.tenant.id)
 
     def sent(self, call: InferenceCall, model: ModelTraffic) -> None:
@@ -96,8 +86,8 @@ class WaitingCalls:
 
     def set_turning(self, model: ModelTraffic, turning: bool) -> None:
         """Whether the model has a replica, so that it is worth looking at when a place is free."""
-        if self._models[model] is not turning:
-            self._models[model] = turning
+        if self.models[model] is not turning:
+            self.models[model] = turning
             if turning:
                 self._turns.join(model, model.tenant.id)
             else:
