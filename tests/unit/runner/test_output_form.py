@@ -140,7 +140,7 @@ def test_typed_outputs_are_read_back_as_they_were(datatype: str, data: st.DataOb
     else:
         array = data.draw(st_numpy.arrays(DATATYPES[datatype].dtype, shape))
     payload = WRITER.write("id", [("y", datatype, array)], OutputForm(True, {}))
-    response = pb.ModelInferResponse.FromString(payload)
+    response = pb.ModelInferResponse.FromString(bytes(payload))
     assert (response.id, len(response.raw_output_contents)) == ("id", 0)
     (output,) = response.outputs
     assert (output.name, output.datatype, tuple(output.shape)) == ("y", datatype, array.shape)
@@ -153,13 +153,13 @@ def test_long_runs_of_typed_integers_are_written_whole() -> None:
     array = np.random.default_rng(1).integers(-(2**63), 2**63 - 1, size=600_000, dtype=np.int64)
     array[:3] = (0, -1, 127)
     payload = WRITER.write("", [("y", "INT64", array)], OutputForm(True, {}))
-    assert list(pb.ModelInferResponse.FromString(payload).outputs[0].contents.int64_contents) == array.tolist()
+    assert list(pb.ModelInferResponse.FromString(bytes(payload)).outputs[0].contents.int64_contents) == array.tolist()
 
 
 def test_classes_come_best_first_for_each_row_with_their_labels() -> None:
     scores = np.array([[0.25, 0.5, 0.125], [0.5, np.nan, 0.5]], np.float32)
     payload = WRITER.write("", [("scores", "FP32", scores)], OutputForm(False, {"scores": 2}))
-    response = pb.ModelInferResponse.FromString(payload)
+    response = pb.ModelInferResponse.FromString(bytes(payload))
     (output,) = response.outputs
     assert (output.name, output.datatype, list(output.shape)) == ("scores", "BYTES", [2, 2])
     texts = [b"0.500000:1:dog", b"0.250000:0:cat", b"0.500000:0:cat", b"0.500000:2"]
@@ -169,7 +169,7 @@ def test_classes_come_best_first_for_each_row_with_their_labels() -> None:
 def test_classes_can_be_typed() -> None:
     whole = np.array([[3, 9]], np.uint8)
     payload = WRITER.write("", [("scores", "UINT8", whole)], OutputForm(True, {"scores": 5}))
-    (output,) = pb.ModelInferResponse.FromString(payload).outputs
+    (output,) = pb.ModelInferResponse.FromString(bytes(payload)).outputs
     assert (list(output.shape), list(output.contents.bytes_contents)) == ([1, 2], [b"9:1:dog", b"3:0:cat"])
 
 

@@ -34,8 +34,7 @@ class InferRequest:
         version: Number of the version; empty or 0 means the newest that is ready.
         outputs: Names of the outputs to send back, in this order; empty means all.
         parameters: Parameters of the Open Inference Protocol. A request with a `sequence_id` is never tried again.
-        priority: 0 to 9, 9 is most urgent; None means 5. In this version runners take calls in the order in which they
-            came, whatever it is.
+        priority: 0 to 9, 9 is most urgent; None means 5. Orders the queues of gateways and runners.
         timeout_s: Time for the answer in seconds; None means that of the client.
         request_id: For the logs of the mesh and for `InferResult.id`: up to 128 letters, digits and `._:/-`, a letter
             or digit first.

@@ -100,8 +100,7 @@ class InferStream:
             version: Number of the version; empty or 0 means the newest that is ready.
             outputs: Names of the outputs to send back; empty means all.
             parameters: Parameters of the Open Inference Protocol.
-            priority: 0 to 9, 9 is most urgent; None means 5. In this version runners take calls in the order in which
-                they came, whatever it is.
+            priority: 0 to 9, 9 is most urgent; None means 5. Orders the queues of gateways and runners.
             timeout_s: Time for the answer, waiting and tries included; None means that of the client.
             request_id: For the logs of the mesh and `InferResult.id`; the same in every try.
             traceparent: W3C trace context; empty means none.
