@@ -63,6 +63,33 @@ def test_execution_wishes_are_instances_and_a_backend_setting() -> None:
     assert (config.backend, config.platform) == ("other", "other_onnx")
 
 
+def test_batches_are_described_with_their_bounds_and_priorities() -> None:
+    batching = manifest_pb2.BatchingPolicy(max_batch_size=32, preferred_batch_sizes=[8, 16])
+    batching.max_queue_delay.FromMilliseconds(5)
+    config = config_of(version_with(manifest(batched=True, execution=manifest_pb2.ExecutionPolicy(batching=batching))))
+    described = config.dynamic_batching
+    assert (config.max_batch_size, list(described.preferred_batch_size)) == (32, [8, 16])
+    assert described.max_queue_delay_microseconds == 5_000
+    assert (described.priority_levels, described.default_priority_level) == (10, 5)
+    assert config_of(version_with(manifest(batched=False))).WhichOneof("scheduling_choice") is None
+
+
+@pytest.mark.parametrize(("batched", "dims"), [(False, [2, -1, 3]), (True, [-1, 3])])
+def test_kept_state_is_described_as_a_sequence_and_needs_no_input(batched: bool, dims: list[int]) -> None:
+    described = manifest(batched=batched)
+    described.inputs.add(name="state", datatype="FP32", shape=[-1 if batched else 2, -1, 3])
+    described.sequence.states.add(input="state", output="x")
+    described.sequence.idle_timeout.seconds = 5
+    config = config_of(version_with(described))
+    sequences = config.sequence_batching
+    assert [given.optional for given in config.input if given.name == "state"] == [True]
+    (state,) = sequences.state
+    assert (state.input_name, state.output_name, list(state.dims)) == ("state", "x", dims)
+    (initial,) = state.initial_state
+    assert (initial.zero_data, list(initial.dims)) == (True, [1 if size < 0 else size for size in dims])
+    assert (sequences.max_sequence_idle_microseconds, sequences.WhichOneof("strategy_choice")) == (5_000_000, "direct")
+
+
 @pytest.mark.parametrize(
     ("devices", "kind"),
     [([], "KIND_AUTO"), (["cpu"], "KIND_CPU"), (["cuda", "cpu"], "KIND_AUTO"), (["tpu"], "KIND_MODEL")],
