@@ -20,7 +20,7 @@ def told(program: str) -> list[int]:
         from headrace_runner.loading.heap import Heap
         MIB = {MIB}
         keep_freed_memory()
-        heap = Heap()
+        heap = Heap(memory_bytes=16 << 30)
         {textwrap.indent(textwrap.dedent(program), " " * 8).strip()}
     """
     done = subprocess.run([sys.executable, "-c", textwrap.dedent(script)], capture_output=True, text=True, check=True)
@@ -48,16 +48,17 @@ def test_memory_that_is_used_again_is_counted_as_that_of_whoever_uses_it() -> No
     assert 80 * MIB <= second < 90 * MIB
 
 
-def test_freed_memory_goes_back_once_more_is_kept_than_may_be() -> None:
-    kept, large, small = told(
+def test_freed_memory_goes_back_at_once_where_no_calls_come_and_only_a_lot_of_it_where_they_do() -> None:
+    kept, serving, large, idle, small = told(
         """
-        block, guard = np.ones(300 * MIB, np.uint8), np.ones(MIB, np.uint8)
+        block, guard = np.ones(700 * MIB, np.uint8), np.ones(MIB, np.uint8)
+        print(int(heap.give_back(serving=False)))
         del block
-        print(heap.give_back(512 * MIB))
+        print(int(heap.give_back(serving=True)))
         print(resident_bytes() // MIB)
-        assert heap.give_back(100 * MIB)
+        print(int(heap.give_back(serving=False)))
         print(resident_bytes() // MIB)
-        """.replace("print(heap.give_back(512 * MIB))", "print(int(heap.give_back(512 * MIB)))")
+        """
     )
-    assert not kept
-    assert large - small >= 290
+    assert (kept, serving, idle) == (1, 0, 1)
+    assert large - small >= 690

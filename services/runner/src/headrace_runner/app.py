@@ -8,6 +8,7 @@ from math import inf
 import structlog
 
 from headrace_common import catalogue
+from headrace_common.allocator import keep_freed_memory
 from headrace_common.clock import Clock, SystemClock
 from headrace_common.errors import ConfigError
 from headrace_common.grpc_client import Caller, open_channel
@@ -29,6 +30,7 @@ from headrace_runner.config import RunnerSettings
 from headrace_runner.device import available_cpus, memory_limit_bytes, open_device
 from headrace_runner.execution.policy import ExecutionLimits
 from headrace_runner.loading.fetch_pace import FetchPace
+from headrace_runner.loading.heap import Heap, kept_serving_bytes
 from headrace_runner.loading.model_loader import ModelLoader
 from headrace_runner.loading.residency import Residency
 from headrace_runner.mesh.client import MeshClient
@@ -49,6 +51,8 @@ async def run(settings: RunnerSettings, stop: Stop) -> None:
             raise ConfigError(
                 f"{variable} must be set", entry=catalogue.SETTING_MISSING, context={"variable": variable}
             )
+    # Otherwise the C library hands memory back whenever a model leaves it free, with everything waiting.
+    keep_freed_memory(kept_serving_bytes(memory_limit_bytes()))
     clock = SystemClock()
     metrics = Metrics()
     tls = TlsFiles.from_settings(settings)
@@ -106,6 +110,7 @@ def build_host(
     loader = ModelLoader(
         cache=cache,
         source=source,
+        heap=Heap(memory_bytes=memory_limit_bytes()),
         pace=FetchPace(bytes_per_s=settings.fetch_bytes_per_s, called_at=lambda: residency.called_at),
         backends=backends,
         limits=ExecutionLimits(

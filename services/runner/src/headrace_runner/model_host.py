@@ -29,6 +29,8 @@ from headrace_runner.metrics import RunnerMetrics
 Listener = Callable[[ModelEvent], None]
 
 _SWEEP_S = 5.0
+# A runner with a call so lately serves more of them.
+_SERVING_S = 1.0
 _RETRY_PAUSE_S = 5.0
 # What a retry may cure, such as a registry that is away, is tried again sooner.
 _RETRY_PAUSE_SOON_S = 1.0
@@ -205,13 +207,13 @@ class ModelHost:
         )
 
     async def run(self) -> None:
-        """Unloads idle models until cancelled."""
+        """Looks every few seconds at what may leave, until cancelled."""
         while True:
             await asyncio.sleep(_SWEEP_S)
             self.sweep()
 
     def sweep(self) -> None:
-        """Unloads models that are idle for too long and forgets failures that nobody asks about."""
+        """Unloads models that are idle or surplus, gives memory back, forgets failures that nobody asks about."""
         now = self._clock.monotonic()
         for uid in self._residency.idle(now, self._busy()):
             self._spawn(self._unload([uid], reason="idle"), f"unload-{uid}")
@@ -219,6 +221,9 @@ class ModelHost:
             # The state of sequences is nowhere else.
             if not self._entries[uid].version.manifest.HasField("sequence"):
                 self._spawn(self._unload([uid], reason="surplus"), f"unload-{uid}")
+        if self._loader.has_freed and not self._one_load.locked():
+            serving = self._residency.called_at is not None and now - self._residency.called_at < _SERVING_S
+            self._spawn(self._loader.give_back_memory(serving=serving), "give-back-memory")
         for uid, entry in list(self._entries.items()):
             failed = entry.event.state == ModelState.MODEL_STATE_FAILED
             if failed and now > entry.retry_at + _FAILURE_KEPT_S:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 
 _SERVING_S = 1.0
+# Who sleeps too long may catch up on so much.
+_LATE_S = 0.05
 
 
 class FetchPace:
@@ -28,5 +30,5 @@ class FetchPace:
         called_at = self._called_at()
         if not self._bytes_per_s or called_at is None or now - called_at > _SERVING_S:
             return 0.0
-        self._free_at = max(self._free_at, now) + size_bytes / self._bytes_per_s
-        return self._free_at - now
+        self._free_at = max(self._free_at, now - _LATE_S) + size_bytes / self._bytes_per_s
+        return max(0.0, self._free_at - now)

@@ -58,10 +58,14 @@ class ModelLoader:
         cache: Artefacts on disk.
         source: Artefacts elsewhere.
         pace: How fast they are fetched.
+        heap: Tells what models take.
         backends: What models are loaded with.
         limits: Bounds of replicas.
         load_timeout_s: How long one load may take once the artefact is on disk.
         warm_up_timeout_s: How long the first executions may take; they are part of the load.
+
+    Attributes:
+        has_freed: Whether loads or unloads have freed memory that has not been given back.
     """
 
     def __init__(
@@ -70,6 +74,7 @@ class ModelLoader:
         cache: DiskCache,
         source: ArtifactSource,
         pace: FetchPace,
+        heap: Heap,
         backends: BackendSet,
         limits: ExecutionLimits,
         load_timeout_s: float,
@@ -86,7 +91,8 @@ class ModelLoader:
         self._metrics = metrics
         self._load_timeout_s = load_timeout_s
         self._warm_up_timeout_s = warm_up_timeout_s
-        self._heap = Heap()
+        self._heap = heap
+        self.has_freed = False
         self._thread = LoadThread(timeout_s=load_timeout_s)
         self._log = structlog.stdlib.get_logger("loading")
 
@@ -127,6 +133,8 @@ class ModelLoader:
                 f"the model was not loaded within {self._load_timeout_s:g} s, which is the limit of this runner",
                 entry=catalogue.MODEL_LOAD_TIMEOUT,
             ) from None
+        finally:
+            self.has_freed = True
         replica = Replica(
             name=f"{version.model}:{version.version}",
             model=model,
@@ -155,8 +163,15 @@ class ModelLoader:
         if not await loaded.replica.close(grace_s=grace_s):
             return False
         loaded.lease.release()
-        await asyncio.to_thread(self._heap.give_back)
+        self.has_freed = True
         return True
+
+    async def give_back_memory(self, *, serving: bool) -> None:
+        """Returns to the system what loads and unloads have freed, as far as it may wait no longer."""
+        # Set again by a load that ends meanwhile.
+        self.has_freed = False
+        if not await asyncio.to_thread(self._heap.give_back, serving=serving):
+            self.has_freed = True
 
     def close(self) -> None:
         """Takes no more loads; one that is under way is not waited for, and its model is freed when it ends."""
@@ -198,5 +213,4 @@ class ModelLoader:
         samples = version.manifest.execution.warm_up
         warm_up(model, signature, samples, name, timeout_s=self._warm_up_timeout_s)
         grown = min(self._heap.used_bytes() - before, _MEASURED_RATIO_MAX * version.size_bytes + _MEASURED_SLACK_BYTES)
-        self._heap.give_back()
         return model, signature, sequences, model.memory_bytes or max(grown, version.size_bytes)
