@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import random
+from collections import Counter
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +20,7 @@ from headrace.registry.v1.manifest_pb2 import ArtifactFormat, Manifest
 from headrace.registry.v1.models_pb2 import Version
 from headrace_cli.samples import available_samples
 from headrace_common import catalogue
+from headrace_runner.calls import Answer, Cancel, Outcome
 from inference import open_inference_pb2 as pb
 from support import onnx_models, real_inputs
 from support.eventually import eventually
@@ -128,6 +132,50 @@ async def test_what_was_cancelled_late_or_failed_has_not_happened(tmp_path: Path
         error = await failure_of(count(runner, version, counting(1)))
         assert (error.entry, error.context) == (catalogue.SEQUENCE_NOT_FOUND, {"sequence_id": "7"})
         assert events(runner, "counter")["ended"] == 1
+
+
+async def test_under_random_cancels_a_count_is_the_sum_of_what_was_answered(tmp_path: Path) -> None:
+    """Requests that wait for their turn, wait for a slot, or compute are cancelled in no order at all."""
+    chance = random.Random(4)
+    async with running_host(tmp_path) as runner:
+        version = await runner.load("counter", onnx_models.counting_loop(), instances=2, manifest=counter())
+        counts = {name: await count(runner, version, counting(0, name, start=True)) for name in range(1, 6)}
+        told = Counter[str]()
+
+        def ended(name: int, steps: int, outcome: Outcome) -> None:
+            assert isinstance(outcome, Answer), outcome
+            counts[name] += steps
+            told["right" if int(outputs_of(bytes(outcome.payload))["z"]) == counts[name] else "wrong"] += 1
+
+        for _ in range(80):
+            cancels: list[Cancel] = []
+            for _ in range(8):
+                name, steps = chance.randint(1, 5), chance.choice((1, 2, 3, 4_000))
+                call = runner.call(version, counting(steps, name))
+                cancels.append(runner.host.begin(call, partial(ended, name, steps)))
+            await asyncio.sleep(chance.choice((0, 0, 0.001, 0.003)))
+            for cancel in chance.sample(cancels, 4):
+                cancel()
+        await eventually(lambda: runner.host.load().in_flight == 0)
+        assert told["right"] > 300
+        assert not told["wrong"]
+        for name, expected in counts.items():
+            assert await count(runner, version, counting(0, name, end=True)) == expected
+        labels = {"tenant": "acme", "model": "counter", "version": "1"}
+        assert runner.metric("sequences_live", **labels) == runner.metric("sequence_state_bytes", **labels) == 0
+
+
+async def test_a_model_stays_while_it_has_sequences(tmp_path: Path) -> None:
+    async with running_host(tmp_path, model_idle_max_s=0.01) as runner:
+        version = await runner.load("counter", onnx_models.counting_loop(), manifest=counter())
+        await count(runner, version, counting(1, start=True))
+        runner.want(version, ttl_s=0)
+        await asyncio.sleep(0.05)
+        runner.host.sweep()
+        assert await count(runner, version, counting(1, end=True)) == 2
+        await asyncio.sleep(0.05)
+        runner.host.sweep()
+        await eventually(lambda: runner.states(version.uid)[-1] == "UNLOADED")
 
 
 async def test_sequences_are_bounded_and_expire(tmp_path: Path) -> None:

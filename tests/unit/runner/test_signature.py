@@ -9,6 +9,7 @@ import pytest
 from headrace_common import catalogue
 from headrace_common.errors import HeadraceError
 from headrace_runner.tensors.infer_request import InferRequest, RequestTensor
+from headrace_runner.tensors.sequence_parameters import SequenceUse
 from headrace_runner.tensors.signature import Signature, TensorSpec
 
 SIGNATURE = Signature(
@@ -115,3 +116,35 @@ def test_a_tensor_that_does_not_fit_has_its_own_code(
 def test_tensors_without_elements_need_no_content() -> None:
     empty = RequestTensor("pixels", "FP32", (0, 4), None, ())
     assert SIGNATURE.check(request(empty, RequestTensor("names", "BYTES", (0,), None, ())))
+
+
+KEEPING = Signature(
+    inputs=[TensorSpec("x", "INT8", (1,)), TensorSpec("state", "INT8", (1,))],
+    outputs=[TensorSpec("y", "INT8", (1,)), TensorSpec("next", "INT8", (1,))],
+    states={"state": "next"},
+)
+X, STATE = (RequestTensor(name, "INT8", (1,), memoryview(b"1"), ()) for name in ("x", "state"))
+
+
+def of_sequence(*inputs: RequestTensor, outputs: Sequence[str] = ()) -> InferRequest:
+    return request(*inputs, outputs=outputs)._replace(sequence=SequenceUse(7))
+
+
+def test_state_of_a_sequence_need_not_come_and_comes_back_where_it_is_wanted() -> None:
+    assert KEEPING.check(of_sequence(X)) == ("y",)
+    assert KEEPING.check(of_sequence(X, STATE)) == ("y",)
+    assert KEEPING.check(of_sequence(X, outputs=("next", "y"))) == ("next", "y")
+    assert KEEPING.check(request(X, STATE)) == ("y", "next")
+
+
+def test_state_is_the_caller_s_without_a_sequence_and_everything_else_always() -> None:
+    for bad, tensor in ((request(X), "state"), (of_sequence(STATE), "x")):
+        with pytest.raises(HeadraceError) as caught:
+            KEEPING.check(bad)
+        assert (caught.value.entry, caught.value.context["tensor"]) == (catalogue.TENSOR_MISSING, tensor)
+        assert ("sequence_id" in caught.value.message) == (tensor == "state")
+
+
+def test_a_sequence_means_nothing_to_a_model_without_state() -> None:
+    assert not SIGNATURE.in_sequence(of_sequence(PIXELS, NAMES))
+    assert SIGNATURE.check(of_sequence(PIXELS, NAMES)) == ("scores", "labels")
