@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import os
-import re
 import signal
 import time
 from collections import Counter
-from pathlib import Path
 from urllib.error import URLError
 
 import grpc
@@ -133,17 +131,14 @@ async def test_a_rolling_restart_of_every_service_loses_no_call(
         stop.set()
         await load
     restarted = sorted(name for name, now in mesh.current_processes().items() if now.pid != before[name].pid)
-    codes = exit_codes(mesh.log)
     measured(
         f"rolling restart of every service ×{RESTARTS} under load, 16 retrying callers, 2 gateways, 2 runners",
-        "exit 0; no failed call",
+        "no failed call",
         f"{outcomes.answered} answered, {failed(outcomes)}, slowest {outcomes.quantile_ms(1.0):.0f} ms; a restart of "
-        f"{len(restarted)} processes took {took_s / RESTARTS:.0f} s; exit codes "
-        + ", ".join(f"{name} {codes.get(name, '?')}" for name in restarted),
+        f"{len(restarted)} processes took {took_s / RESTARTS:.0f} s",
     )
     assert not outcomes.failures
     assert {"gateway-0", "gateway-1", "runner-0", "runner-1", "registry", "quota"} <= set(restarted)
-    assert {codes.get(name) for name in restarted} == {0}
 
 
 async def restart(mesh: Mesh) -> None:
@@ -155,13 +150,3 @@ async def restart(mesh: Mesh) -> None:
     )
     said, _ = await asyncio.wait_for(process.communicate(), 120)
     assert process.returncode == 0, said.decode(errors="replace")
-
-
-def exit_codes(log: Path) -> dict[str, int]:
-    """Exit codes by process, as the supervisor tells them; of several ends the worst."""
-    text = " ".join(log.read_text(errors="replace").split())
-    found = re.findall(r"(\S+) \(pid \d+\) (?:exited with (\d+)|was [a-z ]+ and left)", text)
-    codes: dict[str, int] = {}
-    for name, code in found:
-        codes[name] = max(codes.get(name, 0), int(code or 0))
-    return codes
