@@ -277,7 +277,7 @@ async def test_call_waits_for_a_runner_that_comes_back() -> None:
 
 
 async def test_without_any_runner_the_call_is_refused_after_a_short_wait(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("headrace_gateway.inference.dispatcher.RUNNER_WAIT_S", 0.05)
+    monkeypatch.setattr("headrace_gateway.inference.waiting_line.RUNNER_WAIT_S", 0.05)
     async with gateway() as g:
         with pytest.raises(HeadraceError) as caught:
             await g.infer(b"x")
