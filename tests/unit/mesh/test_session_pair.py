@@ -173,6 +173,7 @@ async def test_every_call_ends_once_whatever_is_cancelled_when(seed: int, sizes:
             pair.step(random.choice(ACTIONS))
         if roll > 0.7:
             await asyncio.sleep(0)
+        assert pair.work.in_flight == pair.gateway.in_flight
     await settle(pair)
     for sent, payload in calls:
         if sent.id in left:
@@ -182,6 +183,8 @@ async def test_every_call_ends_once_whatever_is_cancelled_when(seed: int, sizes:
         else:
             assert sent.outcomes == [GatewayAnswer(payload, 1, 2, 0, 0, 1, True)]
     assert pair.gateway.in_flight == 0
+    assert pair.work.in_flight == 0
+    assert pair.work.pending_s == pytest.approx(0.0)
     assert pair.runner.open == 0
     assert pair.runner.idle
     for budget in (pair.gateway_budget, pair.runner_budget):
