@@ -215,11 +215,14 @@ class ModelHost:
     def sweep(self) -> None:
         """Unloads models that are idle or surplus, gives memory back, forgets failures that nobody asks about."""
         now = self._clock.monotonic()
-        for uid in self._residency.idle(now, self._busy()):
+        busy = self._busy()
+        for uid in self._residency.idle(now, busy):
             self._spawn(self._unload([uid], reason="idle"), f"unload-{uid}")
         for uid in self._residency.surplus(now):
-            # The state of sequences is nowhere else.
-            if not self._entries[uid].version.manifest.HasField("sequence"):
+            entry = self._entries[uid]
+            # The state of sequences is nowhere else; calls of other models go on elsewhere.
+            keeps_state = entry.version.manifest.HasField("sequence") and uid in busy
+            if not keeps_state:
                 self._spawn(self._unload([uid], reason="surplus"), f"unload-{uid}")
         if self._loader.has_freed and not self._one_load.locked():
             serving = self._residency.called_at is not None and now - self._residency.called_at < _SERVING_S
@@ -287,6 +290,7 @@ class ModelHost:
         entry.failures = 0
         self._residency.add(entry.version.uid, loaded.memory_bytes, self._clock.monotonic())
         event = ModelEvent(
+            version_uid=entry.version.uid,
             state=ModelState.MODEL_STATE_LOADED,
             memory_bytes=loaded.memory_bytes,
             execution_slots=loaded.replica.slots,
@@ -303,7 +307,11 @@ class ModelHost:
             memory_bytes=loaded.memory_bytes,
             load_s=round(load_s, 3),
         )
-        self._change(entry, event)
+        if entry.release_due:
+            # Nobody shall send it calls: it was told as released, and leaves at once.
+            entry.event = event
+        else:
+            self._change(entry, event)
         self._show_memory()
 
     def _failed(self, entry: _Entry, error: HeadraceError) -> None:
@@ -340,7 +348,8 @@ class ModelHost:
                     self._tell(_released(uid))
                 continue
             leaving.append(entry.loaded)
-            self._change(entry, ModelEvent(state=ModelState.MODEL_STATE_UNLOADED, released=released))
+            told = released and entry.release_due
+            self._change(entry, ModelEvent(state=ModelState.MODEL_STATE_UNLOADED, released=released and not told))
             version = entry.version
             self._metrics.unloaded(tenant_id=entry.tenant_id, model=version.model, version=version.version)
             if reason:

@@ -26,9 +26,6 @@ class ReplicaBounds(NamedTuple):
 def replica_bounds(manifest: Manifest, rule: PlacementRule | None, eligible: int) -> ReplicaBounds:
     """The bounds by the manifest, or by the rule of its schedule that holds now.
 
-    A model that keeps state between requests gets no more than it needs: another replica would take some of its
-    sequences away from where their state is.
-
     Args:
         manifest: The version's.
         rule: Takes the place of the manifest's own bounds; None where none holds.
@@ -37,5 +34,5 @@ def replica_bounds(manifest: Manifest, rule: PlacementRule | None, eligible: int
     limits = rule if rule is not None else manifest.placement
     at_least = max(manifest.execution.replicas or REPLICAS_DEFAULT, limits.min_replicas)
     used = min(at_least, limits.max_replicas or at_least)
-    most = used if manifest.HasField("sequence") else max(used, min(limits.max_replicas or eligible, eligible))
+    most = max(used, min(limits.max_replicas or eligible, eligible))
     return ReplicaBounds(min(limits.min_replicas, used), used, most)

@@ -1,0 +1,115 @@
+"""Where models are, seen through two gateways: warm pools, the prewarm list, and newer versions that take over."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterator
+
+import grpc
+import numpy as np
+import pytest
+
+from headrace.gateway.v1.mesh_pb2 import MODEL_STATE_LOADED, ListRunnersRequest
+from headrace.gateway.v1.mesh_pb2_grpc import MeshServiceStub
+from headrace_client import AsyncClient
+from support import onnx_models
+from support.folders import open_folder
+from support.mesh import Mesh, running_mesh
+from support.soak import scrape
+
+pytestmark = pytest.mark.timeout(240)
+
+ROW = {"x": np.ones((1, 16), np.float32)}
+CUTOVERS = "headrace_placement_cutovers"
+
+
+@pytest.fixture(scope="module")
+def mesh() -> Iterator[Mesh]:
+    prewarm = {"HEADRACE_GATEWAY_PREWARM": "community/magika"}
+    with open_folder() as folder:
+        with running_mesh(folder, "--runners", "2", "--gateways", "2", environment=prewarm) as running:
+            yield running
+        assert running.supervisor.returncode == 0, running.log.read_text(errors="replace")[-6000:]
+
+
+def replicas(mesh: Mesh, model: str, version: int) -> int:
+    """Runners that have a version loaded."""
+    with grpc.insecure_channel(mesh.grpc) as channel:
+        answer = MeshServiceStub(channel).ListRunners(ListRunnersRequest(), metadata=mesh.metadata, timeout=5)
+    return sum(
+        (loaded.model, loaded.version, loaded.state) == (model, version, MODEL_STATE_LOADED)
+        for runner in answer.runners
+        for loaded in runner.models
+    )
+
+
+def counted(mesh: Mesh, name: str) -> list[float]:
+    """A metric of each gateway; 0 where it has none."""
+    return [scrape(str(gateway.metrics)).get(name, 0.0) for gateway in mesh.named("gateway")]
+
+
+async def until(holds: Callable[[], bool], within_s: float = 30.0) -> None:
+    async with asyncio.timeout(within_s):
+        while not await asyncio.to_thread(holds):
+            await asyncio.sleep(0.05)
+
+
+async def test_what_is_listed_or_belongs_to_a_warm_pool_is_loaded_before_anybody_calls_it(mesh: Mesh) -> None:
+    await until(lambda: replicas(mesh, "magika", 1) == 2)
+    async with AsyncClient(mesh.grpc, api_key=mesh.api_key) as client:
+        pool = {"placement": {"min_replicas": 1, "max_replicas": 1}}
+        await client.models.push(onnx_models.tiny(seed=1), name="pooled", manifest=pool)
+        await until(lambda: replicas(mesh, "pooled", 1) == 1)
+        await client.models.push(onnx_models.tiny(seed=1), name="unpooled")
+        await client.infer("pooled", ROW)
+    assert replicas(mesh, "pooled", 1) == 1
+    assert replicas(mesh, "unpooled", 1) == 0
+
+
+async def test_requests_move_to_a_new_version_once_it_is_where_the_old_one_is_and_none_of_them_waits(
+    mesh: Mesh,
+) -> None:
+    async with AsyncClient(mesh.grpc, api_key=mesh.api_key) as client:
+        await client.models.push(onnx_models.tiny(seed=1), name="renewed")
+        await client.infer("renewed", ROW)
+        await until(lambda: replicas(mesh, "renewed", 1) == 2)
+        before = counted(mesh, f'{CUTOVERS}_total{{outcome="done"}}')
+        served: list[str] = []
+        done = asyncio.Event()
+
+        async def call() -> None:
+            # A client of its own, so that both gateways have calls.
+            async with AsyncClient(mesh.grpc, api_key=mesh.api_key) as caller:
+                while not done.is_set():
+                    result = await caller.infer("renewed", ROW, timeout_s=5)
+                    served.append(result.version)
+                    await asyncio.sleep(0.002)
+
+        callers = [asyncio.create_task(call()) for _ in range(4)]
+        await until(lambda: len(served) > 50)
+        await client.models.push(onnx_models.tiny(seed=2), name="renewed")
+        await until(lambda: served[-20:] == ["2"] * 20)
+        assert replicas(mesh, "renewed", 2) == 2
+        done.set()
+        await asyncio.gather(*callers)
+        expected = ROW["x"] @ onnx_models.tiny_weights(seed=2)
+        result = await client.infer("renewed", ROW)
+        assert np.allclose(result["z"], expected, atol=1e-4)
+        assert (await client.infer("renewed", ROW, version="1")).version == "1"
+    assert set(served) == {"1", "2"}
+    assert counted(mesh, f'{CUTOVERS}_total{{outcome="done"}}') == [count + 1 for count in before]
+
+
+async def test_a_new_version_that_no_runner_can_load_gets_no_requests(mesh: Mesh) -> None:
+    async with AsyncClient(mesh.grpc, api_key=mesh.api_key) as client:
+        await client.models.push(onnx_models.identity(shape=("batch", 16)), name="broken-later")
+        await client.infer("broken-later", ROW)
+        await client.models.push(onnx_models.identities(["BF16", "BYTES"]), name="broken-later")
+        await until(lambda: counted(mesh, f'{CUTOVERS}_pending{{state="failing"}}') == [1, 1])
+        assert (await client.infer("broken-later", ROW)).version == "1"
+        await client.models.push(onnx_models.add(shape=("batch", 16)), name="broken-later")
+        await until(lambda: counted(mesh, f'{CUTOVERS}_pending{{state="failing"}}') == [0, 0])
+        both = {"x": ROW["x"], "y": ROW["x"]}
+        for state in ("failing", "loading"):
+            await until(lambda state=state: counted(mesh, f'{CUTOVERS}_pending{{state="{state}"}}') == [0, 0])
+        assert (await client.infer("broken-later", both)).version == "3"
