@@ -152,6 +152,10 @@ class Runner:
             self.cancelled += frame.cancels
         return list(self._received)
 
+    def forget(self, call: mesh_pb2.Call) -> None:
+        """The test ends the call itself."""
+        self._received.remove(call)
+
     def answer(
         self, call: mesh_pb2.Call, payload: bytes = b"", *, failure: HeadraceError | None = None, rows: int = 1
     ) -> None:

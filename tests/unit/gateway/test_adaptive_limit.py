@@ -47,6 +47,7 @@ def test_it_grows_again_when_the_queue_has_gone_but_only_where_it_holds_calls_ba
     limit = AdaptiveLimit(limit_min=4, limit_max=100)
     run(limit, execution_s=0.05, batch=1, seconds=5.0)
     low = limit.limit
+    limit.held_back = False
     for step in range(200):
         limit.observe(0, 1_000, 10.0 + step * 0.1)
     assert limit.limit == low
@@ -68,18 +69,33 @@ def test_it_stays_within_its_bounds_whatever_is_observed(steps: list[tuple[int, 
 
 def test_a_wait_is_told_from_the_pace_of_the_line() -> None:
     pace = ServicePace()
-    assert pace.needed_s(1_000) == 0.0, "nothing is known yet"
+    assert pace.needed_s(5, lambda _: 1_000) == 0.0, "nothing is known yet"
     for step in range(100):
-        pace.left(step * 0.02, last=False)
+        pace.left(5, step * 0.02, last=False)
     pace.answered(0.06)
-    assert 49 * 0.02 + 0.06 <= pace.needed_s(49) <= 1.3 * (50 * 0.02 + 0.06)
+    assert 50 * 0.02 + 0.06 <= pace.needed_s(5, lambda _: 49) <= 1.3 * (50 * 0.02 + 0.06)
+    assert pace.needed_s(9, lambda _: 49) == 0.0, "less urgent calls don't stand in the way"
 
 
-@given(st.lists(st.tuples(st.floats(0, 2), st.booleans(), st.floats(0, 10)), max_size=60), st.integers(0, 100))
-def test_more_calls_ahead_never_make_a_wait_shorter(steps: list[tuple[float, bool, float]], ahead: int) -> None:
+def test_what_more_urgent_calls_take_is_not_there_for_others() -> None:
+    pace = ServicePace()
+    for step in range(100):
+        pace.left(8 if step % 2 else 3, step * 0.02, last=step % 2 == 1)
+    waiting = {8: 0, 3: 24}
+    assert 25 * 0.04 <= pace.needed_s(3, lambda priority: waiting.get(priority, 0)) <= 1.3 * 25 * 0.04
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 9), st.floats(0, 2), st.booleans(), st.floats(0, 10)), max_size=60),
+    st.integers(0, 9),
+    st.integers(0, 100),
+)
+def test_more_calls_ahead_never_make_a_wait_shorter(
+    steps: list[tuple[int, float, bool, float]], priority: int, ahead: int
+) -> None:
     pace, now = ServicePace(), 0.0
-    for seconds, last, latency_s in steps:
+    for level, seconds, last, latency_s in steps:
         now += seconds
-        pace.left(now, last=last)
+        pace.left(level, now, last=last)
         pace.answered(latency_s)
-    assert 0.0 <= pace.needed_s(ahead) <= pace.needed_s(ahead + 1)
+    assert 0.0 <= pace.needed_s(priority, lambda _: ahead) <= pace.needed_s(priority, lambda _: ahead + 1)

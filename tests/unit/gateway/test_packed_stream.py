@@ -442,8 +442,8 @@ async def test_a_draining_stream_says_so_once_answers_what_it_has_and_refuses_th
 async def test_a_message_has_so_many_answers_as_fit_and_the_rest_follows() -> None:
     stage = Stage(limits=StreamLimits(message_bytes_max=20_000, default_timeout_s=30.0))
     stage.send(*(call(number) for number in range(40)))
-    for sent in stage.runner.received():
-        stage.runner.answer(sent, response(size=60_000))
+    while received := stage.runner.received():
+        stage.runner.answer(received[0], response(size=60_000))
     messages: list[pb.StreamResponse] = []
     while (sent_bytes := stage.stream.next_message()) is not None:
         messages.append(pb.StreamResponse.FromString(sent_bytes))

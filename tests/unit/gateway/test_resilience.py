@@ -95,10 +95,11 @@ async def test_calls_of_a_lost_runner_move_at_once_whatever_is_left_of_the_budge
     lost, other = stage.runners
     had = len(lost.received())
     lost.session.close()
-    calls = other.received()
-    assert len(calls) == 60
-    assert sum(call.attempt for call in calls) == had
-    stage.answer_all()
+    attempts = 0
+    while calls := other.received():
+        attempts += sum(call.attempt for call in calls)
+        stage.answer_all()
+    assert attempts == had
     assert [outcomes.reason for outcomes in told] == ["OK"] * 60
     assert (sample(stage, "headrace_infer_retries_total", reason="RUNNER_LOST") or 0) == had
 
@@ -181,7 +182,8 @@ async def test_calls_of_a_draining_runner_are_not_lost() -> None:
     leaving.session.release()
     stage.core.pass_time(0.5)
     assert leaving.session.closed.is_set()
-    stage.answer_all()
+    while staying.received():
+        stage.answer_all()
     assert [outcomes.reason for outcomes in told] == ["OK"] * 40
 
 
@@ -369,9 +371,9 @@ async def test_a_runner_that_comes_takes_all_calls_that_wait() -> None:
     runner = stage.core.join()
     runner.loaded(stage.uid)
     await asyncio.sleep(0)
-    assert len(runner.received()) == 50
-    for call in runner.received():
-        runner.answer(call)
+    assert len(runner.received()) == 32
+    while calls := runner.received():
+        runner.answer(calls[0])
     assert {outcomes.reason for outcomes in told} == {"OK"}
     assert_idle(stage)
 

@@ -26,7 +26,7 @@ def test_first_is_the_most_urgent_that_came_first_and_given_up_is_the_least_urge
         assert line.first() == (best[0] if best else None)
         victim = line.least_urgent(below=priority)
         assert victim == (worst[0] if worst and worst[1] < priority else None)
-        assert line.ahead(priority) == sum(other >= priority for _, other in model)
+        assert line.count(priority) == sum(other == priority for _, other in model)
         assert list(line) == [item for item, _ in sorted(model, key=lambda entry: (-entry[1], entry[0]))]
         assert (len(line), bool(line)) == (len(model), bool(model))
         if step == "push":

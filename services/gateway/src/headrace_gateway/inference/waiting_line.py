@@ -70,7 +70,7 @@ class WaitingLine:
         """
         now = self._clock.monotonic()
         has_replica = self._check_outlook(model, now)
-        needed_s = model.pace.needed_s(model.line.ahead(call.priority))
+        needed_s = model.pace.needed_s(call.priority, model.line.count)
         if now + needed_s > call.deadline:
             raise too_late(model.version, needed_s)
         victim = self._calls.admit(call, model)
@@ -170,13 +170,23 @@ class WaitingLine:
             if not models:
                 return
 
+    def _give_up(self, model: ModelTraffic) -> None:
+        """Ends the first calls that have too little time left for an execution, which would be in vain."""
+        latency_s = model.pace.latency_s
+        if latency_s:
+            now = self._clock.monotonic()
+            while (call := model.line.first()) is not None and call.deadline < now + latency_s:
+                self._calls.leave(call, model)
+                call.finished(call, too_late(model.version, latency_s))
+
     def _serve_first(self, model: ModelTraffic) -> bool:
         """Sends the first call of a model that a replica takes, if there is one."""
+        self._give_up(model)
         for call in islice(model.line, _PASSED_MAX):
             if self._send(call, model):
                 self.waited.observe(call.sent_at - call.waits_since)
                 self._calls.sent(call, model)
-                model.pace.left(call.sent_at, last=not model.line)
+                model.pace.left(call.priority, call.sent_at, last=not model.line.count(call.priority))
                 return True
             if not call.sequence:
                 break

@@ -6,6 +6,7 @@ WINDOW_S = 0.1
 _SAMPLES_MIN = 4
 _SHRINK_MIN = 0.5
 _GROWTH = 0.1
+_FIRST = 32
 
 
 class AdaptiveLimit:
@@ -15,14 +16,16 @@ class AdaptiveLimit:
     urgent call, and it moves to another replica when one comes; in a runner it only delays. What a runner needs to be
     busy is that a next execution waits when one ends, and the way back and forth: `wait_base_s` and twice an execution.
 
-    Multiplicative decrease in proportion to the excess, additive increase only while the limit is what holds calls
-    back. Judged once in a tenth of a second and after four calls, so an observation costs a few additions. Pure.
-    Source: additive increase, multiplicative decrease as in Chiu and Jain, "Analysis of the Increase and Decrease
-    Algorithms for Congestion Avoidance in Computer Networks", 1989; the gradient as in Netflix's concurrency-limits.
+    It begins low and doubles until it was too high for the first time, because a burst that a slow runner has accepted
+    can't be taken back. From then on it shrinks in proportion to the excess and grows by a tenth. It grows only while
+    it is what holds calls back. Judged once in a tenth of a second and after four calls, so an observation costs a few
+    additions. Pure.
+    Source: slow start as in Jacobson, "Congestion Avoidance and Control", 1988; the gradient as in Netflix's
+    concurrency-limits.
 
     Args:
         limit_min: Lowest limit.
-        limit_max: Highest limit, which is also the first.
+        limit_max: Highest limit.
         wait_base_s: Wait in the queue that is fine for the shortest executions.
 
     Attributes:
@@ -33,6 +36,7 @@ class AdaptiveLimit:
     __slots__ = (
         "_compute_us",
         "_ends_at",
+        "_growth",
         "_limit",
         "_max",
         "_min",
@@ -47,8 +51,9 @@ class AdaptiveLimit:
         self._min = min(limit_min, limit_max)
         self._max = limit_max
         self._wait_base_us = wait_base_s * 1e6
-        self._limit = float(limit_max)
-        self.limit = limit_max
+        self._growth = 1.0
+        self._limit = float(min(max(_FIRST, self._min), limit_max))
+        self.limit = int(self._limit)
         self.held_back = False
         self._ends_at = 0.0
         self._samples = self._queue_us = self._compute_us = 0
@@ -66,8 +71,9 @@ class AdaptiveLimit:
         bearable_us = self._wait_base_us + 2 * self._compute_us / self._samples
         if queue_us > bearable_us:
             self._limit *= max(_SHRINK_MIN, bearable_us / queue_us)
+            self._growth = _GROWTH
         elif self.held_back:
-            self._limit += max(1.0, self._limit * _GROWTH)
+            self._limit += max(1.0, self._limit * self._growth)
         self._limit = min(max(self._limit, self._min), self._max)
         self.limit = int(self._limit)
         self.held_back = False

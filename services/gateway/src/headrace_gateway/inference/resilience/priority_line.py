@@ -57,9 +57,10 @@ class PriorityLine(Generic[Item]):
             return None
         return next(iter(self._bands[self._filled.bit_length() - 1]))
 
-    def ahead(self, priority: int) -> int:
-        """How many items a new one of this priority would have before it."""
-        return sum(len(band) for level, band in self._bands.items() if level >= priority)
+    def count(self, priority: int) -> int:
+        """How many items there are of this priority."""
+        band = self._bands.get(priority)
+        return len(band) if band is not None else 0
 
     def least_urgent(self, *, below: int) -> Item | None:
         """The item to give up first, the last to come of the least urgent, if it is less urgent than `below`."""

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
+
 _WINDOW_S = 0.25
 _WEIGHT = 0.5
 _LATENCY_WEIGHT = 0.1
@@ -9,40 +12,63 @@ _LATENCY_WEIGHT = 0.1
 _MARGIN = 1.25
 
 
-class ServicePace:
-    """The rate at which calls leave a line, over windows of a quarter of a second, and what one takes afterwards. Pure.
+@dataclass(slots=True)
+class _Band:
+    """The calls of one priority: the time between two that leave, and the window in which they are counted now."""
 
-    Counted by windows, because calls leave in bursts as executions end.
+    interval_s: float = 0.0
+    count: int = 0
+    since: float | None = None
+
+
+class ServicePace:
+    """The rate at which calls of each priority leave a line, and what one takes afterwards. Pure.
+
+    Counted over windows of a quarter of a second, because calls leave in bursts as executions end. Priorities are
+    counted apart: what more urgent calls take is not there for the others.
+
+    Attributes:
+        latency_s: Time from a replica's getting a call to its answer, while others waited; 0 while nothing is known.
     """
 
-    __slots__ = ("_count", "_interval_s", "_latency_s", "_since")
+    __slots__ = ("_bands", "latency_s")
 
     def __init__(self) -> None:
-        self._interval_s = 0.0
-        self._latency_s = 0.0
-        self._count = 0
-        self._since: float | None = None
+        self.latency_s = 0.0
+        self._bands: dict[int, _Band] = {}
 
-    def left(self, now: float, *, last: bool) -> None:
-        """A call left the line for a replica; the last one ends the window, as nobody waits any more."""
-        if self._since is None:
-            self._since, self._count = now, 0
+    def left(self, priority: int, now: float, *, last: bool) -> None:
+        """A call left the line for a replica; the last one of its priority ends the window, as nobody waits."""
+        band = self._bands.get(priority)
+        if band is None:
+            band = self._bands[priority] = _Band()
+        if band.since is None:
+            band.since, band.count = now, 0
         else:
-            self._count += 1
-            span_s = now - self._since
+            band.count += 1
+            span_s = now - band.since
             if span_s >= _WINDOW_S:
-                interval_s = span_s / self._count
-                weight = _WEIGHT if self._interval_s else 1.0
-                self._interval_s += weight * (interval_s - self._interval_s)
-                self._since, self._count = now, 0
+                weight = _WEIGHT if band.interval_s else 1.0
+                band.interval_s += weight * (span_s / band.count - band.interval_s)
+                band.since, band.count = now, 0
         if last:
-            self._since = None
+            band.since = None
 
     def answered(self, latency_s: float) -> None:
         """A call was answered so long after it was sent, while others waited."""
-        weight = _LATENCY_WEIGHT if self._latency_s else 1.0
-        self._latency_s += weight * (latency_s - self._latency_s)
+        weight = _LATENCY_WEIGHT if self.latency_s else 1.0
+        self.latency_s += weight * (latency_s - self.latency_s)
 
-    def needed_s(self, ahead: int) -> float:
-        """How long a call takes from now that has so many before it, a margin included; 0 while nothing is known."""
-        return _MARGIN * ((ahead + 1) * self._interval_s + self._latency_s) if self._interval_s else 0.0
+    def needed_s(self, priority: int, waiting: Callable[[int], int]) -> float:
+        """How long one more call takes from now, a margin included.
+
+        Args:
+            priority: Of the call.
+            waiting: How many calls of a priority wait.
+        """
+        wait_s = sum(
+            waiting(level) * band.interval_s + (band.interval_s if level == priority else 0.0)
+            for level, band in self._bands.items()
+            if level >= priority
+        )
+        return _MARGIN * (wait_s + self.latency_s) if wait_s else 0.0
