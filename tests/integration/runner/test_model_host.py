@@ -276,8 +276,9 @@ async def test_a_model_released_while_it_loads_leaves_when_it_has_loaded_unless_
         runner.host.release(kept.uid)
         assert [event.released for event in runner.events[-2:]] == [True, True], "whoever asked is answered at once"
         runner.want(kept)
-        await eventually(lambda: len(runner.states(left.uid)) == len(runner.states(kept.uid)) == 4)
-        assert runner.states(left.uid) == ["LOADING", "UNLOADED", "LOADED", "UNLOADED"]
+        await eventually(lambda: len(runner.states(left.uid)) == 3 and len(runner.states(kept.uid)) == 4)
+        assert runner.states(left.uid) == ["LOADING", "UNLOADED", "UNLOADED"], "nobody is told to call it meanwhile"
+        assert [event.released for event in runner.events if event.version_uid == left.uid] == [False, True, False]
         assert runner.states(kept.uid) == ["LOADING", "UNLOADED", "LOADING", "LOADED"]
         assert [event.version_uid for event in runner.host.model_events()] == [kept.uid]
 

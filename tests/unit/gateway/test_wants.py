@@ -310,6 +310,18 @@ async def test_release_tells_every_runner_that_has_the_version_and_waits_for_the
     assert not mesh.wants.releasing("uid-2")
 
 
+async def test_what_another_gateway_had_released_is_no_answer_to_a_later_release() -> None:
+    mesh = Mesh()
+    runner = mesh.join("a")
+    tell(runner, "uid-1", gateway_pb2.MODEL_STATE_LOADED)
+    tell_released(runner, "uid-1")
+    tell(runner, "uid-1", gateway_pb2.MODEL_STATE_LOADED)
+    mesh.wants.release("uid-1")
+    assert mesh.wants.releasing("uid-1")
+    tell_released(runner, "uid-1")
+    assert not mesh.wants.releasing("uid-1")
+
+
 async def test_a_version_that_a_runner_released_is_wanted_again_only_when_it_is_used() -> None:
     mesh = Mesh()
     runner = mesh.join("a")

@@ -139,6 +139,8 @@ class Wants:
 
         It is not wanted again before it is used again, whatever its warm pool.
         """
+        # What was released before, because another gateway asked, is no answer to this.
+        self._note_released()
         self._let_go(version_uid)
         having = self._having(version_uid)
         if having:
