@@ -150,6 +150,11 @@ class Load:
                     self.ends[f"packed: {error.reason}: {error}"] += 1
 
 
+def joined(mesh: Mesh) -> set[float]:
+    """How many runners the gateways have."""
+    return {scrape(str(gateway.metrics))["headrace_mesh_runners"] for gateway in mesh.named("gateway")}
+
+
 async def called(mesh: Mesh, *, load: Load, more: int) -> None:
     """Waits for so many more answers of each kind."""
     async with asyncio.timeout(60):
@@ -198,6 +203,22 @@ async def test_a_killed_gateway_costs_clients_nothing_and_has_its_runners_within
             assert time.monotonic() - up_at <= 2.0
             assert (now.grpc, now.pid != before.pid) == (before.grpc, True)
             await called(twins, load=load, more=20)
+    assert load.ends.keys() == {"unary", "packed"}, load.ends
+
+
+@pytest.mark.fault
+async def test_a_runner_that_one_gateway_drains_leaves_the_other_one_too_without_a_failed_call(twins: Mesh) -> None:
+    admin = Headrace.of(twins).with_key((twins.state_dir / "secrets" / "admin.key").read_text().strip())
+    before = twins.current_processes()["runner-1"].pid
+    async with Load(twins) as load:
+        await called(twins, load=load, more=20)
+        await asyncio.to_thread(admin.process, "runners", "drain", "runner-1", "--wait")
+        async with asyncio.timeout(30):
+            while twins.current_processes()["runner-1"].pid == before or {
+                scrape(str(gateway.metrics))["headrace_mesh_runners"] for gateway in twins.named("gateway")
+            } != {2.0}:
+                await asyncio.sleep(0.05)
+        await called(twins, load=load, more=20)
     assert load.ends.keys() == {"unary", "packed"}, load.ends
 
 

@@ -119,6 +119,8 @@ async def mesh(folder: Path, version: CatalogVersion = VERSION, **environment: s
             }
         )
         try:
+            # A busy machine takes longer to start a process than a call waits for a runner.
+            await eventually(lambda: len(directory) > 0, within_s=30)
             yield Mesh(dispatcher, directory, process, ready_file)
         finally:
             process.kill()
