@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 from google.protobuf.timestamp_pb2 import Timestamp
+from prometheus_client import CollectorRegistry
 
 from headrace.gateway.v1 import mesh_pb2 as gateway_pb2
 from headrace.registry.internal.v1.catalog_pb2 import CatalogEntry
@@ -19,7 +20,7 @@ from headrace_common.rpc_status import to_status
 from headrace_common.testing import FakeClock
 from headrace_gateway.catalog import Catalog, CatalogVersion
 from headrace_gateway.mesh.directory import RunnerDirectory
-from headrace_gateway.mesh.placement import Wants
+from headrace_gateway.mesh.placement import PlacementMetrics, Wants
 from headrace_gateway.mesh.placement.want_sender import WANT_TTL_S
 from headrace_gateway.mesh.runner_session import RunnerSession
 from support.placement import placement
@@ -310,18 +311,6 @@ async def test_release_tells_every_runner_that_has_the_version_and_waits_for_the
     assert not mesh.wants.releasing("uid-2")
 
 
-async def test_what_another_gateway_had_released_is_no_answer_to_a_later_release() -> None:
-    mesh = Mesh()
-    runner = mesh.join("a")
-    tell(runner, "uid-1", gateway_pb2.MODEL_STATE_LOADED)
-    tell_released(runner, "uid-1")
-    tell(runner, "uid-1", gateway_pb2.MODEL_STATE_LOADED)
-    mesh.wants.release("uid-1")
-    assert mesh.wants.releasing("uid-1")
-    tell_released(runner, "uid-1")
-    assert not mesh.wants.releasing("uid-1")
-
-
 async def test_a_version_that_a_runner_released_is_wanted_again_only_when_it_is_used() -> None:
     mesh = Mesh()
     runner = mesh.join("a")
@@ -506,3 +495,26 @@ async def test_unloading_a_model_ends_its_cutover() -> None:
     tell_released(session, "uid-1")
     mesh.pass_time(5)
     assert (served(mesh), commands(session)) == (2, [])
+
+
+async def test_metrics_tell_what_is_wanted_and_what_is_there() -> None:
+    mesh = Mesh()
+    registry = CollectorRegistry()
+    PlacementMetrics(wants=mesh.wants, registry=registry)
+    session = mesh.join("a", loaded=("uid-1",))
+    mesh.register(1)
+    report(session, "uid-1")
+    mesh.wants.refresh()
+    labels = {"tenant": "t", "model": "m", "version": "1"}
+    assert registry.get_sample_value("headrace_placement_replicas_wanted", labels) == 2
+    assert registry.get_sample_value("headrace_placement_replicas_ready", labels) == 1
+    assert registry.get_sample_value("headrace_placement_wants_sent_total") == 1
+    mesh.register(2)
+    assert registry.get_sample_value("headrace_placement_cutovers_pending", {"state": "loading"}) == 1
+    tell(session, "uid-2", FAILED)
+    mesh.wants.refresh()
+    assert registry.get_sample_value("headrace_placement_cutovers_pending", {"state": "failing"}) == 1
+    tell(session, "uid-2", LOADED)
+    mesh.wants.refresh()
+    assert registry.get_sample_value("headrace_placement_cutovers_total", {"outcome": "done"}) == 1
+    assert registry.get_sample_value("headrace_placement_cutovers_pending", {"state": "failing"}) == 0

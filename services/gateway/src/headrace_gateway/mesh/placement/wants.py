@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from headrace.gateway.v1 import mesh_pb2 as gateway_pb2
 from headrace_common.clock import Clock
 from headrace_gateway.catalog import Catalog, CatalogVersion
 from headrace_gateway.mesh.directory import RunnerDirectory
 from headrace_gateway.mesh.placement.cutovers import Cutovers
 from headrace_gateway.mesh.placement.prewarm import PrewarmList
-from headrace_gateway.mesh.placement.ranking import Candidate, choose_runners
+from headrace_gateway.mesh.placement.ranked_runners import RankedRunners
+from headrace_gateway.mesh.placement.ranking import choose_runners
 from headrace_gateway.mesh.placement.replica_bounds import replica_bounds
 from headrace_gateway.mesh.placement.replica_count import ReplicaCount, ScalingRule
 from headrace_gateway.mesh.placement.replica_schedules import ReplicaSchedules
@@ -21,6 +23,7 @@ from headrace_gateway.mesh.runner_session import RunnerSession
 
 _TICK_S = 1.0
 _SOON_S = 0.1
+_STEP_MODELS = 64
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,7 +51,7 @@ class _Demand:
         asked_at: When this gateway last had a call for it that no runner could take; None when it never had.
         used_at: When a runner last got a call for it, from whichever gateway.
         count: Follows its load while it is used.
-        wanted: Replicas that it shall have.
+        wanted: Replicas that it shall have; `ready` is how many it has.
     """
 
     version: CatalogVersion
@@ -56,6 +59,7 @@ class _Demand:
     used_at: float | None = None
     count: ReplicaCount | None = None
     wanted: int = 0
+    ready: int = 0
 
     def used_since(self, moment: float) -> bool:
         """Whether it was used or asked for at a time or later."""
@@ -83,6 +87,7 @@ class Wants:
         self._directory = directory
         self._clock = clock
         self._policy = policy
+        self._runners = RankedRunners(directory=directory)
         self._schedules = ReplicaSchedules(clock=clock)
         self._sender = WantSender(sign_ticket=sign_ticket, clock=clock)
         self._prewarm = PrewarmList(policy.prewarm)
@@ -108,11 +113,8 @@ class Wants:
         return self._sender.sent
 
     def replicas(self) -> list[tuple[CatalogVersion, int, int]]:
-        """Every version that is wanted, on how many runners, and how many have it."""
-        return [
-            (demand.version, demand.wanted, len(self._directory.replicas(uid)))
-            for uid, demand in list(self._demands.items())
-        ]
+        """Every version that is wanted, on how many runners, and how many have it. Any thread."""
+        return [(demand.version, demand.wanted, demand.ready) for demand in list(self._demands.values())]
 
     def touch(self, version: CatalogVersion) -> None:
         """A call for the version has come; runners are asked at once where none has it."""
@@ -122,6 +124,7 @@ class Wants:
     def ask(self, version: CatalogVersion) -> None:
         """A call waits for the version: runners that were asked and don't have it are asked again."""
         self._note_released()
+        self._runners.look()
         self._released_at.pop(version.uid, None)
         demand = self._demands.setdefault(version.uid, _Demand(version))
         demand.asked_at = now = self._clock.monotonic()
@@ -158,7 +161,13 @@ class Wants:
 
     def refresh(self) -> None:
         """Decides anew what is wanted, and repeats wants before they lapse."""
+        for _ in self._steps():
+            pass
+
+    def _steps(self) -> Iterator[None]:
+        """A refresh in steps that take a millisecond or so: calls may come between them."""
         self._note_released()
+        self._runners.look()
         now = self._clock.monotonic()
         loads = read_reports(self._directory)
         self._note_used(loads, now)
@@ -168,9 +177,13 @@ class Wants:
         for version, _ in awaited.values():
             if version.uid not in self._released_at:
                 self._demands.setdefault(version.uid, _Demand(version))
-        for uid, demand in list(self._demands.items()):
-            _, replicas = awaited.get(uid, (None, 0))
-            self._place(demand, loads.get(uid) or ReportedLoad(), now, at_least=replicas)
+        yield
+        for index, (uid, demand) in enumerate(list(self._demands.items())):
+            if self._demands.get(uid) is demand:
+                _, replicas = awaited.get(uid, (None, 0))
+                self._place(demand, loads.get(uid) or ReportedLoad(), now, at_least=replicas)
+            if index % _STEP_MODELS == _STEP_MODELS - 1:
+                yield
         for uid, released_at in list(self._released_at.items()):
             # Kept while anything but a call could bring it back.
             if now - released_at > self._policy.keep_s and uid not in self._kept and uid not in awaited:
@@ -185,7 +198,8 @@ class Wants:
             except TimeoutError:
                 pass
             self._changed.clear()
-            self.refresh()
+            for _ in self._steps():
+                await asyncio.sleep(0)
             # Many changes come together: when models load, and when a runner comes or goes.
             await asyncio.sleep(_SOON_S)
 
@@ -227,8 +241,8 @@ class Wants:
         """Decides one version's replicas and tells the runners; forgets a version that needs none."""
         version = demand.version
         manifest = version.proto.manifest
-        eligible = self._directory.eligible(version)
-        bounds = replica_bounds(manifest, self._schedules.holding(version), len(eligible))
+        ranked = self._runners.of(version)
+        bounds = replica_bounds(manifest, self._schedules.holding(version), len(ranked))
         wanted = min(at_least, bounds.most)
         if version.uid in self._kept:
             wanted = max(wanted, bounds.used if version.uid in self._prewarm else bounds.idle)
@@ -240,28 +254,18 @@ class Wants:
             wanted = max(wanted, demand.count.decide(now, load, bounds))
         else:
             demand.count = None
-        demand.wanted = wanted
+        demand.wanted, demand.ready = wanted, load.replicas
         if wanted:
-            self._sender.tell(version, self._chosen(version, eligible, wanted))
+            uid = version.uid
+            chosen = choose_runners(
+                ranked,
+                wanted,
+                loaded=lambda session: session.has_loaded(uid),
+                failed=lambda session: _failed(session, uid),
+            )
+            self._sender.tell(version, chosen)
         elif version.uid not in self._kept:
             self._forget(version.uid)
-
-    def _chosen(
-        self, version: CatalogVersion, eligible: Iterable[RunnerSession], count: int
-    ) -> Iterable[RunnerSession]:
-        sessions = {session.id: session for session in eligible}
-        order = list(version.proto.manifest.device_types)
-        candidates = [
-            Candidate(
-                id=session.id,
-                name=session.hello.runner_name,
-                preference=_place_of(session.hello.device.type, order),
-                loaded=session.has_loaded(version.uid),
-                failed=self._directory.load_failure(session, version.uid) is not None,
-            )
-            for session in sessions.values()
-        ]
-        return [sessions[chosen.id] for chosen in choose_runners(version.uid, candidates, count)]
 
     def _let_go(self, uid: str) -> None:
         self._forget(uid)
@@ -269,11 +273,13 @@ class Wants:
 
     def _forget(self, uid: str) -> None:
         self._demands.pop(uid, None)
+        self._runners.forget(uid)
         self._sender.forget(uid)
 
     def _having(self, uid: str) -> list[RunnerSession]:
         return [session for session in self._directory if uid in session.models]
 
 
-def _place_of(device_type: str, order: Sequence[str]) -> int:
-    return order.index(device_type) if device_type in order else len(order)
+def _failed(session: RunnerSession, uid: str) -> bool:
+    event = session.models.get(uid)
+    return event is not None and event.state == gateway_pb2.MODEL_STATE_FAILED
