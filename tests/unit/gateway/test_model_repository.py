@@ -189,6 +189,21 @@ async def test_unload_answers_once_every_runner_let_every_version_go() -> None:
     assert [state for _, _, state, _ in await stage.index()] == ["UNAVAILABLE", "UNAVAILABLE"]
 
 
+async def test_what_another_gateway_had_unloaded_is_no_answer_to_a_later_unload() -> None:
+    stage = Stage()
+    runner = stage.core.join()
+    uid = stage.core.register("m")
+    runner.loaded(uid)
+    runner.tell(uid, UNLOADED, released=True)
+    runner.loaded(uid)
+    unloading = stage.start(UnloadRequest(model_name="m"))
+    for _ in range(3):
+        await asyncio.sleep(0)
+    assert not unloading.done()
+    runner.tell(uid, UNLOADED, released=True)
+    await unloading
+
+
 async def test_unloading_what_is_not_loaded_succeeds() -> None:
     stage = Stage()
     stage.core.register("m")
