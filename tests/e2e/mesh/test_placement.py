@@ -25,9 +25,9 @@ CUTOVERS = "headrace_placement_cutovers"
 
 @pytest.fixture(scope="module")
 def mesh() -> Iterator[Mesh]:
-    prewarm = {"HEADRACE_GATEWAY_PREWARM": "community/magika"}
+    environment = {"HEADRACE_GATEWAY_PREWARM": "community/magika", "HEADRACE_GATEWAY_SCALE_UP_AFTER_S": "1"}
     with open_folder() as folder:
-        with running_mesh(folder, "--runners", "2", "--gateways", "2", environment=prewarm) as running:
+        with running_mesh(folder, "--runners", "2", "--gateways", "2", environment=environment) as running:
             yield running
         assert running.supervisor.returncode == 0, running.log.read_text(errors="replace")[-6000:]
 
@@ -113,3 +113,21 @@ async def test_a_new_version_that_no_runner_can_load_gets_no_requests(mesh: Mesh
         for state in ("failing", "loading"):
             await until(lambda state=state: counted(mesh, f'{CUTOVERS}_pending{{state="{state}"}}') == [0, 0])
         assert (await client.infer("broken-later", both)).version == "3"
+
+
+async def test_a_model_whose_calls_wait_for_too_long_gets_another_replica(mesh: Mesh) -> None:
+    slow = {"x": np.array(0, np.int64), "y": np.array(20_000, np.int64)}
+    async with AsyncClient(mesh.grpc, api_key=mesh.api_key) as client:
+        await client.models.push(onnx_models.counting_loop(), name="busy", manifest={"execution": {"replicas": 1}})
+        await client.infer("busy", slow)
+        assert replicas(mesh, "busy", 1) == 1
+        done = asyncio.Event()
+
+        async def call() -> None:
+            while not done.is_set():
+                await client.infer("busy", slow, timeout_s=30)
+
+        callers = [asyncio.create_task(call()) for _ in range(60)]
+        await until(lambda: replicas(mesh, "busy", 1) == 2, within_s=60)
+        done.set()
+        await asyncio.gather(*callers)
