@@ -29,13 +29,13 @@ def test_a_slow_replica_gets_few_calls_and_is_always_busy() -> None:
     limit = AdaptiveLimit(limit_min=4, limit_max=100)
     share, at_once = run(limit, execution_s=0.02, batch=1, seconds=10.0)
     assert share >= 0.999
-    assert 3 <= at_once <= 6, "the next one waits, and a few to cover the way"
+    assert 8 <= at_once <= 12, "about 0.15 s and two executions"
 
 
 def test_a_replica_that_batches_gets_whole_batches() -> None:
     limit = AdaptiveLimit(limit_min=4, limit_max=1_000)
     _, at_once = run(limit, execution_s=0.03, batch=32, seconds=10.0)
-    assert 64 <= at_once <= 200
+    assert 64 <= at_once <= 300
 
 
 def test_a_fast_replica_keeps_all_that_it_may_have() -> None:
