@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from headrace_common import catalogue
 from headrace_common.addresses import format_address, is_loopback, parse_address
+from headrace_common.allocator import FreedMemory
 from headrace_common.clock import SystemClock
 from headrace_common.errors import ConfigError, RouteUnavailable, ValidationError
 from headrace_common.page_token import Position, decode_page_token, encode_page_token
@@ -156,3 +157,15 @@ def test_a_message_for_much_content_is_given_away_and_not_kept() -> None:
     assert reused.take(10) is usual
     assert reused.take(2 << 20) is not usual
     assert reused.take(10) is usual
+
+
+def test_freed_memory_is_given_back_once_after_the_last_huge_message() -> None:
+    seen = 0
+    memory = FreedMemory(seen=lambda: seen)
+    assert not memory.due(), "nothing huge has come"
+    seen = 1
+    assert not memory.due(), "it came since the last look"
+    seen = 2
+    assert not memory.due()
+    assert memory.due()
+    assert not memory.due(), "once"

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import ctypes
 import gc
+from collections.abc import Callable
 
 KEPT_BYTES = 512 << 20
+HUGE_BYTES = 8 << 20
+"""Messages from this size on leave memory behind that is worth giving back."""
 
 # mallopt's parameters, from glibc's malloc.h.
 _M_TRIM_THRESHOLD = -1
@@ -29,6 +33,45 @@ def keep_freed_memory(kept_bytes: int = KEPT_BYTES) -> bool:
         return False
     settings = ((_M_ARENA_MAX, 1), (_M_MMAP_THRESHOLD, _LARGEST_BYTES), (_M_TRIM_THRESHOLD, kept_bytes))
     return all(mallopt(parameter, value) for parameter, value in settings)
+
+
+class FreedMemory:
+    """Gives back to the system what huge messages have left, once no more of them come.
+
+    Everything that allocates waits meanwhile, 15 ms for 250 MiB, and the next huge message takes its pages anew: so it
+    is done once after the last of them and not in between.
+
+    Args:
+        seen: How many huge messages there were so far.
+        quiet_s: How long none may have come.
+    """
+
+    def __init__(self, *, seen: Callable[[], int], quiet_s: float = 10.0) -> None:
+        self._seen = seen
+        self._quiet_s = quiet_s
+        self._before = self._given_back = seen()
+
+    async def run(self) -> None:
+        """Watches until cancelled."""
+        while True:
+            await asyncio.sleep(self._quiet_s)
+            if self.due():
+                await asyncio.to_thread(_give_back)
+
+    def due(self) -> bool:
+        """Asked every `quiet_s`: whether it is time to give back."""
+        before, self._before = self._before, self._seen()
+        if self._before != before or self._before == self._given_back:
+            return False
+        self._given_back = self._before
+        return True
+
+
+def _give_back() -> None:
+    try:
+        ctypes.CDLL(None).malloc_trim(0)
+    except (OSError, AttributeError):
+        return
 
 
 def collect_garbage_seldom() -> None:

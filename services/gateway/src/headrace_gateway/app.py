@@ -8,6 +8,7 @@ from importlib.metadata import version as installed_version
 from random import Random
 
 from headrace_common.access_log import AccessLog
+from headrace_common.allocator import FreedMemory
 from headrace_common.catalogue import SETTING_MISSING
 from headrace_common.clock import Clock, SystemClock
 from headrace_common.errors import ConfigError
@@ -115,6 +116,7 @@ class Gateway:
         self._neighbours = Neighbours(settings=settings, signer=self._signer, tls=self._tls, clock=clock)
         self._identity = Identity(table=self._table, clock=clock, community=settings.community)
         self._payloads = PayloadGate(bytes_max=settings.request_bytes_max)
+        self._results = ByteBudget(total_bytes=settings.result_bytes_max)
         self._inference = self._inference_handler()
         self._public = self._public_server()
         self._mesh = self._mesh_server()
@@ -133,6 +135,8 @@ class Gateway:
         self._tasks.spawn(self._wants.run(), name="wants")
         self._tasks.spawn(self._inference.watch_deadlines(), name="deadlines")
         self._tasks.spawn(self._load.run(), name="loop load")
+        freed = FreedMemory(seen=lambda: self._payloads.huge + self._results.huge)
+        self._tasks.spawn(freed.run(), name="freed memory")
         (self.mesh_address,) = await self._mesh.start()
         (self.public_address,) = await self._public.start()
         self._public.health.set_serving(self._readiness.serving)
@@ -202,7 +206,7 @@ class Gateway:
             join_token=read_secret(settings.join_token_file) if settings.join_token_file else None,
             directory=self._directory,
             limits=limits,
-            budget=ByteBudget(total_bytes=settings.result_bytes_max),
+            budget=self._results,
             clock=self._clock,
             load=self._load,
             registry=self._registry,

@@ -5,16 +5,22 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Callable, Hashable
 
+from headrace_common.allocator import HUGE_BYTES
+
 
 class ByteBudget:
     """Sets bytes aside for whole messages, first come first served, so that no half-sent messages block each other.
 
     Shared by all sessions of a process: however many peers offer, at most `total_bytes` are set aside. A message that
     waits at the head blocks later ones, even smaller ones, so that it can't starve.
+
+    Attributes:
+        huge: Huge messages so far.
     """
 
     def __init__(self, *, total_bytes: int) -> None:
         self.total_bytes = total_bytes
+        self.huge = 0
         self._held: dict[Hashable, int] = {}
         self._held_bytes = 0
         self._waiting: OrderedDict[Hashable, tuple[int, Callable[[], None]]] = OrderedDict()
@@ -35,6 +41,7 @@ class ByteBudget:
         The caller has checked that `payload_bytes` is at most `total_bytes`; a larger request would wait for ever.
         """
         self._waiting[key] = (payload_bytes, granted)
+        self.huge += payload_bytes >= HUGE_BYTES
         self._serve()
 
     def release(self, key: Hashable) -> None:

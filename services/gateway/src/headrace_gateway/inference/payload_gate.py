@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from headrace_common import catalogue
+from headrace_common.allocator import HUGE_BYTES
 from headrace_common.errors import RouteUnavailable
 
 
@@ -10,11 +11,15 @@ class PayloadGate:
     """Counts the bytes of requests in flight and refuses above the limit; never queues. One event loop.
 
     Whether few large or many small requests fill it, the process's memory stays bounded.
+
+    Attributes:
+        huge: Huge requests so far.
     """
 
     def __init__(self, *, bytes_max: int) -> None:
         self._bytes_max = bytes_max
         self.held_bytes = 0
+        self.huge = 0
 
     def enter(self, payload_bytes: int) -> None:
         """Takes room for a request.
@@ -30,6 +35,8 @@ class PayloadGate:
                 context={"limit": self._bytes_max},
             )
         self.held_bytes += payload_bytes
+        if payload_bytes >= HUGE_BYTES:
+            self.huge += 1
 
     def leave(self, payload_bytes: int) -> None:
         """Gives the room back."""
