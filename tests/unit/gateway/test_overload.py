@@ -114,10 +114,10 @@ async def test_five_times_too_many_calls_cost_no_goodput_and_are_refused_at_once
     assert all(end.after_s <= TIMEOUT_S for end in ended if end.reason == "OK")
     refused = [end for end in ended if end.reason in ("CONCURRENCY_EXCEEDED", "DEADLINE_UNREACHABLE")]
     assert len(refused) >= 0.75 * len(ended)
-    late = [end for end in refused if end.after_s > 0.0]
-    assert all(end.after_s >= 0.9 * TIMEOUT_S for end in late), "given up, for their time was over anyway"
+    assert all(end.after_s == 0.0 for end in refused)
+    late = [end for end in ended if end.reason == "INFERENCE_TIMEOUT"]
+    assert len(late) <= 0.03 * len(ended)
     assert all(end.came_s <= 2.0 for end in late), "only before the pace is known"
-    assert reasons["INFERENCE_TIMEOUT"] <= 0.01 * len(ended)
 
 
 async def test_urgent_calls_are_answered_as_if_there_were_no_others() -> None:

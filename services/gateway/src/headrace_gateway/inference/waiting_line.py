@@ -170,18 +170,17 @@ class WaitingLine:
             if not models:
                 return
 
-    def _give_up(self, model: ModelTraffic) -> None:
-        """Ends the first calls that have too little time left for an execution, which would be in vain."""
+    def _pass_over(self, model: ModelTraffic) -> None:
+        """Takes out the first calls that have too little time left to be answered; they end at their deadline."""
         latency_s = model.pace.latency_s
         if latency_s:
             now = self._clock.monotonic()
             while (call := model.line.first()) is not None and call.deadline < now + latency_s:
                 self._calls.leave(call, model)
-                call.finished(call, too_late(model.version, latency_s))
 
     def _serve_first(self, model: ModelTraffic) -> bool:
         """Sends the first call of a model that a replica takes, if there is one."""
-        self._give_up(model)
+        self._pass_over(model)
         for call in islice(model.line, _PASSED_MAX):
             if self._send(call, model):
                 self.waited.observe(call.sent_at - call.waits_since)
