@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from headrace_runner.execution.latency_fit import LatencyFit
 
-observations = st.lists(st.tuples(st.integers(1, 512), st.floats(1e-6, 100, allow_nan=False)), min_size=1, max_size=60)
+observations = st.lists(st.tuples(st.integers(0, 512), st.floats(1e-6, 100, allow_nan=False)), min_size=1, max_size=60)
 
 
 def test_nothing_is_predicted_before_anything_was_observed() -> None:
@@ -77,3 +77,10 @@ def test_rows_always_pay_where_more_of_them_cost_nothing() -> None:
     fit = LatencyFit()
     fit.observe(1, 0.1)
     assert fit.rows_that_pay() == float("inf")
+
+
+def test_executions_of_no_rows_have_a_fixed_part_only() -> None:
+    fit = LatencyFit()
+    for _ in range(3):
+        fit.observe(0, 0.5)
+    assert (fit.predict(0), fit.predict(64)) == (0.5, 0.5)

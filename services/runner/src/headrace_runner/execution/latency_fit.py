@@ -45,7 +45,8 @@ class LatencyFit:
         # Sizes that hardly differ say nothing about the slope.
         if variance > _VARIED * self._rows_squared:
             self.per_row_s = (self._rows_seconds - self._rows * self._seconds) / variance
-        self.per_row_s = min(max(self.per_row_s, 0.0), self._seconds / self._rows)
+        # Executions of no rows have a fixed part only.
+        self.per_row_s = min(max(self.per_row_s, 0.0), self._seconds / self._rows) if self._rows else 0.0
         self.fixed_s = self._seconds - self.per_row_s * self._rows
 
     def predict(self, rows: int) -> float:
