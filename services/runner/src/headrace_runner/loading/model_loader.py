@@ -22,6 +22,7 @@ from headrace_runner.execution.replica import Replica
 from headrace_runner.execution.sequence_policy import SequencePolicy, sequence_policy_of
 from headrace_runner.loading.fetch_pace import FetchPace
 from headrace_runner.loading.heap import Heap
+from headrace_runner.loading.load_priority import LoadPriority
 from headrace_runner.loading.load_thread import LoadThread
 from headrace_runner.loading.manifest_check import signature_of
 from headrace_runner.loading.warm_up import warm_up
@@ -92,6 +93,7 @@ class ModelLoader:
         self._load_timeout_s = load_timeout_s
         self._warm_up_timeout_s = warm_up_timeout_s
         self._heap = heap
+        self._priority = LoadPriority()
         self.has_freed = False
         self._thread = LoadThread(timeout_s=load_timeout_s)
         self._log = structlog.stdlib.get_logger("loading")
@@ -126,7 +128,7 @@ class ModelLoader:
         threads = threads_of(version.manifest, policy, self._limits)
         try:
             model, signature, sequences, memory_bytes = await self._thread.run(
-                version.uid, lambda: self._load_blocking(version, lease, threads), lambda result: result[0].close()
+                version.uid, lambda: self._load_aside(version, lease, threads), lambda result: result[0].close()
             )
         except TimeoutError:
             raise DeadlineError(
@@ -176,6 +178,12 @@ class ModelLoader:
     def close(self) -> None:
         """Takes no more loads; one that is under way is not waited for, and its model is freed when it ends."""
         self._thread.close()
+
+    def _load_aside(
+        self, version: Version, lease: ArtifactLease, threads: int
+    ) -> tuple[LoadedModel, Signature, SequencePolicy | None, int]:
+        with self._priority.lowered():
+            return self._load_blocking(version, lease, threads)
 
     def _load_blocking(
         self, version: Version, lease: ArtifactLease, threads: int
