@@ -168,12 +168,15 @@ class FrontDoor:
 async def open_door(backends: Backends, *, wait: bool = True, **variables: str) -> AsyncGenerator[FrontDoor]:
     """A gateway with further settings, once it knows the keys; and the models, where the registry is up."""
     metrics = Metrics()
+    settings = backends.settings(**variables)
     async with TaskGuard() as tasks:
-        gateway = Gateway(settings=backends.settings(**variables), metrics=metrics, tasks=tasks, clock=SystemClock())
+        gateway = Gateway(settings=settings, metrics=metrics, tasks=tasks, clock=SystemClock())
         try:
             await gateway.start()
             options = [("grpc.max_send_message_length", -1), ("grpc.max_receive_message_length", -1)]
-            async with grpc.aio.insecure_channel(gateway.public_address, options=options) as channel:
+            # One that shares its port doesn't listen yet.
+            address = gateway.public_address or settings.grpc_address
+            async with grpc.aio.insecure_channel(address, options=options) as channel:
                 door = FrontDoor(gateway=gateway, metrics=metrics, channel=channel, admin_key=backends.admin_key)
                 if wait:
                     await door.until_ready(models=backends.registry.process is not None)

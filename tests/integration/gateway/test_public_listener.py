@@ -23,6 +23,7 @@ from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoRe
 
 from headrace.gateway.v1 import mesh_pb2, mesh_pb2_grpc
 from headrace.quota.v1 import tenants_pb2, tenants_pb2_grpc
+from headrace_cli.mesh.ports import PortChoice, SharedPort
 from headrace_common.errors import HeadraceError
 from headrace_common.rpc_status import from_rpc_error
 from inference import open_inference_pb2 as oip
@@ -293,6 +294,32 @@ async def test_gateway_without_its_feeds_says_not_serving_and_refuses_keys_with_
         failure = await failure_of(get_tenant(door))
         assert (failure.reason, failure.entry.grpc) == ("CREDENTIALS_NOT_READY", "UNAVAILABLE")
         assert failure.retry_after_s is not None
+
+
+async def test_gateway_that_shares_its_port_leaves_connections_to_others_until_it_can_serve_them(
+    backends: Backends,
+) -> None:
+    port = SharedPort(PortChoice(port=0, flexible=True), option="")
+    shared = {"HEADRACE_GATEWAY_GRPC_ADDRESS": f"127.0.0.1:{port.port}", "HEADRACE_GATEWAY_SHARE_PORT": "true"}
+    nowhere = {"HEADRACE_GATEWAY_QUOTA_ADDRESS": "127.0.0.1:1", "HEADRACE_GATEWAY_REGISTRY_ADDRESS": "127.0.0.1:1"}
+
+    async def ids() -> set[str]:
+        """The gateways behind as many connections as it takes to meet all of them."""
+        found: set[str] = set()
+        for _ in range(32):
+            options = [("grpc.use_local_subchannel_pool", 1)]
+            async with grpc.aio.insecure_channel(f"127.0.0.1:{port.port}", options=options) as channel:
+                assert await health_of(channel) == health_pb2.HealthCheckResponse.SERVING
+                stub = mesh_pb2_grpc.MeshServiceStub(channel)
+                listed = await stub.ListRunners(mesh_pb2.ListRunnersRequest(), metadata=COMMUNITY, timeout=10)
+                found.add(listed.gateway_id)
+        return found
+
+    async with open_door(backends, wait=True, **shared) as first, open_door(backends, wait=False, **shared, **nowhere):
+        assert await ids() == {first.gateway.id}
+        async with open_door(backends, wait=True, **shared) as second:
+            assert await ids() == {first.gateway.id, second.gateway.id}
+    port.close()
 
 
 async def watch(call: Any, seen: list[Any]) -> None:

@@ -118,11 +118,14 @@ class Gateway:
         self._payloads = PayloadGate(bytes_max=settings.request_bytes_max)
         self._results = ByteBudget(total_bytes=settings.result_bytes_max)
         self._inference = self._inference_handler()
+        self._listening = asyncio.Event()
         self._public = self._public_server()
         self._mesh = self._mesh_server()
 
     async def start(self) -> None:
         """Listens, and begins to follow the feeds. Health says NOT_SERVING until both have delivered.
+
+        A public port that is shared is listened on only then: others serve its connections until this one can.
 
         Raises:
             InitializationError: LISTEN_FAILED: an address is taken or not ours.
@@ -138,8 +141,10 @@ class Gateway:
         freed = FreedMemory(seen=lambda: self._payloads.huge + self._results.huge)
         self._tasks.spawn(freed.run(), name="freed memory")
         (self.mesh_address,) = await self._mesh.start()
-        (self.public_address,) = await self._public.start()
-        self._public.health.set_serving(self._readiness.serving)
+        if self._settings.share_port:
+            self._tasks.spawn(self._listen_when_ready(), name="public listener")
+        else:
+            await self._listen()
 
     @property
     def transfers_in_flight(self) -> int:
@@ -147,8 +152,9 @@ class Gateway:
         return self._transfers.taken
 
     async def serving(self) -> None:
-        """Returns once both feeds have delivered their first snapshot."""
+        """Returns once both feeds have delivered their first snapshot and clients can call."""
         await self._readiness.reached()
+        await self._listening.wait()
 
     async def close(self) -> None:
         """Ends in order: NOT_SERVING, a moment in which others notice, no new calls, no runners.
@@ -172,6 +178,16 @@ class Gateway:
         await self._neighbours.close()
         if self._access_log is not None:
             self._access_log.flush()
+
+    async def _listen(self) -> None:
+        (self.public_address,) = await self._public.start()
+        self._public.health.set_serving(self._readiness.serving)
+        self._listening.set()
+
+    async def _listen_when_ready(self) -> None:
+        await self._readiness.reached()
+        if not self._readiness.draining:
+            await self._listen()
 
     def _public_server(self) -> GrpcServer:
         settings = self._settings
