@@ -12,8 +12,10 @@ import pytest
 from headrace.registry.v1.manifest_pb2 import ArtifactFormat, Manifest
 from headrace_common import catalogue
 from headrace_common.errors import ConfigError, HeadraceError
+from headrace_common.testing import FakeClock
 from headrace_runner.backends.discovery import BackendSet, discover
-from headrace_runner.device import describe_cpu, memory_limit_bytes, resident_bytes
+from headrace_runner.device import describe_cpu, memory_limit_bytes, open_device, resident_bytes
+from headrace_runner.nvidia import has_cuda_device
 from support.artifacts import version_of
 from support.eventually import eventually
 from support.runner import failure_of, running_host
@@ -201,3 +203,16 @@ def test_the_device_knows_its_name_and_memory() -> None:
     assert device.type == "cpu"
     assert device.name
     assert 0 < resident_bytes() < memory_limit_bytes() == device.memory_bytes
+
+
+@pytest.mark.parametrize("device_type", ["cuda", "tpu", "npu"])
+def test_a_device_that_tells_nothing_of_itself_has_its_type_and_no_gauges(
+    device_type: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_driver(_name: str) -> None:
+        raise OSError("cannot open shared object file")
+
+    monkeypatch.setattr("headrace_runner.nvidia.ctypes.CDLL", no_driver)
+    device, gauges = open_device(device_type, threads=2, clock=FakeClock())
+    assert (device.type, device.name, device.memory_bytes, gauges.read()) == (device_type, "", 0, {})
+    assert not has_cuda_device()
