@@ -38,6 +38,11 @@ class ScriptedRunner:
         self._small = small
         self._bulk = bulk
 
+    async def next_call(self) -> mesh_pb2.Call:
+        """The next call or offer."""
+        async with asyncio.timeout(10):
+            return await self.calls.get()
+
     async def send(self, frame: mesh_pb2.ResultFrame | bytes, *, lane: str = "small") -> None:
         """Sends a frame, or bytes that need be none."""
         stream = self._small if lane == "small" else self._bulk
@@ -49,8 +54,9 @@ class ScriptedRunner:
 
     async def accepted(self, call: mesh_pb2.Call) -> None:
         """Returns once the gateway takes the chunks of an offered result."""
-        while call.id not in (await self.told.get()).accepts:
-            continue
+        async with asyncio.timeout(10):
+            while call.id not in (await self.told.get()).accepts:
+                continue
 
     async def run(self) -> None:
         """Keeps the session alive until the gateway ends it."""

@@ -19,6 +19,7 @@ from headrace_common.lanes import Chunk, encode_chunk
 from inference import open_inference_pb2 as oip
 from inference import open_inference_pb2_grpc
 from support import onnx_models
+from support.eventually import eventually
 from support.gateway import COMMUNITY, Backends, FrontDoor, fresh_name, open_door, upload
 from support.scripted_runner import EXCHANGE, ScriptedRunner, result_for, scripted_runner
 
@@ -61,6 +62,7 @@ async def front(backends: Backends) -> AsyncIterator[Front]:
     async with open_door(backends) as door:
         model = fresh_name()
         await upload(door, model, onnx_models.identity())
+        await eventually(lambda: bool(door.gateway.catalog.versions_of("community", model)))
         yield Front(door, model)
 
 
@@ -146,13 +148,13 @@ async def test_a_lie_ends_the_session_and_the_call_is_answered_by_another_runner
     async with scripted_runner(front.address, name="liar") as liar:
         await front.until_joined("liar")
         asked = asyncio.create_task(front.infer())
-        call = await liar.calls.get()
+        call = await liar.next_call()
         async with scripted_runner(front.address, name="honest") as honest:
             await front.until_joined("honest", "liar")
             await lie(liar, call)
             await asyncio.wait_for(liar.over.wait(), 5)
             await front.until_joined("honest")
-            again = await honest.calls.get()
+            again = await honest.next_call()
             assert again.attempt == call.attempt + 1
             await honest.answer(again, TRUE)
             assert await asked == "true"
@@ -163,15 +165,15 @@ async def test_a_second_answer_reaches_nobody_and_ends_the_session(front: Front)
     async with scripted_runner(front.address, name="liar") as liar:
         await front.until_joined("liar")
         asked = asyncio.create_task(front.infer())
-        call = await liar.calls.get()
+        call = await liar.next_call()
         await liar.answer(call, TRUE)
         assert await asked == "true"
         asked = asyncio.create_task(front.infer())
-        await liar.calls.get()
+        await liar.next_call()
         await liar.answer(call, FALSE)
         await asyncio.wait_for(liar.over.wait(), 5)
         async with scripted_runner(front.address, name="honest") as honest:
-            again = await honest.calls.get()
+            again = await honest.next_call()
             assert again.attempt == 1
             await honest.answer(again, TRUE)
             assert await asked == "true"
@@ -182,7 +184,7 @@ async def test_two_answers_in_one_frame_are_one_answer_and_one_lie(front: Front)
     async with scripted_runner(front.address, name="liar") as liar:
         await front.until_joined("liar")
         asked = asyncio.create_task(front.infer())
-        call = await liar.calls.get()
+        call = await liar.next_call()
         await liar.send(mesh_pb2.ResultFrame(results=[result_for(call, TRUE), result_for(call, FALSE)]))
         assert await asked == "true"
         await asyncio.wait_for(liar.over.wait(), 5)
@@ -193,7 +195,7 @@ async def test_a_runner_cannot_answer_in_anothers_session(front: Front) -> None:
     async with scripted_runner(front.address, name="honest") as honest:
         await front.until_joined("honest")
         asked = asyncio.create_task(front.infer())
-        call = await honest.calls.get()
+        call = await honest.next_call()
         async with scripted_runner(front.address, name="liar") as liar:
             await front.until_joined("honest", "liar")
             # The same id, which belongs to the other session.
@@ -215,7 +217,7 @@ async def test_a_lane_joins_a_session_once_and_only_with_its_token(front: Front,
                 intruder: Any = channel.stream_stream(EXCHANGE)(metadata=metadata)
                 assert await intruder.code() != grpc.StatusCode.OK
         asked = asyncio.create_task(front.infer())
-        call = await honest.calls.get()
+        call = await honest.next_call()
         await honest.answer(call, TRUE)
         assert await asked == "true"
     await front.until_joined()

@@ -48,6 +48,7 @@ async def front(backends: Backends) -> AsyncIterator[Front]:
     async with open_door(backends) as door:
         model = fresh_name()
         await upload(door, model, onnx_models.identity())
+        await eventually(lambda: bool(door.gateway.catalog.versions_of("community", model)))
         async with scripted_runner(door.gateway.mesh_address, name="runner") as runner:
             yield Front(door, model, runner)
 
