@@ -141,6 +141,22 @@ async def test_tenants_take_turns_at_a_runner_however_many_calls_one_of_them_has
     assert turns in ([1, 3, 5], [2, 4, 6])
 
 
+async def test_a_place_that_one_model_has_no_use_for_goes_to_the_next_at_once() -> None:
+    stage = Stage()
+    stage.core = GatewayCore(limits=ResilienceLimits(model_calls_max=1, tenant_calls_max=2))
+    stage.runner = stage.core.join()
+    for model in ("m", "n"):
+        stage.register(model)
+        for number in range(3):
+            stage.begin(f"{model}{number}", model=model)
+    while calls := stage.runner.received():
+        assert len(calls) == len({call.version_uid for call in calls})
+        left = {name[0] for name in ("m0", "m1", "m2", "n0", "n1", "n2") if name not in dict(stage.ended)}
+        assert {call.version_uid[5] for call in calls} == left, "both models are always served"
+        stage.runner.answer(calls[0])
+    assert len(stage.ended) == 6
+
+
 async def test_another_tenant_finds_a_place_at_a_runner_that_one_has_all_to_itself() -> None:
     stage = Stage(calls=100, runner_calls=10)
     stage.register("m")

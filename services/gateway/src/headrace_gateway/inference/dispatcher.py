@@ -162,7 +162,7 @@ class Dispatcher:
         if call.retry_at:
             self.retries.forget(call)
         if self.line.models:
-            self.line.place_free()
+            self.line.place_free(self._clock.monotonic())
 
     def _answered(self, call: InferenceCall, outcome: Outcome) -> None:
         replica = call.replica
@@ -184,7 +184,7 @@ class Dispatcher:
                 self.hedges.drop(call)
             call.finished(call, outcome)
         if self.line.models:
-            self.line.place_free()
+            self.line.place_free(now)
 
     def _failed(self, call: InferenceCall, replica: ReplicaTraffic, error: HeadraceError) -> None:
         reason = error.reason
@@ -245,4 +245,4 @@ class Dispatcher:
             if call.replica is None:
                 self._failed(call, replica, outcome)
         if self.line.models:
-            self.line.place_free()
+            self.line.place_free(now)

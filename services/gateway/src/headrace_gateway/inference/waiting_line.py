@@ -20,8 +20,10 @@ from headrace_gateway.mesh.placement import Wants
 
 RUNNER_WAIT_S = 3.0
 _LOOK_AGAIN_S = 0.5
-# Models that are looked at for each place that becomes free; others keep their turn for the next one, or the tick.
+# Tenants that are looked at for each place that becomes free; others keep their turn for the next one, or the tick.
 _LOOKS_MAX = 8
+# Models of a tenant that are looked at then.
+_PASSES_MAX = 3
 # Calls of sequences that are passed over because their own replica is busy, before the line has to wait.
 _PASSED_MAX = 8
 
@@ -89,9 +91,12 @@ class WaitingLine:
         """Nobody wants the call any more."""
         self._calls.leave(call, self._health.traffic.model(call.version))
 
-    def place_free(self) -> None:
-        """A call has ended somewhere: the next ones go. To be told only while there are `models`."""
-        self._serve(_LOOKS_MAX)
+    def place_free(self, now: float) -> None:
+        """A call has ended somewhere: the next one goes. To be told only while there are `models`."""
+        for _ in range(min(_PASSES_MAX, len(self.models))):
+            for model in self._calls.next(_LOOKS_MAX):
+                if self._serve_first(model, now):
+                    return
 
     def tick(self, now: float) -> None:
         """To be called many times a second."""
@@ -99,7 +104,7 @@ class WaitingLine:
             if now >= self._look_at:
                 self._look_at = now + _LOOK_AGAIN_S
                 self._look()
-            self._serve(len(self.models))
+            self._serve(now)
 
     def _enter(self, call: InferenceCall, model: ModelTraffic, now: float, has_replica: bool) -> None:
         self._calls.enter(call, model, now)
@@ -128,7 +133,7 @@ class WaitingLine:
     def _look_and_serve(self) -> None:
         self._look_due = False
         self._look()
-        self._serve(len(self.models))
+        self._serve(self._clock.monotonic())
 
     def _look(self) -> None:
         """Ends the calls that need not wait any more, and notes which models have replicas."""
@@ -157,37 +162,34 @@ class WaitingLine:
                 self._calls.leave(call, model)
                 call.finished(call, call.last_error or failure)
 
-    def _serve(self, looks: int) -> None:
-        """Sends calls, one of each tenant in turn, until so many models have none that a replica takes."""
+    def _serve(self, now: float) -> None:
+        """Sends all calls that replicas take, one of each tenant in turn."""
         stuck: set[ModelTraffic] = set()
-        while looks > len(stuck):
-            models = [model for model in self._calls.next(looks) if model not in stuck]
+        while len(stuck) < len(self.models):
+            models = [model for model in self._calls.next(len(self.models)) if model not in stuck]
             for model in models:
-                if self._serve_first(model):
+                if self._serve_first(model, now):
                     # A turn was taken: from the first one again.
                     break
                 stuck.add(model)
             if not models:
                 return
 
-    def _pass_over(self, model: ModelTraffic) -> None:
-        """Takes out the first calls that have too little time left to be answered; they end at their deadline."""
-        latency_s = model.pace.latency_s
-        if latency_s:
-            now = self._clock.monotonic()
-            while (call := model.line.first()) is not None and call.deadline < now + latency_s:
-                self._calls.leave(call, model)
-
-    def _serve_first(self, model: ModelTraffic) -> bool:
+    def _serve_first(self, model: ModelTraffic, now: float) -> bool:
         """Sends the first call of a model that a replica takes, if there is one."""
-        self._pass_over(model)
-        for call in islice(model.line, _PASSED_MAX):
-            if self._send(call, model):
-                self.waited.observe(call.sent_at - call.waits_since)
-                self._calls.sent(call, model)
-                model.pace.left(call.priority, call.sent_at, last=not model.line.count(call.priority))
-                return True
-            if not call.sequence:
-                break
-        self._calls.passed(model)
+        latency_s = model.pace.latency_s
+        while (call := model.line.first()) is not None and call.deadline < now + latency_s:
+            # Too little time left for an answer: it ends at its deadline.
+            self._calls.leave(call, model)
+        if call is not None and model.may_send:
+            for waiting in (call,) if not call.sequence else islice(model.line, _PASSED_MAX):
+                if self._send(waiting, model):
+                    self.waited.observe(now - waiting.waits_since)
+                    self._calls.sent(waiting, model)
+                    model.pace.left(waiting.priority, now, last=not model.line.count(waiting.priority))
+                    return True
+                if not waiting.sequence:
+                    break
+        if model.line:
+            self._calls.passed(model)
         return False
