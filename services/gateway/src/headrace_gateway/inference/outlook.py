@@ -65,8 +65,7 @@ def circuit_open(version: CatalogVersion, open_for_s: float) -> HeadraceError:
 def too_late(version: CatalogVersion, needed_s: float) -> HeadraceError:
     """What a call fails with that so many wait before that its deadline can't be met."""
     return DeadlineError(
-        f"so many requests wait for model '{version.model}' that this one would take {needed_s:.3g} s and miss its "
-        "deadline",
+        f"so many requests wait for model '{version.model}' that this one would miss its deadline",
         entry=catalogue.DEADLINE_UNREACHABLE,
         context={"model": version.model, "needed_s": f"{needed_s:.3g}"},
     )
