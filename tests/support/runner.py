@@ -19,6 +19,7 @@ from headrace.registry.v1.models_pb2 import Version
 from headrace.runner.internal.v1.mesh_pb2 import ModelEvent
 from headrace_common.clock import Clock, SystemClock
 from headrace_common.errors import HeadraceError
+from headrace_common.lanes import PayloadParts
 from headrace_common.metrics import Metrics
 from headrace_common.rpc_status import from_status
 from headrace_common.tasks import TaskGuard
@@ -33,6 +34,7 @@ from support.artifacts import TICKET, Artifacts, artifact_service, version_of
 from support.eventually import eventually
 
 TENANT = "acme"
+_CLOSE_S = 60.0
 
 
 @dataclass
@@ -101,6 +103,9 @@ class RunnerUnderTest:
         outcome: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
 
         def ended(told: Outcome) -> None:
+            if outcome.done():
+                # Cancelled, and the replica is about to hear of it.
+                return
             if isinstance(told, HeadraceError):
                 outcome.set_exception(told)
             else:
@@ -164,9 +169,9 @@ def request_of(
     return request.SerializeToString()
 
 
-def outputs_of(payload: bytes) -> dict[str, NDArray[Any]]:
+def outputs_of(payload: bytes | PayloadParts) -> dict[str, NDArray[Any]]:
     """The outputs of a serialised response by name."""
-    response = pb.ModelInferResponse.FromString(payload)
+    response = pb.ModelInferResponse.FromString(bytes(payload))
     found: dict[str, NDArray[Any]] = {}
     for output, raw in zip(response.outputs, response.raw_output_contents, strict=True):
         if output.datatype == "BYTES":
@@ -199,7 +204,7 @@ async def running_host(folder: Path, *, clock: Clock | None = None, **settings: 
             if tasks.failed.done():
                 raise AssertionError(f"the background task {tasks.failed.result()} died")
         finally:
-            await host.close()
+            assert await host.close(grace_s=_CLOSE_S), "an execution did not end"
 
 
 async def failure_of(awaitable: Any) -> HeadraceError:

@@ -53,9 +53,7 @@ async def test_calls_of_one_turn_share_an_execution_and_each_gets_its_rows(tmp_p
         answers = await together(runner, version, *(request_of({"x": x}) for x in sent))
         for x, answer in zip(sent, answers, strict=True):
             assert isinstance(answer, Answer)
-            np.testing.assert_allclose(
-                outputs_of(bytes(answer.payload))["z"], x @ onnx_models.tiny_weights(), rtol=1e-5
-            )
+            np.testing.assert_allclose(outputs_of(answer.payload)["z"], x @ onnx_models.tiny_weights(), rtol=1e-5)
             assert (answer.rows, answer.batch_calls) == (14, 6)
         assert sum(answer.leads_batch for answer in answers if isinstance(answer, Answer)) == 1
         assert executions(runner, "tiny") == 1
@@ -89,7 +87,7 @@ async def test_large_rows_are_put_together_and_split_exactly(tmp_path: Path) -> 
         answers = await together(runner, version, *(request_of({"x": x, "y": x}) for x in sent))
         for x, answer in zip(sent, answers, strict=True):
             assert isinstance(answer, Answer)
-            assert (outputs_of(bytes(answer.payload))["z"] == 2 * x).all()
+            assert (outputs_of(answer.payload)["z"] == 2 * x).all()
         assert executions(runner, "add") == 1
 
 
@@ -106,9 +104,9 @@ async def test_only_the_poisoned_call_of_a_batch_fails(tmp_path: Path) -> None:
                 assert answer.entry is catalogue.MODEL_EXECUTION_FAILED
             else:
                 assert isinstance(answer, Answer)
-                assert outputs_of(bytes(answer.payload))["z"].tolist() == [index * 10]
+                assert outputs_of(answer.payload)["z"].tolist() == [index * 10]
                 assert (answer.rows, answer.leads_batch) == (1, True)
-        assert runner.metric("batches_repeated_total", tenant="acme", model="lookup", version="1") == 1
+        assert runner.metric("executions_repeated_total", tenant="acme", model="lookup", version="1") == 5
 
 
 async def test_nan_and_infinity_of_one_call_don_t_reach_another(tmp_path: Path) -> None:
@@ -117,9 +115,30 @@ async def test_nan_and_infinity_of_one_call_don_t_reach_another(tmp_path: Path) 
         bad, good = np.full((1, 16), np.nan, np.float32), np.ones((1, 16), np.float32)
         bad[0, 3] = np.inf
         answers = await together(runner, version, request_of({"x": bad}), request_of({"x": good}))
-        outputs = [outputs_of(bytes(answer.payload))["z"] for answer in answers if isinstance(answer, Answer)]
+        outputs = [outputs_of(answer.payload)["z"] for answer in answers if isinstance(answer, Answer)]
         assert np.isnan(outputs[0]).all()
         assert np.isfinite(outputs[1]).all()
+
+
+async def test_a_model_whose_first_call_has_no_rows_goes_on(tmp_path: Path) -> None:
+    async with running_host(tmp_path) as runner:
+        version = await runner.load("tiny", onnx_models.tiny(), manifest=batched_manifest())
+        for rows in (0, 2):
+            answer = await runner.answer(runner.call(version, request_of({"x": np.ones((rows, 16), np.float32)})))
+            assert outputs_of(answer.payload)["z"].shape == (rows, 16)
+
+
+async def test_what_a_caller_s_end_raises_harms_no_other_call(tmp_path: Path) -> None:
+    async with running_host(tmp_path) as runner:
+        version = await runner.load("tiny", onnx_models.tiny(), manifest=batched_manifest())
+        payload = request_of({"x": np.ones((1, 16), np.float32)})
+
+        def failing(_outcome: object) -> None:
+            raise RuntimeError("the caller is broken")
+
+        runner.host.begin(runner.call(version, payload), failing)
+        assert (await runner.answer(runner.call(version, payload))).batch_calls == 2
+        assert (await runner.answer(runner.call(version, payload))).batch_calls == 1
 
 
 async def test_outputs_that_can_not_be_split_are_computed_call_by_call(tmp_path: Path) -> None:
@@ -127,9 +146,9 @@ async def test_outputs_that_can_not_be_split_are_computed_call_by_call(tmp_path:
         version = await runner.load("sum", onnx_models.sum_of_rows(), manifest=batched_manifest())
         for _ in range(2):
             answers = await together(runner, version, *(request_of({"x": rows_of(2, value)}) for value in (1, 2, 3)))
-            sums = [outputs_of(bytes(answer.payload))["z"][0, 0] for answer in answers if isinstance(answer, Answer)]
+            sums = [outputs_of(answer.payload)["z"][0, 0] for answer in answers if isinstance(answer, Answer)]
             assert sums == [2, 4, 6]
-        assert runner.metric("batches_repeated_total", tenant="acme", model="sum", version="1") == 1
+        assert runner.metric("executions_repeated_total", tenant="acme", model="sum", version="1") == 3
 
 
 async def test_a_cancelled_call_does_not_fail_its_batch(tmp_path: Path) -> None:
@@ -143,7 +162,7 @@ async def test_a_cancelled_call_does_not_fail_its_batch(tmp_path: Path) -> None:
         calls[1].cancel()
         answers = await asyncio.gather(*calls, return_exceptions=True)
         assert isinstance(answers.pop(1), asyncio.CancelledError)
-        values = [outputs_of(bytes(answer.payload))["z"][0, 0] for answer in answers if isinstance(answer, Answer)]
+        values = [outputs_of(answer.payload)["z"][0, 0] for answer in answers if isinstance(answer, Answer)]
         assert values == [SLOW, SLOW + 2, SLOW + 3]
 
 

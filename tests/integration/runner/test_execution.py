@@ -15,6 +15,8 @@ import pytest
 from headrace.registry.v1.models_pb2 import Version
 from headrace_common import catalogue
 from headrace_common.errors import HeadraceError
+from headrace_runner.execution.pending_call import PendingCall
+from headrace_runner.execution.runs import Run
 from support import onnx_models
 from support.eventually import eventually
 from support.runner import RunnerUnderTest, failure_of, outputs_of, request_of, running_host
@@ -180,7 +182,7 @@ async def test_a_thousand_random_cancels_leave_everything_as_it_was(tmp_path: Pa
         assert len(asyncio.all_tasks()) == tasks_before
         assert threading.active_count() <= threads_before + 1
         gc.collect()
-        assert not [item for item in gc.get_objects() if type(item).__name__ == "_Pending"]
+        assert not [item for item in gc.get_objects() if isinstance(item, PendingCall | Run)]
         answer = await runner.answer(runner.call(version, steps(5)))
         assert outputs_of(answer.payload)["z"] == 5
 

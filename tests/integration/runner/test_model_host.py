@@ -33,7 +33,7 @@ async def test_a_wanted_model_is_fetched_loaded_and_answers(tmp_path: Path) -> N
         assert runner.host.model_events() == [runner.events[-1]]
         payload = request_of({"x": ROWS, "y": ROWS}, request_id="my-id")
         answer = await runner.answer(runner.call(version, payload))
-        response = pb.ModelInferResponse.FromString(answer.payload)
+        response = pb.ModelInferResponse.FromString(bytes(answer.payload))
         assert (response.model_name, response.model_version, response.id) == ("double", "1", "my-id")
         assert np.array_equal(outputs_of(answer.payload)["z"], 2 * ROWS)
         assert answer.compute_us > 0

@@ -32,7 +32,7 @@ async def test_an_endless_execution_is_interrupted_and_the_next_call_is_answered
         assert error.entry is catalogue.EXECUTION_TIMEOUT
         assert error.context["timeout_s"] == "0.3"
         answer = await runner.answer(runner.call(version, SHORT))
-        assert outputs_of(bytes(answer.payload))["z"] == 7
+        assert outputs_of(answer.payload)["z"] == 7
         assert runner.metric("executions_given_up_total", tenant="acme", model="slow", version="1") == 1
 
 
@@ -51,7 +51,7 @@ async def test_other_instances_of_the_model_are_not_interrupted(tmp_path: Path) 
         endless = asyncio.create_task(failure_of(runner.answer(runner.call(version, ENDLESS))))
         await eventually(lambda: runner.metric("executing") == 1)
         while not endless.done():
-            assert outputs_of(bytes((await runner.answer(runner.call(version, SHORT))).payload))["z"] == 7
+            assert outputs_of((await runner.answer(runner.call(version, SHORT))).payload)["z"] == 7
         assert (await endless).entry is catalogue.EXECUTION_TIMEOUT
 
 
@@ -83,4 +83,4 @@ async def test_an_execution_that_can_not_be_stopped_loses_its_thread(
         next_call = asyncio.create_task(runner.answer(runner.call(version, payload)))
         await eventually(lambda: runner.metric("executing") == 1)
         backend.released.set()
-        assert outputs_of(bytes((await next_call).payload))["z"] == 1
+        assert outputs_of((await next_call).payload)["z"] == 1

@@ -37,7 +37,7 @@ def served(queue: FairQueue[int], count: int = -1) -> list[int]:
     """Takes what is next, so many times or until nothing is left."""
     order: list[int] = []
     while queue and count != len(order):
-        head, _ = queue.peek()
+        head, _ = queue.peek(0.0)
         assert head.item is not None
         order.append(head.item)
         queue.take(head)
@@ -96,6 +96,33 @@ def test_what_a_tenant_had_while_alone_is_not_held_against_it() -> None:
     assert 15 <= sum(item < 5_000 for item in order) <= 25
 
 
+def test_a_debt_is_kept_while_its_tenant_is_away() -> None:
+    queue = queue_of(*(waiting(index, tenant="steady") for index in range(500)))
+    rows = {"steady": 0, "bulky": 0}
+    for step in range(300):
+        if not any(item >= 5_000 for item in range(5_000, 5_000 + step) if item in queue):
+            queue.push(waiting(5_000 + step, tenant="bulky", rows=32))
+        head, _ = queue.peek(0.0)
+        rows[head.tenant_id] += head.rows
+        queue.take(head)
+    assert rows["bulky"] <= rows["steady"] + 64
+
+
+def test_what_has_waited_longest_is_served_when_its_priority_has_aged() -> None:
+    queue = queue_of(waiting(1, priority=0, deadline=1e6, entered=0.0))
+    for index in range(20):
+        queue.push(waiting(100 + index, priority=0, deadline=20.0, entered=9.0))
+        queue.push(waiting(200 + index, priority=9, entered=9.5))
+    head, _ = queue.peek(9.6)
+    assert head.item == 1
+
+
+def test_nothing_waits_for_ever_behind_earlier_deadlines() -> None:
+    queue = queue_of(waiting(1, deadline=1e6, entered=0.0), waiting(2, deadline=12.0, entered=10.5))
+    assert queue.peek(5.0)[0].item == 2
+    assert queue.peek(10.6)[0].item == 1
+
+
 def test_company_is_of_the_same_group_and_fits() -> None:
     queue = queue_of(
         waiting(1, group="x", rows=4, deadline=1),
@@ -103,7 +130,7 @@ def test_company_is_of_the_same_group_and_fits() -> None:
         waiting(3, group="x", rows=2, tenant="b"),
         waiting(4, group=None),
     )
-    head, _ = queue.peek()
+    head, _ = queue.peek(0.0)
     queue.take(head)
     company = queue.next_of("x", 3)
     assert company is not None
@@ -150,7 +177,7 @@ class QueueMachine(RuleBasedStateMachine):
     @precondition(lambda self: self.present)
     @rule(more=st.integers(0, 20))
     def serve(self, more: int) -> None:
-        head, oldest = self.queue.peek()
+        head, oldest = self.queue.peek(0.0)
         assert head.item in self.present
         assert oldest <= head.entered_s
         group = head.group

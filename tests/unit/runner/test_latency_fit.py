@@ -44,6 +44,7 @@ def test_predictions_are_never_negative_and_grow_with_rows(seen: list[tuple[int,
     assert predicted == sorted(predicted)
     assert predicted[0] >= 0
     assert fit.predict(1) <= max(seconds for _, seconds in seen) * (1 + 1e-9)
+    assert 0 <= fit.at_least(64) <= fit.predict(64)
 
 
 def test_a_machine_that_became_faster_is_noticed() -> None:
@@ -55,13 +56,41 @@ def test_a_machine_that_became_faster_is_noticed() -> None:
     assert fit.predict(1) < 0.02
 
 
-def test_the_slope_outlives_a_time_of_equal_sizes() -> None:
+def test_the_slope_fades_slowly_while_sizes_are_equal() -> None:
     fit = LatencyFit()
     for rows in (1, 8, 1, 8, 1, 8):
         fit.observe(rows, 0.01 * rows)
-    for _ in range(200):
+    for _ in range(80):
         fit.observe(1, 0.01)
-    assert fit.predict(8) == pytest.approx(0.08, rel=0.05)
+    assert 0.03 < fit.predict(8) < 0.08
+    assert fit.rows_that_pay() > 1
+
+
+def test_one_slow_execution_does_not_end_batching() -> None:
+    fit = LatencyFit()
+    for _ in range(30):
+        fit.observe(1, 0.005)
+    fit.observe(64, 0.3)
+    for _ in range(60):
+        rows = max(1, int(min(64, fit.rows_that_pay())))
+        fit.observe(rows, 0.005 + 0.00005 * rows)
+    assert fit.rows_that_pay() > 64
+
+
+def test_what_takes_at_least_follows_the_quickest_of_late() -> None:
+    fit = LatencyFit()
+    fit.observe(1, 3.0)
+    fit.observe(1, 0.01)
+    assert fit.at_least(1) < 0.02
+    for _ in range(100):
+        fit.observe(1, 0.01)
+    assert fit.at_least(1) == pytest.approx(fit.predict(1), rel=0.01)
+
+
+def test_no_rows_are_an_execution_too() -> None:
+    fit = LatencyFit()
+    fit.observe(0, 0.01)
+    assert fit.predict(1) == pytest.approx(0.01)
 
 
 @given(st.floats(1e-6, 1e-2), st.floats(1e-6, 1e-1))

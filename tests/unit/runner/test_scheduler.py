@@ -161,6 +161,62 @@ def test_one_call_of_any_size_may_wait_for_a_free_slot() -> None:
     assert none.enter(call(2)) is not None
 
 
+def test_a_batch_waits_no_longer_than_for_the_smallest_good_size() -> None:
+    patient = scheduler(delay_s=0.5, preferred=(4,))
+    enter(patient, *(call(index) for index in range(5)))
+    assert [len(batch) for batch in started(patient).batches] == [4]
+
+
+def test_what_was_gathered_is_not_split_over_slots() -> None:
+    two = scheduler(slots=2, delay_s=0.5)
+    for rows in (1, 8):
+        two.observe(rows, 0.1 + 0.01 * rows, 0.0)
+    enter(two, *(call(index) for index in range(8)))
+    assert [len(batch) for batch in started(two).batches] == [8]
+
+
+def test_a_full_batch_does_not_wait_behind_another_group() -> None:
+    patient = scheduler(delay_s=0.5)
+    enter(patient, call(0, group="x", priority=9), *(call(index, group="y") for index in range(1, 9)))
+    assert started(patient).batches[0] == [*range(1, 9)]
+
+
+def test_a_call_with_little_time_gets_a_smaller_batch_while_there_is_no_backlog() -> None:
+    few = scheduler()
+    for rows in (1, 8, 1, 8):
+        few.observe(rows, 0.1 + 0.01 * rows, 0.0)
+    enter(few, call(0, deadline=0.15), *(call(index, deadline=9.0) for index in range(1, 7)))
+    (batch,) = started(few).batches
+    assert 0 in batch
+    assert len(batch) < 7
+
+
+@pytest.mark.parametrize("load", [0.8, 1.2, 5.0])
+def test_overload_does_not_make_the_model_compute_what_comes_too_late(load: float) -> None:
+    """Calls of half a second on a model of 10 ms and 1 ms a row: about 865 rows/s in full batches."""
+    full = scheduler(batch_rows=64, waiting_max=100_000)
+    peak = 64 / (0.01 + 0.001 * 64)
+    arrivals = [index / (load * peak) for index in range(int(10 * load * peak))]
+    now, good, wasted, arrived = 0.0, 0, 0, 0
+    while now < 10.0:
+        while arrived < len(arrivals) and arrivals[arrived] <= now:
+            enter(full, call(arrived, deadline=arrivals[arrived] + 0.5, entered=arrivals[arrived]))
+            arrived += 1
+        run = full.start(now)
+        if run is None or not run.batches:
+            now += 0.001
+            continue
+        for batch in run.batches:
+            seconds = 0.01 + 0.001 * len(batch)
+            now += seconds
+            full.observe(len(batch), seconds, now)
+            in_time = sum(arrivals[item] + 0.5 >= now for item in batch)
+            good, wasted = good + in_time, wasted + len(batch) - in_time
+        full.finish()
+    assert good >= 0.85 * min(1.0, load) * peak * 10
+    assert wasted < 0.1 * good
+
+
 class SchedulerMachine(RuleBasedStateMachine):
     """Whatever happens, each call leaves once, batches keep to their limits, and slots come back."""
 

@@ -125,7 +125,7 @@ class RunnerMetrics(Collector):
         for labels, replica in list(self._replicas.items()):
             replica.batch_rows.add_to(batch_rows, labels)
             replica.execution.add_to(execution, labels)
-            repeated.add_metric(labels, replica.batches_repeated)
+            repeated.add_metric(labels, replica.executions_repeated)
             given_up.add_metric(labels, replica.executions_given_up)
             for outcome, count in list(replica.calls.items()):
                 calls.add_metric((*labels, outcome), count)
@@ -158,7 +158,9 @@ class RunnerMetrics(Collector):
                 "headrace_runner_execution_seconds", "Time of execution, by execution", labels=_MODEL
             ),
             CounterMetricFamily(
-                "headrace_runner_batches_repeated", "Batches that failed and were executed call by call", labels=_MODEL
+                "headrace_runner_executions_repeated",
+                "Executions of single calls whose batch had failed",
+                labels=_MODEL,
             ),
             CounterMetricFamily(
                 "headrace_runner_executions_given_up", "Executions that took longer than they may", labels=_MODEL
@@ -197,7 +199,7 @@ class ReplicaMetrics:
         calls: How many ended in which way: `ok`, `invalid`, `failed`, `refused`, `expired`, `cancelled`.
         queue_wait: Time in the queue of answered calls; likewise `compute`.
         batch_rows: Rows of executions that succeeded; `execution` is the time of each.
-        batches_repeated: Batches that failed and were executed again call by call.
+        executions_repeated: Executions of single calls whose batch had failed.
         executions_given_up: Executions that took longer than they may.
         sequences: Of the state that is kept.
     """
@@ -205,11 +207,11 @@ class ReplicaMetrics:
     __slots__ = (
         "backend",
         "batch_rows",
-        "batches_repeated",
         "calls",
         "compute",
         "execution",
         "executions_given_up",
+        "executions_repeated",
         "queue_wait",
         "sequences",
     )
@@ -221,7 +223,7 @@ class ReplicaMetrics:
         self.compute = LatencyCounts()
         self.execution = LatencyCounts()
         self.batch_rows = RowCounts()
-        self.batches_repeated = 0
+        self.executions_repeated = 0
         self.executions_given_up = 0
         self.sequences = SequenceCounts()
 

@@ -6,7 +6,7 @@ import ctypes
 from collections.abc import Mapping, Sequence
 from importlib import import_module
 from pathlib import Path, PurePosixPath
-from threading import get_ident
+from threading import Lock, get_ident
 from typing import Any
 
 import numpy as np
@@ -95,6 +95,7 @@ class OnnxRuntimeModel:
     def __init__(self, *, session: Any) -> None:
         self._session: Any = session
         self._running: dict[int, Any] = {}
+        self._interrupting = Lock()
         self._idle_options: list[Any] = []
         self._options_type: Any = import_module("onnxruntime").RunOptions
         self._log = structlog.stdlib.get_logger("onnxruntime")
@@ -135,14 +136,17 @@ class OnnxRuntimeModel:
             self._log.info("run failed", error=str(error))
             raise _run_error(error) from None
         finally:
-            del self._running[thread_id]
-            if not options.terminate:
-                self._idle_options.append(options)
+            with self._interrupting:
+                del self._running[thread_id]
+                if not options.terminate:
+                    self._idle_options.append(options)
 
     def interrupt(self, thread_id: int | None = None) -> None:
-        for thread, options in tuple(self._running.items()):
-            if thread_id in (None, thread):
-                options.terminate = True
+        # So that none is used again that is about to be interrupted.
+        with self._interrupting:
+            for thread, options in tuple(self._running.items()):
+                if thread_id in (None, thread):
+                    options.terminate = True
 
     def close(self) -> None:
         self._session = None

@@ -10,6 +10,8 @@ from typing import Generic, TypeVar
 Item = TypeVar("Item", bound=Hashable)
 
 _DEAD_MIN = 64
+# Ageing times after which an item goes before earlier deadlines of its own priority.
+_PATIENCE = 10
 
 
 class Waiting(Generic[Item]):
@@ -98,9 +100,11 @@ class _Share(Generic[Item]):
 class _Band(Generic[Item]):
     """All items of one priority: in order of arrival for ageing, and by tenant for fairness."""
 
-    __slots__ = ("arrivals", "order", "shares")
+    __slots__ = ("arrivals", "debts", "order", "shares")
 
     def __init__(self) -> None:
+        # Of tenants that have nothing here now, so that they don't come back without.
+        self.debts: dict[str, int] = {}
         self.arrivals: OrderedDict[Item, Waiting[Item]] = OrderedDict()
         self.shares: dict[str, _Share[Item]] = {}
         self.order: deque[_Share[Item]] = deque()
@@ -117,6 +121,7 @@ class _Band(Generic[Item]):
                 owed = max(share.credit for share in order)
                 for share in order:
                     share.credit -= owed
+                self.debts = {tenant: debt - owed for tenant, debt in self.debts.items() if debt < owed}
             while order[0].credit < 0:
                 order.rotate(-1)
         return order[0]
@@ -125,14 +130,15 @@ class _Band(Generic[Item]):
 class FairQueue(Generic[Item]):
     """Orders waiting items by urgency, then fairly by tenant, then by deadline. Pure: no time of its own, no I/O.
 
-    - Bands: one for each priority; a band gains one priority for each `ageing_s` that its oldest item has waited, so
-      that nothing waits for ever.
+    - Bands: one for each priority; a band gains one priority for each `ageing_s` that its oldest item has waited. When
+      it has its turn for that, or after ten times that anyway, it is that item's: nothing waits for ever.
     - Within a band, tenants take turns and pay rows: one that has had more than its share waits until the others have
       caught up. Source: deficit round robin with debts, Adiseshu, Parulkar and Varghese, "A Reliable and Scalable
       Striping Protocol" (surplus round robin), 1996.
     - Within a tenant, the earliest deadline is first.
 
-    Adding, removing and taking cost O(log n) in the items, and O(t) in the tenants that wait at the same priority.
+    Adding, removing and taking cost O(log n) in the items, and O(t) in the tenants that wait at the same priority and
+    the groups of the one whose turn it is.
 
     Args:
         ageing_s: Waiting time that is worth one priority, in seconds.
@@ -174,6 +180,7 @@ class FairQueue(Generic[Item]):
         share = band.shares.get(waiting.tenant_id)
         if share is None:
             share = band.shares[waiting.tenant_id] = _Share(waiting.tenant_id)
+            share.credit = band.debts.pop(waiting.tenant_id, 0)
             band.order.append(share)
         share.live += 1
         heap = share.heaps.get(waiting.group)
@@ -193,10 +200,18 @@ class FairQueue(Generic[Item]):
         self._leave(waiting)
         return True
 
-    def peek(self) -> tuple[Waiting[Item], float]:
+    def peek(self, now: float) -> tuple[Waiting[Item], float]:
         """The item that is next, and when the oldest of its band came. There must be one."""
         band = self._band()
-        return band.turn().first(), band.oldest.entered_s
+        oldest = band.oldest
+        by_age = oldest.priority < max(self._bands)
+        if by_age or now - oldest.entered_s > _PATIENCE * self._ageing_s:
+            return oldest, oldest.entered_s
+        return band.turn().first(), oldest.entered_s
+
+    def groups(self) -> list[Hashable | None]:
+        """The groups of which something waits."""
+        return list(self._rows_of)
 
     def take(self, waiting: Waiting[Item]) -> None:
         """Serves an item: its tenant pays for it. What it had while it was alone is nobody's loss."""
@@ -260,3 +275,5 @@ class FairQueue(Generic[Item]):
         else:
             del band.shares[waiting.tenant_id]
             band.order.remove(share)
+            if share.credit < 0:
+                band.debts[waiting.tenant_id] = share.credit

@@ -7,13 +7,18 @@ from math import inf
 _WEIGHT = 0.1
 _VARIED = 1e-2
 _FIXED_SHARE = 0.05
+_FADE = 0.99
+_FORGET = 1.1
+_OUTLIER = 4.0
+_LEARNT = 3
 
 
 class LatencyFit:
     """An online fit of `latency = a * rows + b`, recent executions counting most. Pure.
 
-    Until executions of different sizes were seen, the latency is taken to be the same for all sizes; while sizes hardly
-    differ, the slope stays as it was. Neither the slope nor the fixed part is ever negative.
+    Until executions of different sizes were seen, the latency is taken to be the same for all sizes. While sizes hardly
+    differ, the slope fades slowly, so that other sizes are tried again. Neither the slope nor the fixed part is ever
+    negative, and a single execution that took far longer than it should counts as one that took a few times as long.
 
     Source: exponentially weighted least squares, see Hunter, "The Exponentially Weighted Moving Average", 1986.
     """
@@ -24,6 +29,7 @@ class LatencyFit:
         self._seconds = 0.0
         self._rows_squared = 0.0
         self._rows_seconds = 0.0
+        self._quickest = 1.0
         self.per_row_s = 0.0
         self.fixed_s = 0.0
 
@@ -33,7 +39,13 @@ class LatencyFit:
         return bool(self._count)
 
     def observe(self, rows: int, seconds: float) -> None:
-        """Folds one execution in."""
+        """Folds one execution in; no rows count as one."""
+        rows = max(1, rows)
+        expected_s = self.predict(rows)
+        if expected_s:
+            self._quickest = min(seconds / expected_s, self._quickest * _FORGET, 1.0)
+            if self._count >= _LEARNT:
+                seconds = min(seconds, _OUTLIER * expected_s)
         self._count += 1
         # The first ones count alike, so that the very first doesn't outweigh the next ten.
         weight = max(_WEIGHT, 1 / self._count)
@@ -45,13 +57,18 @@ class LatencyFit:
         # Sizes that hardly differ say nothing about the slope.
         if variance > _VARIED * self._rows_squared:
             self.per_row_s = (self._rows_seconds - self._rows * self._seconds) / variance
-        # Executions of no rows have a fixed part only.
-        self.per_row_s = min(max(self.per_row_s, 0.0), self._seconds / self._rows) if self._rows else 0.0
+        else:
+            self.per_row_s *= _FADE
+        self.per_row_s = min(max(self.per_row_s, 0.0), self._seconds / self._rows)
         self.fixed_s = self._seconds - self.per_row_s * self._rows
 
     def predict(self, rows: int) -> float:
         """Seconds that an execution of so many rows takes; 0 while nothing is known."""
         return self.per_row_s * rows + self.fixed_s
+
+    def at_least(self, rows: int) -> float:
+        """Seconds that one takes when all goes well, as one of the last few did."""
+        return self.predict(rows) * self._quickest
 
     def rows_that_pay(self) -> float:
         """Rows from which on a larger execution hardly costs less by the row: what is fixed is a twentieth of it."""

@@ -1,4 +1,4 @@
-"""Calls that a replica has, and what its threads do with them."""
+"""A call that a replica has."""
 
 from __future__ import annotations
 
@@ -26,19 +26,3 @@ class PendingCall:
     started_s: float = 0.0
     waiting: Waiting[PendingCall] | None = None
     step: SequenceStep | None = None
-
-
-@dataclass(slots=True, eq=False)
-class Run:
-    """What one thread executes: batches one after another.
-
-    Attributes:
-        present: The batch that is executed now.
-        began_s: When its present execution began; 0 before the first.
-        given_up_s: When its callers were told that it takes too long; 0 while they were not.
-    """
-
-    batches: list[list[PendingCall]]
-    present: list[PendingCall] | None = None
-    began_s: float = 0.0
-    given_up_s: float = 0.0

@@ -64,6 +64,11 @@ class SchedulingPolicy:
     priority_timeout_s: Mapping[int, float] = field(default_factory=dict[int, float])
     timeout_s: float = 60.0
 
+    @property
+    def sized(self) -> bool:
+        """Whether the manifest knows better than a fit how large batches should be."""
+        return bool(self.preferred) or self.delay_s > 0
+
     def waits_max_s(self, priority: int) -> float:
         """How long a call of a priority may wait; 0 means until its deadline."""
         return self.priority_timeout_s.get(priority, self.queue_timeout_s)

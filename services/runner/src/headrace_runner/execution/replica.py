@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from contextlib import suppress
 from functools import partial
 
 import structlog
@@ -13,7 +13,7 @@ from headrace_common.deadline_wheel import DeadlineWheel
 from headrace_common.errors import HeadraceError, InferenceTimeout, RunnerUnavailable
 from headrace_runner.backends.contract import Interruptible, LoadedModel
 from headrace_runner.calls import Answer, Cancel, Ended, IncomingCall, Outcome
-from headrace_runner.execution.batch_execution import BatchExecution, Executed
+from headrace_runner.execution.batch_execution import BatchExecution
 from headrace_runner.execution.failures import (
     deadline_over,
     deadline_passed,
@@ -27,9 +27,10 @@ from headrace_runner.execution.failures import (
 )
 from headrace_runner.execution.fair_queue import Waiting
 from headrace_runner.execution.instances import Instances
-from headrace_runner.execution.pending_call import PendingCall, Run
+from headrace_runner.execution.pending_call import PendingCall
 from headrace_runner.execution.policy import SchedulingPolicy
-from headrace_runner.execution.scheduler import RUN_S, Scheduler
+from headrace_runner.execution.runs import Done, Run, RunExecution
+from headrace_runner.execution.scheduler import Scheduler
 from headrace_runner.execution.sequence_policy import SequencePolicy
 from headrace_runner.execution.sequence_turns import SequenceTurns
 from headrace_runner.execution.sequences import Sequences, SequenceStep
@@ -88,7 +89,8 @@ class Replica:
         self._execution = BatchExecution(name=name, model=model, signature=signature, writer=writer, clock=clock)
         self._clock = clock
         self._metrics = metrics
-        self._instances: Instances[Run] = Instances(name=name, execute=self._execute)
+        runs = RunExecution(execution=self._execution, clock=clock, tell=self._tell)
+        self._instances: Instances[Run] = Instances(name=name, execute=runs.execute)
         self._runs: set[Run] = set()
         self._unanswered: set[PendingCall] = set()
         self._deadlines: DeadlineWheel[PendingCall] = DeadlineWheel(tick_s=_TICK_S)
@@ -233,7 +235,10 @@ class Replica:
         if ended is not None:
             self._forget(pending)
             self._count(outcome)
-            ended(outcome)
+            try:
+                ended(outcome)
+            except Exception:  # noqa: BLE001 - what one caller does with its answer is no other's concern
+                self._log.exception("caller failed", model=self._name)
 
     def _forget(self, pending: PendingCall) -> None:
         pending.ended = None
@@ -301,8 +306,7 @@ class Replica:
         deadline = loop.time() + _INTERRUPT_S
         ended = False
         while not ended and loop.time() < deadline:
-            if isinstance(self._model, Interruptible):
-                self._model.interrupt()
+            self._interrupt()
             ended = await self._idle_within(_INTERRUPT_AGAIN_S)
         return ended
 
@@ -323,11 +327,21 @@ class Replica:
             for batch in started.batches:
                 for pending in batch:
                     pending.started_s = now_s
-            run = Run(started.batches)
-            self._runs.add(run)
-            self._instances.submit(run)
+            self._submit(Run(started.batches))
         self._wake_at(scheduler.wake_at, now_s)
         self._rest()
+
+    def _submit(self, run: Run) -> None:
+        self._runs.add(run)
+        try:
+            self._instances.submit(run)
+        except RuntimeError:
+            # The system gives this process no more threads.
+            self._log.exception("no thread for an execution", model=self._name)
+            self._runs.discard(run)
+            self._scheduler.finish()
+            for pending in [pending for batch in run.batches for pending in batch]:
+                self._end(pending, instance_lost())
 
     def _wake_at(self, wake_at: float | None, now_s: float) -> None:
         """Looks again when a batch has waited for company for as long as it may."""
@@ -337,67 +351,38 @@ class Replica:
         if wake_at is not None:
             self._waking = self._loop.call_later(max(0.0, wake_at - now_s), self._fill)
 
-    def _execute(self, run: Run) -> None:
-        """Runs in a thread of this replica."""
-        done: list[tuple[list[PendingCall], float, Executed, float]] = []
-        told_s = self._clock.monotonic()
-        for batch in run.batches:
-            done += self._executed(run, batch)
-            now_s = self._clock.monotonic()
-            if now_s - told_s > RUN_S:
-                self._loop.call_soon_threadsafe(self._take, run, done, False)
-                done, told_s = [], now_s
-        run.began_s = 0.0
-        self._loop.call_soon_threadsafe(self._take, run, done, True)
+    def _tell(self, run: Run, ended: bool) -> None:
+        """Called in a thread of this replica, which may outlive the event loop where it can't be stopped."""
+        with suppress(RuntimeError):
+            self._loop.call_soon_threadsafe(self._take, run, ended)
 
-    def _executed(self, run: Run, batch: list[PendingCall]) -> list[tuple[list[PendingCall], float, Executed, float]]:
-        """Executes a batch, and each of its calls alone where that fails: then only the poisoned one fails."""
-        done: list[tuple[list[PendingCall], float, Executed, float]] = []
-        alone = False
-        todo = [batch]
-        while todo and not run.given_up_s:
-            # Those that nobody waits for any more are not worth computing.
-            calls = [pending for pending in todo.pop(0) if pending.ended is not None]
-            if not calls:
-                continue
-            run.present = batch
-            run.began_s = began_s = self._clock.monotonic()
-            executed = self._execution.run([pending.request for pending in calls], calls[0].step)
-            if isinstance(executed.payloads, HeadraceError) and len(calls) > 1:
-                alone = True
-                todo = [[pending] for pending in calls]
-                continue
-            done.append((calls, began_s, executed, self._clock.monotonic()))
-        if alone:
-            self._metrics.batches_repeated += 1
-        return done
-
-    def _take(self, run: Run, done: Sequence[tuple[list[PendingCall], float, Executed, float]], ended: bool) -> None:
+    def _take(self, run: Run, ended: bool) -> None:
         """Back on the event loop: answers what was executed, and starts what waits when the slot is free."""
-        for calls, began_s, executed, ended_s in done:
-            self._answer(calls, began_s, executed, ended_s)
-        if ended and run in self._runs:
-            self._runs.discard(run)
-            self._instances.ended(run)
-            self._scheduler.finish()
-            self._fill()
+        try:
+            while run.done:
+                self._answer(run.done.popleft(), run)
+        finally:
+            if ended and run in self._runs:
+                self._runs.discard(run)
+                self._instances.ended(run)
+                self._scheduler.finish()
+                self._fill()
 
-    def _answer(self, calls: list[PendingCall], began_s: float, executed: Executed, ended_s: float) -> None:
+    def _answer(self, done: Done, run: Run) -> None:
+        calls, executed = done.calls, done.executed
+        metrics = self._metrics
+        metrics.executions_repeated += done.repeated
         payloads = executed.payloads
         if isinstance(payloads, HeadraceError):
             for pending in calls:
                 self._end(pending, payloads)
             return
-        compute_s = ended_s - began_s
-        metrics = self._metrics
-        self._scheduler.observe(executed.rows, compute_s, ended_s)
+        compute_s = done.ended_s - done.began_s
+        if not run.given_up_s:
+            self._scheduler.observe(executed.rows, compute_s, done.ended_s)
         metrics.batch_rows.observe(executed.rows)
         metrics.execution.observe(compute_s)
-        compute_us, input_us, output_us = (
-            int(compute_s * 1e6),
-            int(executed.input_s * 1e6),
-            int(executed.output_s * 1e6),
-        )
+        times_us = (int(compute_s * 1e6), int(executed.input_s * 1e6), int(executed.output_s * 1e6))
         leads = True
         for pending, payload in zip(calls, payloads, strict=True):
             if pending.ended is None:
@@ -407,33 +392,26 @@ class Replica:
                 if failure is not None:
                     self._end(pending, failure)
                     continue
-            queue_s = began_s - pending.entered_s
+            queue_s = done.began_s - pending.entered_s
             self.queue_wait_s += _SMOOTHING * (queue_s - self.queue_wait_s)
-            self._end(
-                pending,
-                Answer(
-                    payload,
-                    int(queue_s * 1e6),
-                    compute_us,
-                    input_us,
-                    output_us,
-                    executed.rows,
-                    len(calls),
-                    leads,
-                ),
-            )
+            queue_us = int(queue_s * 1e6)
+            self._end(pending, Answer(payload, queue_us, *times_us, executed.rows, len(calls), leads))
             leads = False
 
     def _tick(self) -> None:
         """Ends what is over time: calls by their deadlines or the queue's, executions by the watchdog's."""
         now_s = self._clock.monotonic()
-        for pending in self._deadlines.expired(now_s):
-            self._end_late(pending, now_s)
-        for run in tuple(self._runs):
-            self._watch(run, now_s)
-        self._ticking = bool(self._unanswered or self._runs)
-        if self._ticking:
-            self._loop.call_later(_TICK_S, self._tick)
+        try:
+            for pending in self._deadlines.expired(now_s):
+                self._end_late(pending, now_s)
+            for run in tuple(self._runs):
+                # Those that were quick don't wait for one of the same run that is not.
+                self._take(run, False)
+                self._watch(run, now_s)
+        finally:
+            self._ticking = bool(self._unanswered or self._runs)
+            if self._ticking:
+                self._loop.call_later(_TICK_S, self._tick)
 
     def _watch(self, run: Run, now_s: float) -> None:
         timeout_s = self._policy.timeout_s
@@ -448,13 +426,19 @@ class Replica:
                 for pending in batch:
                     self._end(pending, failure)
         if now_s - run.given_up_s < _INTERRUPT_S:
-            if isinstance(self._model, Interruptible):
-                self._model.interrupt(self._instances.thread_of(run))
+            self._interrupt(self._instances.thread_of(run))
         elif self._instances.replace(run):
             self._log.error("execution can't be stopped; another thread takes its place", model=self._name)
             self._runs.discard(run)
             self._scheduler.finish()
             self._fill()
+
+    def _interrupt(self, thread_id: int | None = None) -> None:
+        if isinstance(self._model, Interruptible):
+            try:
+                self._model.interrupt(thread_id)
+            except Exception:  # noqa: BLE001 - a backend may raise anything
+                self._log.exception("backend could not interrupt", model=self._name)
 
     def _end_late(self, pending: PendingCall, now_s: float) -> None:
         if pending.deadline <= now_s:

@@ -91,9 +91,9 @@ class Scheduler(Generic[Item]):
         return self._queue.remove(item)
 
     def needed_s(self, rows: int, now: float) -> float:
-        """The least time from now in which an item can be answered, 0 when that isn't known."""
+        """The least time in which an execution of so many rows can be done, 0 when that isn't known."""
         fresh = now - self._observed_at < _FIT_FRESH_S
-        return self.fit.predict(rows) if fresh else 0.0
+        return self.fit.at_least(rows) if fresh else 0.0
 
     def start(self, now: float) -> Run[Item] | None:
         """Gives a free slot its run; None when no slot is free or nothing waits.
@@ -109,15 +109,19 @@ class Scheduler(Generic[Item]):
         late: list[Item] = []
         calls, planned_s = 0, 0.0
         while self._queue:
-            head, oldest_s = self._queue.peek()
-            if self._is_late(head, now):
+            head, oldest_s = self._queue.peek(now)
+            if not batches and self._may_wait(head, oldest_s, now):
+                full = self._full_head()
+                if full is None:
+                    break
+                head = full
+            room = self._room(head, rows_max, now)
+            if not room:
                 self._drop(head, late)
                 continue
-            if not batches and self._may_wait(head, oldest_s, now):
-                break
             if batches and (calls >= _RUN_CALLS_MAX or planned_s + self.fit.predict(head.rows) > RUN_S):
                 break
-            batch, rows = self._fill(head, rows_max, now, late)
+            batch, rows = self._fill(head, room, now)
             batches.append(batch)
             calls += len(batch)
             rows_max -= rows
@@ -126,6 +130,7 @@ class Scheduler(Generic[Item]):
                 break
         if batches:
             self.running += 1
+            self.wake_at = None
         return Run(batches, late)
 
     def observe(self, rows: int, seconds: float, now: float) -> None:
@@ -141,28 +146,31 @@ class Scheduler(Generic[Item]):
         """Rows for one slot: its fair part of what waits, unless that is too little to be worth a second thread."""
         rows = self._queue.rows
         free = self.policy.slots - self.running
-        if free > 1 and self.fit.predict(rows) > RUN_S:
+        if free > 1 and not self.policy.sized and self.fit.predict(rows) > RUN_S:
             return -(-rows // free)
         return rows
 
-    def _fill(self, head: Waiting[Item], rows_max: int, now: float, late: list[Item]) -> tuple[list[Item], int]:
-        """Takes the head and what may share its execution."""
-        queue = self._queue
-        batch = [_item(head)]
-        rows = head.rows
-        queue.take(head)
-        if head.group is not None:
-            room = min(self._room(queue.rows_of(head.group) + rows), rows_max)
-            while rows < room and (other := queue.next_of(head.group, room - rows)) is not None:
-                if self._is_late(other, now):
-                    self._drop(other, late)
-                    continue
-                batch.append(_item(other))
-                rows += other.rows
-                queue.take(other)
-        return batch, rows
+    def _room(self, head: Waiting[Item], rows_max: int, now: float) -> int:
+        """Rows for an execution with this head; 0 where it can't be in time for it.
 
-    def _room(self, rows: int) -> int:
+        Where more waits than one execution takes, the head must bear a full one: making each one smaller for the sake
+        of the call that is nearly late would leave all calls behind it late, too.
+        """
+        rows = head.rows
+        if head.group is not None:
+            waiting = self._queue.rows_of(head.group)
+            rows = max(rows, min(self._good_size(waiting), rows_max))
+            if waiting <= self.policy.batch_rows:
+                rows = max(head.rows, min(rows, self._rows_in_time(head, now)))
+        return rows if now + self.needed_s(rows, now) < head.deadline else 0
+
+    def _rows_in_time(self, head: Waiting[Item], now: float) -> int:
+        per_row_s = self.needed_s(2, now) - self.needed_s(1, now)
+        if per_row_s <= 0:
+            return self.policy.batch_rows
+        return int((head.deadline - now - self.needed_s(0, now)) / per_row_s)
+
+    def _good_size(self, rows: int) -> int:
         """Rows for a batch of which so many are there: the largest good size that they fill, or all of them.
 
         Where the manifest names no sizes, the fit does: rows beyond those that pay would only make all of them late.
@@ -172,12 +180,24 @@ class Scheduler(Generic[Item]):
             rows = policy.batch_rows
         elif policy.preferred:
             return max((size for size in policy.preferred if size <= rows), default=rows)
-        if policy.preferred or policy.delay_s:
-            return rows
-        return max(1, int(min(rows, self.fit.rows_that_pay())))
+        return rows if policy.sized else max(1, int(min(rows, self.fit.rows_that_pay())))
 
-    def _is_late(self, waiting: Waiting[Item], now: float) -> bool:
-        return now + self.needed_s(waiting.rows, now) >= waiting.deadline
+    def _fill(self, head: Waiting[Item], room: int, now: float) -> tuple[list[Item], int]:
+        """Takes the head and what may share its execution and is in time with it."""
+        queue = self._queue
+        batch = [_item(head)]
+        rows = head.rows
+        queue.take(head)
+        if head.group is not None:
+            done_at = now + self.needed_s(room, now)
+            while rows < room and (other := queue.next_of(head.group, room - rows)) is not None:
+                if other.deadline <= done_at:
+                    # It gets its own turn, and is judged then.
+                    break
+                batch.append(_item(other))
+                rows += other.rows
+                queue.take(other)
+        return batch, rows
 
     def _drop(self, waiting: Waiting[Item], late: list[Item]) -> None:
         late.append(_item(waiting))
@@ -185,10 +205,7 @@ class Scheduler(Generic[Item]):
 
     def _may_wait(self, head: Waiting[Item], oldest_s: float, now: float) -> bool:
         policy = self.policy
-        if policy.delay_s <= 0 or head.group is None:
-            return False
-        rows = self._queue.rows_of(head.group)
-        if rows >= policy.batch_rows or rows in policy.preferred:
+        if policy.delay_s <= 0 or head.group is None or self._is_full(self._queue.rows_of(head.group)):
             return False
         # As late as the whole batch can begin and still be in time for the most urgent of it.
         latest = head.deadline - 2 * self.fit.predict(policy.batch_rows)
@@ -197,6 +214,17 @@ class Scheduler(Generic[Item]):
             return False
         self.wake_at = wake_at
         return True
+
+    def _full_head(self) -> Waiting[Item] | None:
+        """The first of another group, of which enough waits for an execution."""
+        for group in self._queue.groups():
+            if group is not None and self._is_full(self._queue.rows_of(group)):
+                return self._queue.next_of(group, self._queue.rows)
+        return None
+
+    def _is_full(self, rows: int) -> bool:
+        policy = self.policy
+        return rows >= policy.batch_rows or bool(policy.preferred and rows >= policy.preferred[0])
 
 
 def _item(waiting: Waiting[Item]) -> Item:

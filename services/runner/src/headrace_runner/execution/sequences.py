@@ -35,18 +35,19 @@ class SequenceStep:
         outputs: Names of all state outputs, to be computed whether they are wanted or not.
     """
 
-    __slots__ = ("inputs", "left", "outputs")
+    __slots__ = ("_states", "inputs", "left", "outputs")
 
     def __init__(self, states: Sequence[StateTensor], values: States, sent: Container[str]) -> None:
         self.inputs: Mapping[str, Array] = {
             state.input: value for state, value in zip(states, values, strict=True) if state.input not in sent
         }
         self.outputs = tuple(state.output for state in states)
+        self._states = states
         self.left: States | None = None
 
     def computed(self, arrays: Mapping[str, Array]) -> None:
-        """Takes what the model gave for the state outputs."""
-        self.left = tuple(arrays[name] for name in self.outputs)
+        """Takes what the model gave for the state outputs. Copies it, so call it off the event loop."""
+        self.left = tuple(_kept(state, arrays[state.output]) for state in self._states)
 
 
 class Turn(NamedTuple, Generic[Item]):
@@ -157,7 +158,7 @@ class Sequences(Generic[Item]):
         if use.end:
             self._forget_state(line)
         else:
-            values = tuple(map(_kept, self._policy.states, step.left))
+            values = step.left
             state_bytes = sum(map(_size, self._policy.states, values))
             if counts.state_bytes - line.state_bytes + state_bytes > self._policy.bytes_max:
                 counts.refused += 1

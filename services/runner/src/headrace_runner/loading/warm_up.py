@@ -17,6 +17,7 @@ from headrace_runner.tensors.infer_request import RequestTensor
 from headrace_runner.tensors.signature import Signature, TensorSpec
 
 _ELEMENTS_MAX = 1 << 24
+_INTERRUPT_AGAIN_S = 0.05
 
 
 def warm_up(
@@ -30,26 +31,45 @@ def warm_up(
     Returns:
         Whether the model has run all of them to their end.
     """
-    limit = threading.Timer(timeout_s, model.interrupt) if isinstance(model, Interruptible) else None
-    if limit is not None:
-        limit.daemon = True
-        limit.start()
+    limit = _Limit(model, timeout_s)
     try:
         for sample in samples or [WarmUpSample()]:
             inputs = _inputs_of(sample, signature)
             for _ in range(max(1, sample.count)):
-                if limit is not None and limit.finished.is_set():
+                if limit.reached:
                     return False
                 model.infer(inputs, list(signature.outputs), {})
     except Exception as error:  # noqa: BLE001 - a backend may raise anything
         structlog.stdlib.get_logger("loading").info("warm-up did not run", model=name, error=str(error))
         return False
     finally:
-        if limit is not None:
-            limit.cancel()
-            # So that a late interrupt can't hit the model's first call.
-            limit.join()
+        limit.close()
     return True
+
+
+class _Limit:
+    """Interrupts a model again and again once its time is over: an execution that was about to begin may miss one."""
+
+    def __init__(self, model: LoadedModel, timeout_s: float) -> None:
+        self.reached = False
+        self._ended = threading.Event()
+        self._thread: threading.Thread | None = None
+        if isinstance(model, Interruptible):
+            self._thread = threading.Thread(target=self._watch, args=(model, timeout_s), daemon=True)
+            self._thread.start()
+
+    def close(self) -> None:
+        """Interrupts no more, so that no late one can hit the model's first call."""
+        self._ended.set()
+        if self._thread is not None:
+            self._thread.join()
+
+    def _watch(self, model: Interruptible, timeout_s: float) -> None:
+        pause_s = timeout_s
+        while not self._ended.wait(pause_s):
+            self.reached = True
+            model.interrupt()
+            pause_s = _INTERRUPT_AGAIN_S
 
 
 def _inputs_of(sample: WarmUpSample, signature: Signature) -> dict[str, Array]:

@@ -106,7 +106,8 @@ class RequestReader:
         alike = self._batched and self._signature.all_required(request) and not self._signature.in_sequence(request)
         kind = RequestKind(request, outputs, rows, self._group_of(request, outputs) if alike else None)
         # Parameters are views of the payload, which a remembered request must not keep alive.
-        if isinstance(payload, bytes) and request.raw_count and not request.parameters:
+        # Nor is one worth remembering that no other will be like, because it has an identifier.
+        if isinstance(payload, bytes) and request.raw_count and not request.parameters and not request.id:
             sizes = [len(tensor.raw) for tensor in request.inputs if tensor.raw is not None]
             bare = request._replace(inputs=tuple(tensor._replace(raw=None) for tensor in request.inputs))
             self._templates.remember(payload, sizes, kind._replace(request=bare))
@@ -118,11 +119,12 @@ class RequestReader:
         group = self._groups.get(key)
         if group is None:
             if len(self._groups) >= _GROUPS_MAX:
-                self._groups.clear()
+                del self._groups[next(iter(self._groups))]
             group = self._groups[key] = Group()
         return group
 
 
-def _model_parameters(request: InferRequest) -> frozenset[tuple[str, ParameterValue]]:
+def _model_parameters(request: InferRequest) -> frozenset[tuple[str, type, ParameterValue]]:
     parameters = read_parameters(request.parameters) if request.parameters else {}
-    return frozenset((name, value) for name, value in parameters.items() if name not in _NOT_THE_MODELS)
+    # True, 1 and 1.0 are equal to Python and not to a model.
+    return frozenset((name, type(value), value) for name, value in parameters.items() if name not in _NOT_THE_MODELS)
