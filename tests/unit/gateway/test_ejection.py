@@ -64,6 +64,16 @@ async def test_calls_fail_over_from_a_silent_runner_once_and_stay_with_an_ejecte
     assert len(call.outcomes) == 1
 
 
+async def test_a_draining_runner_that_falls_silent_gives_its_calls_up_as_soon_as_any_other() -> None:
+    fleet = Fleet()
+    session = fleet.join("a")
+    call = fleet.send(session)
+    session.drain()
+    fall_silent(fleet, session)
+    assert call.reason == "RUNNER_LOST"
+    assert session.state == gateway_pb2.RUNNER_STATE_DRAINING
+
+
 async def test_draining_runner_is_not_called_back_by_anything() -> None:
     fleet = Fleet()
     session = fleet.join("a")

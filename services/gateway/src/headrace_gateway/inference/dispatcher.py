@@ -90,7 +90,7 @@ class Dispatcher:
         """Nobody waits for the call any more: takes it back, or cancels it on the runner."""
         replica = call.replica
         if replica is not None:
-            self.health.unknown(replica)
+            self.health.unknown(replica, call.sent_at)
         self._take_back(call)
 
     def expire(self, call: InferenceCall, error: HeadraceError) -> None:
@@ -176,7 +176,7 @@ class Dispatcher:
             self.health.failed(replica, outcome, call.sent_at, now)
             self._failed(call, replica, outcome)
         else:
-            self.health.answered(replica, outcome, now)
+            self.health.answered(replica, outcome, call.sent_at, now)
             replica.session.observe(call.version_uid, now - call.sent_at, outcome)
             if replica.model.line:
                 replica.model.pace.answered(now - call.sent_at)

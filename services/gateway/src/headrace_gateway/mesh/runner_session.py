@@ -142,7 +142,7 @@ class RunnerSession:
         silent_s = self._clock.monotonic() - self.heartbeat_at
         if silent_s > SILENCE_MAX_S:
             self.close()
-        elif silent_s > HEARTBEAT_TIMEOUT_S and not self._silent and self.state != gateway_pb2.RUNNER_STATE_DRAINING:
+        elif silent_s > HEARTBEAT_TIMEOUT_S and not self._silent:
             self._silent = True
             self._settle()
             self.calls.fail_all(runner_lost())

@@ -52,10 +52,10 @@ class Hedges:
         """The copy has answered before the call's own replica, which is told to stop."""
         call, replica = hedge.call, hedge.replica
         self.won += 1
-        self._health.answered(replica, answer, now)
+        self._health.answered(replica, answer, hedge.sent_at, now)
         first, call.replica = call.replica, None
         if first is not None:
-            self._health.unknown(first)
+            self._health.unknown(first, call.sent_at)
             first.ended()
             first.session.calls.leave(call.id)
         call.session = replica.session
@@ -64,6 +64,6 @@ class Hedges:
         """The call has ended: its copy is cancelled, if it has one."""
         hedge, call.hedge = call.hedge, None
         if hedge is not None:
-            self._health.unknown(hedge.replica)
+            self._health.unknown(hedge.replica, hedge.sent_at)
             hedge.replica.ended()
             hedge.replica.session.calls.leave(hedge.id)

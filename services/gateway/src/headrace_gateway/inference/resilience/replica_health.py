@@ -15,10 +15,12 @@ from headrace_gateway.mesh.directory import RunnerDirectory
 from headrace_gateway.mesh.runner_session import RunnerSession
 from headrace_gateway.mesh.session_calls import Answer
 
-# A replica is silent that answers nothing for so long, or for so many times what a call takes there.
+# A replica is silent that answers nothing for so long, or for so many times what an answer of it usually takes.
 _SILENCE_MIN_S = 2.0
 _SILENCE_CALLS = 20.0
 _OTHERS_ANSWERED_S = 1.0
+# Versions of which a runner answers no call before it is the runner that is silent.
+_SILENT_VERSIONS_MIN = 2
 _TOO_MANY_REQUESTS = 429
 
 
@@ -38,12 +40,12 @@ class ReplicaHealth:
         self._detector = OutlierDetector(failures=limits.outlier_failures, eject_s=limits.outlier_eject_s)
         self.traffic = Traffic(limits=limits, clock=clock, record=self._detector.record, changed=self._transition)
 
-    def answered(self, replica: ReplicaTraffic, answer: Answer, now: float) -> None:
+    def answered(self, replica: ReplicaTraffic, answer: Answer, sent_at: float, now: float) -> None:
         """A good answer."""
         replica.ok_at = replica.heard_at = now
         breaker = replica.breaker
         if breaker.state or now >= breaker.half_ends_at:
-            breaker.succeeded(now)
+            breaker.succeeded(now, sent_at)
         else:
             breaker.ok += 1
         if replica.record.row:
@@ -59,10 +61,10 @@ class ReplicaHealth:
         replica.heard_at = now
         self._judge(replica, error, sent_at, now)
 
-    def unknown(self, replica: ReplicaTraffic) -> None:
+    def unknown(self, replica: ReplicaTraffic, sent_at: float) -> None:
         """A call was cancelled."""
         if replica.breaker.state:
-            replica.breaker.abandoned()
+            replica.breaker.abandoned(sent_at)
 
     def state(self, session: RunnerSession, version_uid: str) -> BreakerState:
         """The breaker's state of a version at a runner."""
@@ -92,15 +94,25 @@ class ReplicaHealth:
         return None
 
     def watch(self, now: float) -> None:
-        """To be called a few times a second: ejects runners that are silent, brings back those whose time is over."""
+        """To be called a few times a second: acts on silence, brings back runners whose time is over.
+
+        The breaker of a replica that is silent opens. Only a runner of which all that it is asked is silent is ejected,
+        and only if that are two versions or more: of one alone it may be the model that hangs.
+        """
         returning = set(self._detector.returning(now))
         for session in self._directory:
             if session.id in returning:
                 session.restore()
+                self._listen(session.token, now)
+        silent: dict[RunnerSession, int] = {}
         for model in list(self.traffic.models.values()):
             if model.sent and len(model.replicas) > 1:
                 for replica in self._silent(model, now):
-                    self._eject(replica.session, "silence", now)
+                    replica.breaker.trip(now)
+                    silent[replica.session] = silent.get(replica.session, 0) + 1
+        for session, versions in silent.items():
+            if versions >= _SILENT_VERSIONS_MIN and versions == self._asked(session.token):
+                self._eject(session, "silence", now)
 
     def left(self) -> None:
         """Forgets runners that are not connected any more."""
@@ -114,22 +126,36 @@ class ReplicaHealth:
             replica
             for replica in model.replicas.values()
             if replica.in_flight
+            # The first answer may take its time; nobody knows how long.
+            and replica.ok_at
             and replica.session.takes_calls
             and now - replica.heard_at
-            > max(_SILENCE_MIN_S, _SILENCE_CALLS * replica.session.work.version(model.version.uid).cost_s)
+            > max(_SILENCE_MIN_S, _SILENCE_CALLS * replica.session.work.version(model.version.uid).latency_s)
         ]
+
+    def _asked(self, token: str) -> int:
+        """How many versions have calls at a session."""
+        replicas = (model.replicas.get(token) for model in self.traffic.models.values())
+        return sum(replica is not None and replica.in_flight > 0 for replica in replicas)
+
+    def _listen(self, token: str, now: float) -> None:
+        """The silence of a session's replicas counts from now on."""
+        for model in self.traffic.models.values():
+            replica = model.replicas.get(token)
+            if replica is not None:
+                replica.heard_at = now
 
     def _judge(self, replica: ReplicaTraffic, error: HeadraceError, sent_at: float, now: float) -> None:
         counts = failures.counts_as_failure(error.reason, waited_s=now - sent_at, since_success_s=now - replica.ok_at)
         if counts:
-            replica.breaker.failed(now)
+            replica.breaker.failed(now, sent_at)
             unexplained = error.reason in failures.RUNNER_FAULTS
             if self._detector.failed(replica.session.id, replica.model.version.uid, unexplained=unexplained):
                 self._eject(replica.session, "errors", now)
         elif error.entry.http < 500 and error.entry.http != _TOO_MANY_REQUESTS:
-            replica.breaker.succeeded(now)
+            replica.breaker.succeeded(now, sent_at)
         elif replica.breaker.state:
-            replica.breaker.abandoned()
+            replica.breaker.abandoned(sent_at)
 
     def _eject(self, session: RunnerSession, cause: str, now: float) -> None:
         if self._detector.eject(session.id, runners=len(self._directory), now=now) is not None:

@@ -107,7 +107,7 @@ class ReplicaTraffic:
         model.tenant.sent += 1
         self.held.count += 1
         if self.breaker.state:
-            self.breaker.sent()
+            self.breaker.sent(now)
 
     def ended(self) -> None:
         """Nobody waits for one of the calls any more."""
