@@ -19,7 +19,7 @@ from headrace.registry.v1.manifest_pb2 import (
 )
 from headrace.registry.v1.models_pb2 import Version
 from headrace_gateway.catalog import CatalogVersion
-from headrace_gateway.mesh.placement.cutover import Cutover, Readiness
+from headrace_gateway.mesh.placement.cutover import SETTLE_S, Cutover, Readiness
 from headrace_gateway.mesh.placement.ranking import choose_runners, rank
 from headrace_gateway.mesh.placement.replica_bounds import ReplicaBounds, replica_bounds
 from headrace_gateway.mesh.placement.replica_count import ReplicaCount
@@ -281,8 +281,17 @@ def test_a_target_that_can_have_fewer_replicas_needs_no_more() -> None:
     assert cutover().decide(101.0, Readiness(3, 5), Readiness(1, 1)).done
 
 
-def test_what_is_not_loaded_is_no_reason_to_wait() -> None:
-    assert cutover().decide(100.0, Readiness(0, 5), Readiness(0, 5)).done
+def test_what_has_left_memory_for_good_is_no_reason_to_wait() -> None:
+    for absent_s, gone in ((SETTLE_S - 1, False), (SETTLE_S, True)):
+        assert cutover().decide(101.0, Readiness(0, 5, "", absent_s), Readiness(0, 5)).done is gone
+
+
+def test_how_the_target_failed_is_remembered_until_it_is_loaded() -> None:
+    decided = cutover()
+    gone = Readiness(0, 2, "", 10 * SETTLE_S)
+    verdicts = [decided.decide(101.0, gone, Readiness(0, 2, failure)) for failure in ("not a model", "")]
+    assert [(verdict.done, verdict.failure) for verdict in verdicts] == [(False, "not a model")] * 2
+    assert decided.decide(101.0, gone, Readiness(1, 2)) == (True, 1, "")
 
 
 def test_a_target_that_takes_too_long_gets_requests_once_it_has_one_replica() -> None:
@@ -295,7 +304,8 @@ def test_a_target_that_fails_gets_none_and_says_why() -> None:
     assert (verdict.done, verdict.failure) == (False, "not a model")
 
 
-READINESS = st.builds(Readiness, st.integers(0, 6), st.integers(0, 6), st.sampled_from(["", "broken"]))
+COUNTS = st.integers(0, 6)
+READINESS = st.builds(Readiness, COUNTS, COUNTS, st.sampled_from(["", "broken"]), st.floats(0, 60))
 
 
 @given(READINESS, READINESS, st.floats(0, 1_000))
@@ -303,6 +313,6 @@ def test_requests_never_leave_a_loaded_version_for_one_that_is_not(
     serving: Readiness, target: Readiness, after_s: float
 ) -> None:
     verdict = cutover().decide(100.0 + after_s, serving, target)
-    assert not verdict.done or target.loaded or not serving.loaded
+    assert not verdict.done or target.loaded or (serving.absent_s >= SETTLE_S and not serving.loaded)
     assert verdict.replicas >= 1
     assert not (verdict.done and verdict.failure)

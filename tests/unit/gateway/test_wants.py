@@ -2,132 +2,32 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import pytest
-from google.protobuf.timestamp_pb2 import Timestamp
 from prometheus_client import CollectorRegistry
 
 from headrace.gateway.v1 import mesh_pb2 as gateway_pb2
-from headrace.registry.internal.v1.catalog_pb2 import CatalogEntry
-from headrace.registry.v1 import manifest_pb2, models_pb2
+from headrace.registry.v1 import manifest_pb2
 from headrace.runner.internal.v1 import mesh_pb2
-from headrace_common import catalogue
-from headrace_common.errors import ModelError
-from headrace_common.lanes import ByteBudget, LaneLimits
-from headrace_common.loop_load import LoopLoad
-from headrace_common.rpc_status import to_status
 from headrace_common.testing import FakeClock
-from headrace_gateway.catalog import Catalog, CatalogVersion
-from headrace_gateway.mesh.directory import RunnerDirectory
-from headrace_gateway.mesh.placement import PlacementMetrics, Wants
+from headrace_gateway.mesh.placement import PlacementMetrics
 from headrace_gateway.mesh.placement.want_sender import WANT_TTL_S
 from headrace_gateway.mesh.runner_session import RunnerSession
-from support.placement import placement
-
-LOADING, LOADED, FAILED, UNLOADED = (
-    gateway_pb2.MODEL_STATE_LOADING,
-    gateway_pb2.MODEL_STATE_LOADED,
-    gateway_pb2.MODEL_STATE_FAILED,
-    gateway_pb2.MODEL_STATE_UNLOADED,
+from support.placement_mesh import (
+    FAILED,
+    KEEP_S,
+    LOADED,
+    UNLOADED,
+    PlacementMesh,
+    asked,
+    commands,
+    report,
+    tell,
+    tell_released,
 )
-KEEP_S = 300.0
-
-
-class Mesh:
-    """A gateway's placement, and the sessions of runners that a test speaks for."""
-
-    def __init__(self, *, clock: FakeClock | None = None, catalog: Catalog | None = None, **policy: Any) -> None:
-        self.clock = clock or FakeClock()
-        self.catalog = catalog or Catalog()
-        if catalog is None:
-            self.catalog.replace([])
-        self.directory = RunnerDirectory(clock=self.clock)
-        self.wants = Wants(
-            catalog=self.catalog,
-            directory=self.directory,
-            sign_ticket=lambda v: f"ticket {v.uid}",
-            clock=self.clock,
-            policy=placement(keep_s=KEEP_S, **policy),
-        )
-
-    def register(self, number: int = 1, *, replicas: int = 0, model: str = "m", **manifest: Any) -> CatalogVersion:
-        """Makes version `number` of a model known; its uid is `uid-<number>`, with other models' names before it."""
-        uid = f"uid-{number}" if model == "m" else f"{model}-{number}"
-        self.catalog.apply([entry(uid, number, self.clock, replicas=replicas, model=model, **manifest)])
-        found = self.catalog.by_uid(uid)
-        assert found is not None
-        return found
-
-    def join(
-        self, name: str, *, device: str = "cpu", backend: str = "onnxruntime", loaded: tuple[str, ...] = ()
-    ) -> RunnerSession:
-        session = RunnerSession(
-            hello=mesh_pb2.Hello(
-                runner_name=name, boot_uuid=f"boot-{name}", device=mesh_pb2.Device(type=device), backends=[backend]
-            ),
-            limits=LaneLimits(),
-            budget=ByteBudget(total_bytes=1),
-            clock=self.clock,
-            load=LoopLoad(),
-            changed=self.directory.changed,
-        )
-        for uid in loaded:
-            tell(session, uid, LOADED)
-        self.directory.add(session)
-        return session
-
-    def pass_time(self, seconds: float, beat: tuple[RunnerSession, ...] = ()) -> None:
-        """Lets time pass a second at a time; runners in `beat` go on saying what they said last."""
-        for _ in range(int(seconds)):
-            self.clock.advance(1.0)
-            for session in beat:
-                session.on_event(mesh_pb2.RunnerEvent(heartbeat=session.heartbeat))
-            self.wants.refresh()
-
-
-def entry(uid: str, number: int, clock: FakeClock, *, replicas: int, model: str, **manifest: Any) -> CatalogEntry:
-    created = Timestamp()
-    created.FromDatetime(clock.now())
-    version = models_pb2.Version(
-        uid=uid,
-        model=model,
-        version=number,
-        state=models_pb2.VERSION_STATE_READY,
-        create_time=created,
-        manifest=manifest_pb2.Manifest(
-            backend="onnxruntime", execution=manifest_pb2.ExecutionPolicy(replicas=replicas), **manifest
-        ),
-    )
-    return CatalogEntry(tenant_id="t", version=version)
-
-
-def report(session: RunnerSession, uid: str, *, idle_s: float = 0.0, calls: int = 1, **load: int) -> None:
-    """The runner's next heartbeat tells of one model."""
-    load_of_model = mesh_pb2.ModelLoad(version_uid=uid, idle_ms=int(idle_s * 1000), calls=calls, **load)
-    session.on_event(mesh_pb2.RunnerEvent(heartbeat=mesh_pb2.Heartbeat(models=[load_of_model])))
-
-
-def commands(session: RunnerSession) -> list[mesh_pb2.Want]:
-    found: list[mesh_pb2.Want] = []
-    while not session.commands.empty():
-        found.append(session.commands.get_nowait().want)
-    return found
-
-
-def asked(*sessions: RunnerSession) -> list[str]:
-    """Names of the runners that were asked for something since the last look."""
-    return [session.hello.runner_name for session in sessions if commands(session)]
-
-
-def tell(session: RunnerSession, uid: str, state: gateway_pb2.ModelState.ValueType) -> None:
-    status = to_status(ModelError("no", entry=catalogue.MODEL_LOAD_FAILED)).SerializeToString()
-    event = mesh_pb2.ModelEvent(version_uid=uid, state=state, status=status, execution_slots=1)
-    session.on_event(mesh_pb2.RunnerEvent(model=event))
 
 
 async def test_first_use_asks_two_runners_with_ticket_and_time_to_live() -> None:
-    mesh = Mesh()
+    mesh = PlacementMesh()
     sessions = [mesh.join(f"runner-{i}") for i in range(4)]
     mesh.wants.touch(mesh.register())
     wants = [want for session in sessions for want in commands(session)]
@@ -138,7 +38,7 @@ async def test_first_use_asks_two_runners_with_ticket_and_time_to_live() -> None
 async def test_two_gateways_choose_the_same_runners() -> None:
     chosen: list[list[str]] = []
     for order in ((0, 1, 2, 3, 4), (4, 2, 0, 3, 1)):
-        mesh = Mesh()
+        mesh = PlacementMesh()
         sessions = [mesh.join(f"runner-{i}") for i in order]
         mesh.wants.touch(mesh.register(replicas=3))
         chosen.append(sorted(asked(*sessions)))
@@ -147,14 +47,14 @@ async def test_two_gateways_choose_the_same_runners() -> None:
 
 
 async def test_only_runners_with_the_backend_and_device_are_asked() -> None:
-    mesh = Mesh()
+    mesh = PlacementMesh()
     sessions = (mesh.join("a", backend="litert"), mesh.join("b", device="cuda"), mesh.join("c"))
     mesh.wants.touch(mesh.register(device_types=["cpu"]))
     assert asked(*sessions) == ["c"]
 
 
 async def test_calls_for_what_a_runner_has_lead_to_no_want_by_themselves() -> None:
-    mesh = Mesh()
+    mesh = PlacementMesh()
     session = mesh.join("a", loaded=("uid-1",))
     mesh.wants.touch(mesh.register())
     mesh.wants.refresh()
@@ -162,7 +62,7 @@ async def test_calls_for_what_a_runner_has_lead_to_no_want_by_themselves() -> No
 
 
 async def test_a_gateway_without_calls_wants_what_runners_report_as_used() -> None:
-    mesh = Mesh()
+    mesh = PlacementMesh()
     mesh.register()
     user, other = mesh.join("a", loaded=("uid-1",)), mesh.join("b")
     report(user, "uid-1", calls=0)
@@ -180,7 +80,7 @@ async def test_a_gateway_without_calls_wants_what_runners_report_as_used() -> No
 
 async def test_two_gateways_want_the_same_whichever_of_them_has_the_calls() -> None:
     clock = FakeClock()
-    meshes = [Mesh(clock=clock) for _ in range(2)]
+    meshes = [PlacementMesh(clock=clock) for _ in range(2)]
     runners: list[list[RunnerSession]] = []
     for mesh in meshes:
         mesh.register(replicas=1)
@@ -198,7 +98,7 @@ async def test_two_gateways_want_the_same_whichever_of_them_has_the_calls() -> N
 
 
 async def test_wants_are_repeated_before_they_lapse_and_end_with_the_use() -> None:
-    mesh = Mesh()
+    mesh = PlacementMesh()
     session = mesh.join("a")
     mesh.wants.touch(mesh.register())
     tell(session, "uid-1", LOADED)
@@ -217,7 +117,7 @@ async def test_wants_are_repeated_before_they_lapse_and_end_with_the_use() -> No
 
 
 async def test_restarted_runner_gets_its_models_back_when_it_joins() -> None:
-    mesh = Mesh()
+    mesh = PlacementMesh()
     mesh.register()
     first, other = mesh.join("a", loaded=("uid-1",)), mesh.join("b", loaded=("uid-1",))
     report(first, "uid-1")
@@ -231,7 +131,7 @@ async def test_restarted_runner_gets_its_models_back_when_it_joins() -> None:
 
 
 async def test_runner_that_failed_to_load_is_passed_over_for_one_that_did_not() -> None:
-    mesh = Mesh()
+    mesh = PlacementMesh()
     sessions = [mesh.join(f"runner-{i}") for i in range(3)]
     mesh.wants.touch(mesh.register(replicas=1))
     (name,) = asked(*sessions)
@@ -243,7 +143,7 @@ async def test_runner_that_failed_to_load_is_passed_over_for_one_that_did_not() 
 
 
 async def test_waiting_call_asks_again_after_a_second_when_the_runner_dropped_the_model() -> None:
-    mesh = Mesh()
+    mesh = PlacementMesh()
     session = mesh.join("a")
     wanted = mesh.register()
     mesh.wants.ask(wanted)
@@ -256,7 +156,7 @@ async def test_waiting_call_asks_again_after_a_second_when_the_runner_dropped_th
 
 
 async def test_a_version_that_leaves_service_is_told_to_its_runners_with_no_time_to_live() -> None:
-    mesh = Mesh()
+    mesh = PlacementMesh()
     has, has_not = mesh.join("a"), mesh.join("b")
     mesh.wants.touch(mesh.register())
     tell(has, "uid-1", LOADED)
@@ -270,7 +170,7 @@ async def test_a_version_that_leaves_service_is_told_to_its_runners_with_no_time
 
 
 async def test_silent_runner_is_ejected_and_comes_back_with_its_next_heartbeat() -> None:
-    mesh = Mesh()
+    mesh = PlacementMesh()
     session, wanted = mesh.join("a"), mesh.register()
     tell(session, "uid-1", gateway_pb2.MODEL_STATE_LOADED)
     assert mesh.directory.replicas("uid-1") == (session,)
@@ -280,11 +180,6 @@ async def test_silent_runner_is_ejected_and_comes_back_with_its_next_heartbeat()
     assert not mesh.directory.could_serve(wanted)
     session.on_event(mesh_pb2.RunnerEvent(heartbeat=mesh_pb2.Heartbeat()))
     assert mesh.directory.replicas("uid-1") == (session,)
-
-
-def tell_released(session: RunnerSession, uid: str) -> None:
-    event = mesh_pb2.ModelEvent(version_uid=uid, state=gateway_pb2.MODEL_STATE_UNLOADED, released=True)
-    session.on_event(mesh_pb2.RunnerEvent(model=event))
 
 
 def released(session: RunnerSession) -> list[str]:
@@ -298,7 +193,7 @@ def released(session: RunnerSession) -> list[str]:
 
 
 async def test_release_tells_every_runner_that_has_the_version_and_waits_for_their_word() -> None:
-    mesh = Mesh()
+    mesh = PlacementMesh()
     loaded, loading, without = mesh.join("a"), mesh.join("b"), mesh.join("c")
     tell(loaded, "uid-1", gateway_pb2.MODEL_STATE_LOADED)
     tell(loading, "uid-1", gateway_pb2.MODEL_STATE_LOADING)
@@ -312,7 +207,7 @@ async def test_release_tells_every_runner_that_has_the_version_and_waits_for_the
 
 
 async def test_a_version_that_a_runner_released_is_wanted_again_only_when_it_is_used() -> None:
-    mesh = Mesh()
+    mesh = PlacementMesh()
     runner = mesh.join("a")
     version = mesh.register()
     mesh.wants.touch(version)
@@ -330,7 +225,7 @@ async def test_a_version_that_a_runner_released_is_wanted_again_only_when_it_is_
 
 
 async def test_a_version_that_a_runner_unloads_by_itself_stays_wanted() -> None:
-    mesh = Mesh()
+    mesh = PlacementMesh()
     runner = mesh.join("a")
     mesh.wants.touch(mesh.register())
     tell(runner, "uid-1", LOADED)
@@ -342,7 +237,7 @@ async def test_a_version_that_a_runner_unloads_by_itself_stays_wanted() -> None:
 
 
 async def test_a_warm_pool_is_wanted_without_use_and_follows_its_schedule() -> None:
-    mesh = Mesh()
+    mesh = PlacementMesh()
     sessions = tuple(mesh.join(f"runner-{i}") for i in range(4))
     minute = mesh.clock.now().minute
     rules = [manifest_pb2.PlacementRule(cron=f"{(minute + 10) % 60} * * * *", min_replicas=1)]
@@ -356,7 +251,7 @@ async def test_a_warm_pool_is_wanted_without_use_and_follows_its_schedule() -> N
 
 
 async def test_the_warm_pool_of_what_is_not_served_any_more_is_let_go() -> None:
-    mesh = Mesh()
+    mesh = PlacementMesh()
     (session,) = (mesh.join("a"),)
     pool = manifest_pb2.PlacementPolicy(min_replicas=1)
     mesh.register(1, placement=pool)
@@ -370,7 +265,7 @@ async def test_the_warm_pool_of_what_is_not_served_any_more_is_let_go() -> None:
 
 @pytest.mark.parametrize(("name", "wanted"), [("t/m", "uid-2"), ("t/m:1", "uid-1")])
 async def test_the_prewarm_list_is_wanted_from_the_start_and_kept(name: str, wanted: str) -> None:
-    mesh = Mesh(prewarm=(name, "t/absent", "other/m"))
+    mesh = PlacementMesh(prewarm=(name, "t/absent", "other/m"))
     session = mesh.join("a")
     mesh.wants.refresh()
     for number in (1, 2):
@@ -381,7 +276,7 @@ async def test_the_prewarm_list_is_wanted_from_the_start_and_kept(name: str, wan
 
 
 async def test_a_warm_pool_that_somebody_unloads_stays_so_until_it_is_used() -> None:
-    mesh = Mesh()
+    mesh = PlacementMesh()
     session = mesh.join("a")
     version = mesh.register(placement=manifest_pb2.PlacementPolicy(min_replicas=1))
     mesh.wants.refresh()
@@ -395,110 +290,8 @@ async def test_a_warm_pool_that_somebody_unloads_stays_so_until_it_is_used() -> 
     assert len(commands(session)) == 1
 
 
-def served(mesh: Mesh) -> int:
-    return mesh.catalog.resolve("t", "m", "").version
-
-
-async def test_requests_stay_with_the_old_version_until_the_new_one_is_loaded_at_scale() -> None:
-    mesh = Mesh()
-    mesh.register(1)
-    sessions = tuple(mesh.join(f"runner-{i}", loaded=("uid-1",)) for i in range(3))
-    mesh.register(2)
-    assert (served(mesh), mesh.catalog.resolve("t", "m", "2").version) == (1, 2)
-    mesh.wants.refresh()
-    assert {want.version.uid for session in sessions for want in commands(session)} == {"uid-2"}
-    for session in sessions[:2]:
-        tell(session, "uid-2", LOADED)
-    mesh.wants.refresh()
-    assert (served(mesh), len(mesh.wants.cutovers)) == (1, 1)
-    tell(sessions[2], "uid-2", LOADED)
-    mesh.wants.refresh()
-    assert (served(mesh), len(mesh.wants.cutovers), mesh.wants.cutovers.done) == (2, 0, 1)
-
-
-async def test_requests_go_to_a_new_version_at_once_where_the_old_one_is_not_loaded() -> None:
-    mesh = Mesh()
-    mesh.join("a")
-    mesh.register(1)
-    mesh.register(2)
-    assert served(mesh) == 2
-
-
-async def test_a_new_version_that_fails_gets_no_requests_and_a_third_one_is_waited_for_instead() -> None:
-    mesh = Mesh(cutover_wait_s=10.0)
-    session = mesh.join("a", loaded=("uid-1",))
-    mesh.register(1)
-    mesh.register(2)
-    tell(session, "uid-2", FAILED)
-    mesh.pass_time(30)
-    assert (served(mesh), mesh.wants.cutovers.failing) == (1, 1)
-    mesh.register(3)
-    assert (served(mesh), mesh.wants.cutovers.failing, mesh.wants.cutovers.given_up) == (1, 0, 1)
-    tell(session, "uid-3", LOADED)
-    mesh.wants.refresh()
-    assert served(mesh) == 3
-
-
-async def test_a_cutover_is_given_up_when_one_of_its_versions_leaves_service() -> None:
-    for gone, then in ((1, 2), (2, 1)):
-        mesh = Mesh()
-        mesh.join("a", loaded=("uid-1",))
-        entries = [entry(f"uid-{number}", number, mesh.clock, replicas=0, model="m") for number in (1, 2)]
-        for one in entries:
-            mesh.catalog.apply([one])
-        assert served(mesh) == 1
-        entries[gone - 1].version.state = models_pb2.VERSION_STATE_ARCHIVED
-        mesh.catalog.apply([entries[gone - 1]])
-        assert served(mesh) == then
-        mesh.wants.refresh()
-        assert (served(mesh), len(mesh.wants.cutovers), mesh.wants.cutovers.given_up) == (then, 0, 1)
-
-
-async def test_a_snapshot_in_the_middle_of_a_cutover_changes_nothing() -> None:
-    mesh = Mesh()
-    mesh.join("a", loaded=("uid-1",))
-    entries = [entry(f"uid-{number}", number, mesh.clock, replicas=0, model="m") for number in (1, 2)]
-    for one in entries:
-        mesh.catalog.apply([one])
-    mesh.catalog.replace(entries)
-    mesh.wants.refresh()
-    assert (served(mesh), len(mesh.wants.cutovers)) == (1, 1)
-
-
-@pytest.mark.parametrize(
-    ("age_s", "state", "serves"),
-    [(30, LOADING, 1), (30, LOADED, 2), (300, LOADING, 2), (300, FAILED, 1)],
-    ids=["young and loading", "loaded", "old and evicted", "old and failed"],
-)
-async def test_a_gateway_that_has_just_started_decides_as_those_that_saw_the_new_version_come(
-    age_s: float, state: gateway_pb2.ModelState.ValueType, serves: int
-) -> None:
-    mesh = Mesh()
-    entries = [entry(f"uid-{number}", number, mesh.clock, replicas=0, model="m") for number in (1, 2)]
-    mesh.clock.advance(age_s)
-    mesh.catalog.replace(entries)
-    mesh.wants.refresh()
-    session = mesh.join("a", loaded=("uid-1",))
-    tell(session, "uid-2", state)
-    mesh.wants.refresh()
-    assert served(mesh) == serves
-
-
-async def test_unloading_a_model_ends_its_cutover() -> None:
-    mesh = Mesh()
-    session = mesh.join("a", loaded=("uid-1",))
-    mesh.register(1)
-    mesh.register(2)
-    for uid in ("uid-1", "uid-2"):
-        mesh.wants.release(uid)
-    commands(session)
-    tell_released(session, "uid-1")
-    mesh.pass_time(5)
-    assert (served(mesh), commands(session)) == (2, [])
-
-
 async def test_metrics_tell_what_is_wanted_and_what_is_there() -> None:
-    mesh = Mesh()
+    mesh = PlacementMesh()
     registry = CollectorRegistry()
     PlacementMetrics(wants=mesh.wants, registry=registry)
     session = mesh.join("a", loaded=("uid-1",))

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import math
+from collections.abc import Collection, Iterator
 
 import structlog
 
@@ -10,12 +11,9 @@ from headrace.gateway.v1 import mesh_pb2 as gateway_pb2
 from headrace_common.clock import Clock
 from headrace_gateway.catalog import Catalog, CatalogVersion
 from headrace_gateway.mesh.directory import RunnerDirectory
-from headrace_gateway.mesh.placement.cutover import Cutover, Readiness, Verdict
+from headrace_gateway.mesh.placement.cutover import SETTLE_S, Cutover, Readiness, Verdict
 from headrace_gateway.mesh.placement.replica_bounds import replica_bounds
 from headrace_gateway.mesh.placement.replica_schedules import ReplicaSchedules
-
-SETTLE_S = 5.0
-"""How long after its first snapshot a gateway waits for runners before it takes their silence for an answer."""
 
 Key = tuple[str, str]
 
@@ -49,6 +47,7 @@ class Cutovers:
         self._clock = clock
         self._wait_max_s = wait_max_s
         self._pending: dict[Key, tuple[Cutover, Verdict]] = {}
+        self._seen_at: dict[str, float] = {}
         self._unsettled: dict[Key, CatalogVersion] = {}
         self._settled_at: float | None = None
         self.done = 0
@@ -65,12 +64,23 @@ class Cutovers:
         return sum(bool(verdict.failure) for _, verdict in list(self._pending.values()))
 
     def wanted(self) -> Iterator[tuple[CatalogVersion, int]]:
-        """The versions that are waited for, and on how many runners."""
+        """The versions that are waited for, and on how many runners; with what serves meanwhile, if it was lost."""
         for cutover, verdict in self._pending.values():
             yield cutover.target, verdict.replicas
+            # Not while a runner has it: where the two don't fit together, one that nobody calls has to make room.
+            if not self._loaded(cutover.serving):
+                yield cutover.serving, 1
 
-    def refresh(self) -> None:
-        """Decides anew from what runners report now."""
+    def refresh(self, loaded: Collection[str]) -> None:
+        """Decides anew from what runners report now.
+
+        Args:
+            loaded: Uids of all versions that runners have loaded.
+        """
+        now = self._clock.monotonic()
+        self._seen_at.update(dict.fromkeys(loaded, now))
+        if len(self._seen_at) > len(loaded):
+            self._seen_at = {uid: at for uid, at in self._seen_at.items() if now - at < SETTLE_S}
         if self._unsettled:
             self._settle()
         for key, (cutover, before) in list(self._pending.items()):
@@ -138,6 +148,7 @@ class Cutovers:
         return cutover.decide(now, self._readiness(cutover.serving), self._readiness(cutover.target))
 
     def _readiness(self, version: CatalogVersion) -> Readiness:
+        now = self._clock.monotonic()
         eligible = self._directory.eligible(version)
         bounds = replica_bounds(version.proto.manifest, self._schedules.holding(version), len(eligible))
         failures = [self._directory.load_failure(session, version.uid) for session in eligible]
@@ -145,8 +156,11 @@ class Cutovers:
         tried = [session.models.get(version.uid) for session in eligible]
         loading = any(event is not None and event.state == gateway_pb2.MODEL_STATE_LOADING for event in tried)
         loaded = self._loaded(version)
+        if loaded or loading or not eligible:
+            self._seen_at[version.uid] = now
         failed = known[0] if known and not loaded and not loading else ""
-        return Readiness(loaded, min(len(eligible), bounds.most), failed)
+        absent_s = now - self._seen_at.get(version.uid, -math.inf)
+        return Readiness(loaded, min(len(eligible), bounds.most), failed, absent_s)
 
     def _loaded(self, version: CatalogVersion) -> int:
         return len(self._directory.replicas(version.uid))

@@ -70,8 +70,9 @@ class Wants:
     """Turns what runners report into wants, which lapse unless they are repeated.
 
     A version is wanted while runners report calls for it, while it belongs to a warm pool or the prewarm list, and
-    while a cutover waits for it. Reports reach all gateways, so they agree. Only a call for what no runner has leads to
-    wants by itself, at the gateway that has the call; the others see in the reports what comes of it. One event loop.
+    while a cutover waits for it or was left without it. Reports reach all gateways, so they agree. Only a call for what
+    no runner has leads to wants by itself, at the gateway that has the call; the others see in the reports what comes
+    of it. One event loop.
     """
 
     def __init__(
@@ -172,7 +173,7 @@ class Wants:
         loads = read_reports(self._directory)
         self._note_used(loads, now)
         self._note_kept()
-        self.cutovers.refresh()
+        self.cutovers.refresh(loads.keys())
         awaited = {version.uid: (version, replicas) for version, replicas in self.cutovers.wanted()}
         for version, _ in awaited.values():
             if version.uid not in self._released_at:
