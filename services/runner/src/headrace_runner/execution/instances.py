@@ -2,24 +2,34 @@
 
 from __future__ import annotations
 
+import os
+import sys
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from queue import SimpleQueue
 from typing import Generic, TypeVar
 
 Run = TypeVar("Run")
 
 _LOST_MAX = 8
+# Nice levels; ten of them leave about a tenth of a processor that others want, too.
+_GIVE_WAY = 10
 
 
 class Instance(Generic[Run]):
     """One thread that executes runs, one after another.
 
+    Args:
+        background: Whether the system shall prefer other threads, for good: priority that was given up comes back only
+            to privileged processes.
+
     Attributes:
         thread_id: Identifier of the thread, as `threading.get_ident` gives it.
     """
 
-    def __init__(self, *, name: str, execute: Callable[[Run], None]) -> None:
+    def __init__(self, *, name: str, background: bool, execute: Callable[[Run], None]) -> None:
+        self.background = background
         self._execute = execute
         self._runs: SimpleQueue[Run | None] = SimpleQueue()
         # A daemon, because a model that never returns must not keep the process alive.
@@ -48,6 +58,8 @@ class Instance(Generic[Run]):
         self._thread.join(timeout_s)
 
     def _work(self) -> None:
+        if self.background:
+            _give_way()
         while True:
             run = self._runs.get()
             if run is None:
@@ -69,13 +81,19 @@ class Instances(Generic[Run]):
         self._name = name
         self._execute = execute
         self._started = 0
-        self._idle: list[Instance[Run]] = []
+        self._idle: dict[bool, list[Instance[Run]]] = {False: [], True: []}
         self._busy: dict[int, Instance[Run]] = {}
         self._lost: set[Instance[Run]] = set()
 
-    def submit(self, run: Run) -> None:
-        """Gives a run to a thread that has none; the caller keeps to the number of them."""
-        instance = self._idle.pop() if self._idle else self._new()
+    def submit(self, run: Run, *, background: bool) -> None:
+        """Gives a run to a thread that has none; the caller keeps to the number of them.
+
+        Args:
+            run: What to execute.
+            background: Whether other threads of the machine should be preferred.
+        """
+        idle = self._idle[background]
+        instance = idle.pop() if idle else self._new(background)
         self._busy[id(run)] = instance
         instance.submit(run)
 
@@ -83,7 +101,7 @@ class Instances(Generic[Run]):
         """The run's thread is free; one that was given up leaves."""
         instance = self._busy.pop(id(run), None)
         if instance is not None:
-            self._idle.append(instance)
+            self._idle[instance.background].append(instance)
 
     def thread_of(self, run: Run) -> int:
         """Identifier of the thread that executes the run."""
@@ -105,14 +123,26 @@ class Instances(Generic[Run]):
 
     def stop(self) -> None:
         """Ends all threads when they have executed what they were given."""
-        for instance in (*self._idle, *self._busy.values()):
+        for instance in self._all():
             instance.stop()
 
     def join(self) -> None:
         """Blocks until every thread that was not given up has ended."""
-        for instance in (*self._idle, *self._busy.values()):
+        for instance in self._all():
             instance.join()
 
-    def _new(self) -> Instance[Run]:
+    def _all(self) -> list[Instance[Run]]:
+        return [*self._idle[False], *self._idle[True], *self._busy.values()]
+
+    def _new(self, background: bool) -> Instance[Run]:
         self._started += 1
-        return Instance(name=f"infer-{self._name}-{self._started}", execute=self._execute)
+        name = f"infer-{self._name}-{self._started}"
+        return Instance(name=name, background=background, execute=self._execute)
+
+
+def _give_way() -> None:
+    """Lowers the priority of this thread. Only Linux has one for each thread."""
+    if sys.platform == "linux":
+        thread = threading.get_native_id()
+        with suppress(OSError):
+            os.setpriority(os.PRIO_PROCESS, thread, os.getpriority(os.PRIO_PROCESS, thread) + _GIVE_WAY)

@@ -34,6 +34,7 @@ from headrace_runner.execution.scheduler import Scheduler
 from headrace_runner.execution.sequence_policy import SequencePolicy
 from headrace_runner.execution.sequence_turns import SequenceTurns
 from headrace_runner.execution.sequences import Sequences, SequenceStep
+from headrace_runner.execution.tenant_use import TenantUse
 from headrace_runner.metrics import ReplicaMetrics
 from headrace_runner.tensors.infer_response import ResponseWriter
 from headrace_runner.tensors.request_reader import RequestReader
@@ -57,6 +58,8 @@ class Replica:
 
     Args:
         name: Model and version for messages.
+        tenant_id: Whose model it is.
+        use: What all tenants have computed on this runner.
         model: The loaded model.
         signature: What requests must fit.
         writer: Makes the answers.
@@ -69,6 +72,8 @@ class Replica:
         self,
         *,
         name: str,
+        tenant_id: str,
+        use: TenantUse,
         model: LoadedModel,
         signature: Signature,
         writer: ResponseWriter,
@@ -83,6 +88,8 @@ class Replica:
         self.calls = 0
         self._requests = RequestReader(signature, batched=batched)
         self._name = name
+        self._tenant_id = tenant_id
+        self._use = use
         self._model = model
         self._policy = policy
         self._scheduler: Scheduler[PendingCall] = Scheduler(policy=policy)
@@ -327,14 +334,14 @@ class Replica:
             for batch in started.batches:
                 for pending in batch:
                     pending.started_s = now_s
-            self._submit(Run(started.batches))
+            self._submit(Run(started.batches), now_s)
         self._wake_at(scheduler.wake_at, now_s)
         self._rest()
 
-    def _submit(self, run: Run) -> None:
+    def _submit(self, run: Run, now_s: float) -> None:
         self._runs.add(run)
         try:
-            self._instances.submit(run)
+            self._instances.submit(run, background=self._use.is_above(self._tenant_id, now_s))
         except RuntimeError:
             # The system gives this process no more threads.
             self._log.exception("no thread for an execution", model=self._name)
@@ -372,12 +379,13 @@ class Replica:
         calls, executed = done.calls, done.executed
         metrics = self._metrics
         metrics.executions_repeated += done.repeated
+        compute_s = done.ended_s - done.began_s
+        self._use.used(self._tenant_id, compute_s, done.ended_s)
         payloads = executed.payloads
         if isinstance(payloads, HeadraceError):
             for pending in calls:
                 self._end(pending, payloads)
             return
-        compute_s = done.ended_s - done.began_s
         if not run.given_up_s:
             self._scheduler.observe(executed.rows, compute_s, done.ended_s)
         metrics.batch_rows.observe(executed.rows)

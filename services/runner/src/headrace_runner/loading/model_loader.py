@@ -20,6 +20,7 @@ from headrace_runner.backends.discovery import BackendSet, backend_name
 from headrace_runner.execution.policy import ExecutionLimits, policy_of, threads_of
 from headrace_runner.execution.replica import Replica
 from headrace_runner.execution.sequence_policy import SequencePolicy, sequence_policy_of
+from headrace_runner.execution.tenant_use import TenantUse
 from headrace_runner.loading.fetch_pace import FetchPace
 from headrace_runner.loading.heap import Heap
 from headrace_runner.loading.load_priority import LoadPriority
@@ -95,6 +96,7 @@ class ModelLoader:
         self._heap = heap
         self._priority = LoadPriority()
         self.has_freed = False
+        self._use = TenantUse()
         self._thread = LoadThread(timeout_s=load_timeout_s)
         self._log = structlog.stdlib.get_logger("loading")
 
@@ -139,6 +141,8 @@ class ModelLoader:
             self.has_freed = True
         replica = Replica(
             name=f"{version.model}:{version.version}",
+            tenant_id=tenant_id,
+            use=self._use,
             model=model,
             signature=signature,
             writer=ResponseWriter(
