@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Coroutine, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import structlog
@@ -22,6 +22,7 @@ from headrace_runner.backends.reports import BackendReports
 from headrace_runner.calls import Cancel, Ended, IncomingCall
 from headrace_runner.device import Gauges
 from headrace_runner.load_report import most_recent
+from headrace_runner.loading.load_retry import LoadRetry
 from headrace_runner.loading.model_loader import LoadedReplica, ModelLoader
 from headrace_runner.loading.residency import Residency
 from headrace_runner.metrics import RunnerMetrics
@@ -31,13 +32,6 @@ Listener = Callable[[ModelEvent], None]
 _SWEEP_S = 5.0
 # A runner with a call so lately serves more of them.
 _SERVING_S = 1.0
-_RETRY_PAUSE_S = 5.0
-# What a retry may cure, such as a registry that is away, is tried again sooner.
-_RETRY_PAUSE_SOON_S = 1.0
-_RETRY_PAUSE_MAX_S = 60.0
-_DOUBLINGS_MAX = 6
-# A failure that nobody has asked about for so long after its pause is forgotten.
-_FAILURE_KEPT_S = 600.0
 # A model in memory takes more than its file; what it really takes is measured after the load.
 _ESTIMATE_RATIO = 1.25
 
@@ -55,8 +49,7 @@ class _Entry:
     ticket: str
     event: ModelEvent
     loaded: LoadedReplica | None = None
-    failures: int = 0
-    retry_at: float = 0.0
+    retry: LoadRetry = field(default_factory=LoadRetry)
     release_due: bool = False
 
 
@@ -152,7 +145,7 @@ class ModelHost:
             entry.release_due = False
             self._tell(entry.event)
         loaded = state == ModelState.MODEL_STATE_LOADED
-        if (loaded and version.files) or (state == ModelState.MODEL_STATE_FAILED and now < entry.retry_at):
+        if (loaded and version.files) or (state == ModelState.MODEL_STATE_FAILED and entry.retry.pausing(now)):
             self._tell(entry.event)
         elif state in (ModelState.MODEL_STATE_UNSPECIFIED, ModelState.MODEL_STATE_FAILED):
             self._change(entry, ModelEvent(state=ModelState.MODEL_STATE_LOADING))
@@ -229,7 +222,7 @@ class ModelHost:
             self._spawn(self._loader.give_back_memory(serving=serving), "give-back-memory")
         for uid, entry in list(self._entries.items()):
             failed = entry.event.state == ModelState.MODEL_STATE_FAILED
-            if failed and now > entry.retry_at + _FAILURE_KEPT_S:
+            if failed and entry.retry.stale(now):
                 del self._entries[uid]
 
     async def close(self, *, grace_s: float | None = None) -> bool:
@@ -287,7 +280,7 @@ class ModelHost:
 
     def _loaded(self, entry: _Entry, loaded: LoadedReplica, load_s: float) -> None:
         entry.loaded = loaded
-        entry.failures = 0
+        entry.retry.succeeded()
         self._residency.add(entry.version.uid, loaded.memory_bytes, self._clock.monotonic())
         event = ModelEvent(
             version_uid=entry.version.uid,
@@ -315,10 +308,7 @@ class ModelHost:
         self._show_memory()
 
     def _failed(self, entry: _Entry, error: HeadraceError) -> None:
-        entry.failures += 1
-        first_s = _RETRY_PAUSE_SOON_S if error.retryable else _RETRY_PAUSE_S
-        pause_s = min(first_s * 2 ** min(entry.failures - 1, _DOUBLINGS_MAX), _RETRY_PAUSE_MAX_S)
-        entry.retry_at = self._clock.monotonic() + pause_s
+        pause_s = entry.retry.failed(self._clock.monotonic(), retryable=error.retryable)
         if error.retryable:
             error.retry_after_s = pause_s
         error.context.update({"model": entry.version.model, "version": entry.version.version})
