@@ -64,7 +64,7 @@ class Stage:
         self.woken += 1
 
     def send(self, *calls: pb.StreamCall, cancels: tuple[int, ...] = ()) -> None:
-        self.stream.on_message(pb.StreamRequest(calls=calls, cancels=cancels).SerializeToString())
+        list(self.stream.on_message(pb.StreamRequest(calls=calls, cancels=cancels).SerializeToString()))
 
     def answered(self) -> dict[int, pb.StreamAnswer]:
         """What would go to the client now; an id that came twice fails."""
@@ -109,7 +109,7 @@ def reason_of(status: Status) -> str:
 def broken_by(stage: Stage, message: bytes) -> HeadraceError:
     """How the stream ends with this message; closing it leaves nothing."""
     with pytest.raises(HeadraceError) as caught:
-        stage.stream.on_message(message)
+        list(stage.stream.on_message(message))
     stage.stream.close()
     stage.check_idle()
     return caught.value
@@ -152,7 +152,7 @@ async def test_bad_calls_in_a_message_fail_alone() -> None:
         ]
     ).SerializeToString()
     # The eighth call's request is a byte that is no ModelInferRequest.
-    stage.stream.on_message(no_request + b"\x0a\x07\x08\x08\x12\x03\x0a\x01\xff")
+    list(stage.stream.on_message(no_request + b"\x0a\x07\x08\x08\x12\x03\x0a\x01\xff"))
     (good,) = stage.runner.received()
     assert stage.refusals() == {
         2: "MODEL_NOT_FOUND",
@@ -237,7 +237,7 @@ async def test_a_hundred_thousand_tiny_calls_are_refused_before_any_begins() -> 
     assert (failure.reason, failure.context["limit"]) == ("FIELD_TOO_LONG", 1_024)
     assert "calls" in failure.message
     assert stage.stream.calls == 0
-    other.on_message(pb.StreamRequest(calls=[call(1)]).SerializeToString())
+    list(other.on_message(pb.StreamRequest(calls=[call(1)]).SerializeToString()))
     assert len(stage.runner.received()) == 1, "other streams go on"
 
 
@@ -290,7 +290,7 @@ async def test_a_call_of_another_stream_is_not_cancelled() -> None:
     stage = Stage()
     stage.send(call(1))
     other = stage.open()
-    other.on_message(pb.StreamRequest(calls=[call(2)], cancels=[1]).SerializeToString())
+    list(other.on_message(pb.StreamRequest(calls=[call(2)], cancels=[1]).SerializeToString()))
     assert len(stage.runner.received()) == 2
     assert (stage.runner.cancelled, stage.stream.in_flight) == ([], 1)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterator
 from typing import Any
 
 import grpc
@@ -30,7 +31,7 @@ class Refusing:
     full = False
     closed = False
 
-    def on_message(self, received: bytes) -> None:
+    def on_message(self, received: bytes) -> Iterator[None]:
         raise wire.malformed()
 
     def next_message(self) -> bytes | None:

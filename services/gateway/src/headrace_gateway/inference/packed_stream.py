@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from google.protobuf.message import DecodeError
@@ -32,6 +32,7 @@ from headrace_gateway.inference.open_calls import OpenCalls
 from headrace_gateway.mesh.session_calls import Answer
 
 _ANSWERS_BYTES = 1 << 20
+_PORTION_CALLS = 32
 _REPEATED = {1: Repeated("calls"), 2: Repeated("cancels", packed=True)}
 
 
@@ -103,8 +104,10 @@ class PackedStream:
         calls = len(self._open)
         return calls > self._limits.calls_max or (self._open.held_bytes > self._limits.bytes_max and calls > 1)
 
-    def on_message(self, received: bytes) -> None:
+    def on_message(self, received: bytes) -> Iterator[None]:
         """Begins and cancels what a client's message says. A call that can't begin is answered like one that fails.
+
+        Yields between portions of it, when others should have their turn: runners compute what has come already.
 
         Raises:
             ValidationError: The message breaks the contract and the stream must end: MESSAGE_TOO_LARGE
@@ -123,6 +126,8 @@ class PackedStream:
             if count > limit:
                 raise too_many(field, count, limit)
         for index, call in enumerate(message.calls):
+            if index and not index % _PORTION_CALLS:
+                yield
             if call.id in self._open:
                 raise ValidationError(
                     f"calls[{index}].id is {call.id}, which another call in flight on this stream has",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple, Protocol
 
 import grpc
@@ -52,8 +52,8 @@ class StreamCalls(Protocol):
         """Whether nothing more should be read for now."""
         ...
 
-    def on_message(self, received: bytes) -> None:
-        """Takes a message of the client; what it raises ends the stream."""
+    def on_message(self, received: bytes) -> Iterator[None]:
+        """Takes a message of the client, yields when others should have a turn; what it raises ends the stream."""
         ...
 
     def next_message(self) -> bytes | None:
@@ -226,7 +226,8 @@ class _Stream:
             received = await self._context.read()
             if not isinstance(received, bytes):
                 break
-            self.calls.on_message(received)
+            for _ in self.calls.on_message(received):
+                await asyncio.sleep(0)
         self._half_closed = True
         self._pacer.notify()
 

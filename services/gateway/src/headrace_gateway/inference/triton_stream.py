@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 from headrace_common import catalogue, wire
 from headrace_common.errors import HeadraceError, RouteUnavailable, ValidationError
@@ -81,8 +81,8 @@ class TritonStream:
         """Whether nothing more should be read for now."""
         return len(self._open) >= self._limits.calls_max or self._open.held_bytes >= self._limits.bytes_max
 
-    def on_message(self, received: bytes) -> None:
-        """Begins a call. One that can't begin is answered like one that fails."""
+    def on_message(self, received: bytes) -> Iterator[None]:
+        """Begins a call, which is a portion of its own. One that can't begin is answered like one that fails."""
         self.calls += 1
         number = self.calls
         self._open.add(number)
@@ -99,6 +99,7 @@ class TritonStream:
         except HeadraceError as error:
             self._fail(number, received, error)
             self._wake()
+        return iter(())
 
     def next_message(self) -> bytes | None:
         """The next message for the client, or None when there is nothing to say.
