@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -69,12 +70,43 @@ def test_it_stays_within_its_bounds_whatever_is_observed(steps: list[tuple[int, 
 
 def test_a_wait_is_told_from_the_pace_of_the_line() -> None:
     pace = ServicePace()
-    assert pace.needed_s(5, lambda _: 1_000) == 0.0, "nothing is known yet"
+    assert pace.needed_s(5, lambda _: 1_000, 0.0) == 0.0, "nothing is known yet"
     for step in range(100):
         pace.left(5, step * 0.02, last=False)
-    pace.answered(0.06)
-    assert 50 * 0.02 + 0.06 <= pace.needed_s(5, lambda _: 49) <= 1.3 * (50 * 0.02 + 0.06)
-    assert pace.needed_s(9, lambda _: 49) == 0.0, "less urgent calls don't stand in the way"
+    pace.answered(0.06, 2.0)
+    waiting = {5: 49}
+    needed_s = pace.needed_s(5, lambda priority: waiting.get(priority, 0), 2.0)
+    assert 50 * 0.02 + 0.06 <= needed_s <= 2.1 * (50 * 0.02 + 0.06)
+    assert pace.needed_s(9, lambda priority: waiting.get(priority, 0), 2.0) == 0.0, "the less urgent are not in the way"
+
+
+def test_a_slow_phase_that_is_over_says_nothing_about_now() -> None:
+    pace = ServicePace()
+    for step in range(5):
+        pace.left(5, step * 10.0, last=False)
+    pace.answered(10.0, 40.0)
+    assert pace.needed_s(5, lambda _: 1, 40.9) > 20.0
+    assert pace.latency_s(40.9) == 10.0
+    assert pace.needed_s(5, lambda _: 1, 41.1) == pace.latency_s(41.1) == 0.0
+    pace.left(5, 50.0, last=True)
+    pace.left(5, 100.0, last=False)
+    pace.left(5, 100.5, last=False)
+    pace.answered(0.1, 100.5)
+    assert pace.needed_s(5, lambda _: 0, 100.6) == pytest.approx(2 * (0.5 + 0.1)), "nor is it averaged with it"
+
+
+def test_before_a_pace_is_known_executions_tell_it() -> None:
+    pace = ServicePace()
+    assert pace.needed_s(5, lambda level: 10 * (level == 5), 0.0, call_s=0.02, sent=30) == 2 * (10 + 30) * 0.02
+    assert pace.needed_s(5, lambda _: 0, 0.0, call_s=0.02, sent=30) == 0.0, "nobody is before it"
+
+
+def test_a_replica_that_waits_on_purpose_gets_as_many_calls_as_one_that_does_not() -> None:
+    limit = AdaptiveLimit(limit_min=4, limit_max=100, wait_base_s=0.15 + 1.0)
+    for step in range(1_000):
+        limit.held_back = True
+        limit.observe(1_000_000, 10_000, step * 0.1)
+    assert limit.limit == 100
 
 
 def test_what_more_urgent_calls_take_is_not_there_for_others() -> None:
@@ -82,7 +114,7 @@ def test_what_more_urgent_calls_take_is_not_there_for_others() -> None:
     for step in range(100):
         pace.left(8 if step % 2 else 3, step * 0.02, last=step % 2 == 1)
     waiting = {8: 0, 3: 24}
-    assert 25 * 0.04 <= pace.needed_s(3, lambda priority: waiting.get(priority, 0)) <= 1.3 * 25 * 0.04
+    assert 25 * 0.04 <= pace.needed_s(3, lambda priority: waiting.get(priority, 0), 2.0) <= 2.1 * 25 * 0.04
 
 
 @given(
@@ -97,5 +129,6 @@ def test_more_calls_ahead_never_make_a_wait_shorter(
     for level, seconds, last, latency_s in steps:
         now += seconds
         pace.left(level, now, last=last)
-        pace.answered(latency_s)
-    assert 0.0 <= pace.needed_s(priority, lambda _: ahead) <= pace.needed_s(priority, lambda _: ahead + 1)
+        pace.answered(latency_s, now)
+    needed_s = [pace.needed_s(priority, lambda _, more=more: ahead + more, now, call_s=0.01) for more in (0, 1)]
+    assert 0.0 <= needed_s[0] <= needed_s[1]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter, deque
 from dataclasses import dataclass
 
+from headrace.registry.v1 import manifest_pb2
 from headrace.runner.internal.v1 import mesh_pb2
 from headrace_common.errors import HeadraceError
 from headrace_gateway.inference.call import Caller, InferenceCall, Outcome
@@ -76,7 +77,7 @@ def overload(*, per_s: float, seconds: float, urgent_share: float = 0.0) -> tupl
     """Calls at a fixed rate, every so many of them urgent; how they ended, and the longest queue at the runner."""
     core = GatewayCore()
     joined = core.join()
-    joined.loaded(core.register("m"))
+    joined.loaded(core.register("m", manifest=manifest_pb2.Manifest(backend="onnxruntime")))
     runner = OneAtATime(joined, core)
     ended: list[Ended] = []
     started_at = core.clock.monotonic()
@@ -115,9 +116,7 @@ async def test_five_times_too_many_calls_cost_no_goodput_and_are_refused_at_once
     refused = [end for end in ended if end.reason in ("CONCURRENCY_EXCEEDED", "DEADLINE_UNREACHABLE")]
     assert len(refused) >= 0.75 * len(ended)
     assert all(end.after_s == 0.0 for end in refused)
-    late = [end for end in ended if end.reason == "INFERENCE_TIMEOUT"]
-    assert len(late) <= 0.03 * len(ended)
-    assert all(end.came_s <= 2.0 for end in late), "only before the pace is known"
+    assert len(refused) == len(ended) - reasons["OK"], "nobody who was let in has waited in vain"
 
 
 async def test_urgent_calls_are_answered_as_if_there_were_no_others() -> None:

@@ -423,11 +423,36 @@ async def test_a_runner_that_comes_takes_all_calls_that_wait() -> None:
     runner = stage.core.join()
     runner.loaded(stage.uid)
     await asyncio.sleep(0)
-    assert len(runner.received()) == 32
+    assert len(runner.received()) == 50
     while calls := runner.received():
         runner.answer(calls[0])
     assert {outcomes.reason for outcomes in told} == {"OK"}
     assert_idle(stage)
+
+
+async def test_a_replica_that_computes_batches_may_have_two_of_them_at_once_within_its_bulkhead() -> None:
+    for batched, size, limit in ((True, 0, 90), (True, 40, 80), (False, 40, 32)):
+        stage = Stage(runners=1, limits=ResilienceLimits(runner_calls_max=90))
+        manifest = manifest_pb2.Manifest(backend="onnxruntime", batched=batched)
+        manifest.execution.batching.max_batch_size = size
+        uid = stage.register("b", manifest)
+        stage.begin("b")
+        (replica,) = stage.core.dispatcher.health.traffic.models[uid].replicas.values()
+        assert replica.window.limit == limit
+
+
+async def test_a_replica_that_waits_for_batches_on_purpose_keeps_its_calls() -> None:
+    stage = Stage(runners=1, limits=ResilienceLimits(runner_calls_max=90))
+    for delay_ms, limit in ((1_000, 32), (0, 4)):
+        manifest = manifest_pb2.Manifest(backend="onnxruntime", batched=True)
+        manifest.execution.batching.max_batch_size = 2
+        manifest.execution.batching.max_queue_delay.FromMilliseconds(delay_ms)
+        uid = stage.register(f"delay-{delay_ms}", manifest)
+        stage.begin(f"delay-{delay_ms}")
+        (replica,) = stage.core.dispatcher.health.traffic.models[uid].replicas.values()
+        for step in range(200):
+            replica.window.observe(1_000_000, 10_000, step * 0.1)
+        assert replica.window.limit == limit
 
 
 def heartbeat() -> mesh_pb2.RunnerEvent:

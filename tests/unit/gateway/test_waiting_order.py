@@ -38,6 +38,20 @@ def test_first_is_the_most_urgent_that_came_first_and_given_up_is_the_least_urge
             model.remove(entry)
 
 
+def test_an_item_gains_a_priority_for_each_second_and_one_that_comes_back_is_the_first_of_its_equals() -> None:
+    line: PriorityLine[str] = PriorityLine()
+    line.push("low", 2, 100.0)
+    line.push("high", 5, 102.9)
+    assert line.first() == "high"
+    line.push("higher", 6, 104.2)
+    line.remove("high", 5)
+    line.push("high", 5, 103.1)
+    assert line.first() == "low", "the head of each priority is compared"
+    line.remove("low", 2)
+    line.push("back", 5, 100.5, front=True)
+    assert (line.first(), list(line)) == ("back", ["higher", "back", "high"])
+
+
 @given(st.dictionaries(st.sampled_from("abcd"), st.integers(1, 6), min_size=1))
 def test_tenants_have_equally_many_turns_however_many_models_they_have(models: dict[str, int]) -> None:
     turns: Turns[str] = Turns()

@@ -82,7 +82,8 @@ class Dispatcher:
         self.budget.calls += 1
         if not model.tenant.active:
             self._traffic.active(model.tenant, self._clock.monotonic())
-        if not model.line and self._send_now(call, model):
+        # Nobody before a call of a sequence has to do with its replica: their order is kept elsewhere.
+        if (not model.line or call.sequence) and self._send_now(call, model):
             return
         self.line.join(call, model)
 
@@ -179,7 +180,7 @@ class Dispatcher:
             self.health.answered(replica, outcome, call.sent_at, now)
             replica.session.observe(call.version_uid, now - call.sent_at, outcome)
             if replica.model.line:
-                replica.model.pace.answered(now - call.sent_at)
+                replica.model.pace.answered(now - call.sent_at, now)
             if call.hedge is not None:
                 self.hedges.drop(call)
             call.finished(call, outcome)

@@ -70,8 +70,8 @@ class OpenCalls:
         del self._calls[tag]
 
     def close(self) -> None:
-        """Cancels and forgets every call."""
-        for tag in self._calls:
+        """Cancels and forgets every call, the last first: those that wait are not to be sent as others make room."""
+        for tag in tuple(reversed(self._calls)):
             call = self.cancel(tag)
             if call is not None:
                 self.ended(call)

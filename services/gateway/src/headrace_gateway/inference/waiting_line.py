@@ -71,8 +71,8 @@ class WaitingLine:
                 (DEADLINE_EXCEEDED), or why the model can't be loaded.
         """
         now = self._clock.monotonic()
-        has_replica = self._check_outlook(model, now)
-        needed_s = model.pace.needed_s(call.priority, model.line.count)
+        has_replica = self._has_replica(model, now)
+        needed_s = self._needed_s(call, model, now)
         if now + needed_s > call.deadline:
             raise too_late(model.version, needed_s)
         victim = self._calls.admit(call, model)
@@ -83,9 +83,9 @@ class WaitingLine:
         self._enter(call, model, now, has_replica)
 
     def rejoin(self, call: InferenceCall, model: ModelTraffic) -> None:
-        """Like `join`, for a call that was let in before: there is always a place for it."""
+        """Like `join`, for a call that was let in before: there is always a place for it, before its equals."""
         now = self._clock.monotonic()
-        self._enter(call, model, now, self._check_outlook(model, now))
+        self._enter(call, model, now, self._has_replica(model, now), front=True)
 
     def leave(self, call: InferenceCall) -> None:
         """Nobody wants the call any more."""
@@ -106,9 +106,21 @@ class WaitingLine:
                 self._look()
             self._serve(now)
 
-    def _enter(self, call: InferenceCall, model: ModelTraffic, now: float, has_replica: bool) -> None:
-        self._calls.enter(call, model, now)
+    def _enter(
+        self, call: InferenceCall, model: ModelTraffic, now: float, has_replica: bool, *, front: bool = False
+    ) -> None:
+        self._calls.enter(call, model, now, front=front)
         self._calls.set_turning(model, has_replica)
+
+    def _needed_s(self, call: InferenceCall, model: ModelTraffic, now: float) -> float:
+        call_s = model.call_s(self._directory.replicas(model.version.uid)) if model.line else 0.0
+        return model.pace.needed_s(call.priority, model.line.count, now, call_s=call_s, sent=model.sent)
+
+    def _has_replica(self, model: ModelTraffic, now: float) -> bool:
+        """Like `_check_outlook`, but where calls wait for a replica already it leaves that to the next `_look`."""
+        if model.line and not self._directory.replicas(model.version.uid):
+            return False
+        return self._check_outlook(model, now)
 
     def _check_outlook(self, model: ModelTraffic, now: float) -> bool:
         """Whether the model has a replica; raises what a call fails with that need not wait."""
@@ -165,24 +177,27 @@ class WaitingLine:
     def _serve(self, now: float) -> None:
         """Sends all calls that replicas take, one of each tenant in turn."""
         stuck: set[ModelTraffic] = set()
-        while len(stuck) < len(self.models):
-            models = [model for model in self._calls.next(len(self.models)) if model not in stuck]
-            for model in models:
-                if self._serve_first(model, now):
+        while not self._calls.all_turning_in(stuck):
+            for model in self._calls.next(len(self.models)):
+                if model in stuck:
+                    # The tenant's next model may be luckier.
+                    self._calls.passed(model)
+                elif self._serve_first(model, now):
                     # A turn was taken: from the first one again.
                     break
-                stuck.add(model)
-            if not models:
-                return
+                else:
+                    stuck.add(model)
 
     def _serve_first(self, model: ModelTraffic, now: float) -> bool:
         """Sends the first call of a model that a replica takes, if there is one."""
-        latency_s = model.pace.latency_s
+        latency_s = model.pace.latency_s(now)
         while (call := model.line.first()) is not None and call.deadline < now + latency_s:
-            # Too little time left for an answer: it ends at its deadline.
+            # Too little time left for an answer: it is told so while there is some, else by whoever watches deadlines.
             self._calls.leave(call, model)
+            if now < call.deadline:
+                call.finished(call, call.last_error or too_late(model.version, latency_s))
         if call is not None and model.may_send:
-            for waiting in (call,) if not call.sequence else islice(model.line, _PASSED_MAX):
+            for waiting in (call,) if not call.sequence else (call, *islice(model.line, _PASSED_MAX)):
                 if self._send(waiting, model):
                     self.waited.observe(now - waiting.waits_since)
                     self._calls.sent(waiting, model)

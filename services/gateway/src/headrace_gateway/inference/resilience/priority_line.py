@@ -1,4 +1,4 @@
-"""Items in the order in which they are served: most urgent first, and first come first served among equals."""
+"""Items in the order in which they are served: most urgent first, but none waits for ever."""
 
 from __future__ import annotations
 
@@ -6,19 +6,25 @@ from collections import OrderedDict
 from collections.abc import Iterator
 from typing import Generic, TypeVar
 
+AGEING_S = 1.0
+"""Waiting for so long is worth a priority."""
+
 Item = TypeVar("Item")
 
 
 class PriorityLine(Generic[Item]):
-    """A line with a place for each priority. Every operation is O(1). Pure.
+    """A line with a place for each priority; first come, first served among equals. Every operation is O(1). Pure.
 
-    Priorities are 0 to 9, 9 is most urgent. An item is in the line once at most.
+    An item becomes more urgent with time, one priority for each second, so that a stream of urgent ones can delay the
+    others by at most nine seconds more than their turn takes. Priorities are 0 to 9, 9 is most urgent. An item is in
+    the line once at most.
     """
 
     __slots__ = ("_bands", "_filled", "_length")
 
     def __init__(self) -> None:
-        self._bands: dict[int, OrderedDict[Item, None]] = {}
+        # Each item with when it came.
+        self._bands: dict[int, OrderedDict[Item, float]] = {}
         # One bit for each priority that has an item.
         self._filled = 0
         self._length = 0
@@ -30,16 +36,18 @@ class PriorityLine(Generic[Item]):
         return self._length > 0
 
     def __iter__(self) -> Iterator[Item]:
-        """The items in the order of service. The line must not be changed before the iterator's last step."""
+        """The items by priority, the most urgent first. The line must not be changed before the last step."""
         for priority in sorted(self._bands, reverse=True):
             yield from self._bands[priority]
 
-    def push(self, item: Item, priority: int) -> None:
-        """Adds an item behind those of its priority."""
+    def push(self, item: Item, priority: int, since: float = 0.0, *, front: bool = False) -> None:
+        """Adds an item that came then, behind those of its priority or in front of them."""
         band = self._bands.get(priority)
         if band is None:
             band = self._bands[priority] = OrderedDict()
-        band[item] = None
+        band[item] = since
+        if front:
+            band.move_to_end(item, last=False)
         self._filled |= 1 << priority
         self._length += 1
 
@@ -53,9 +61,17 @@ class PriorityLine(Generic[Item]):
 
     def first(self) -> Item | None:
         """The item to serve next."""
-        if not self._filled:
-            return None
-        return next(iter(self._bands[self._filled.bit_length() - 1]))
+        best: Item | None = None
+        best_worth = 0.0
+        filled = self._filled
+        while filled:
+            priority = filled.bit_length() - 1
+            filled &= ~(1 << priority)
+            item, since = next(iter(self._bands[priority].items()))
+            worth = priority * AGEING_S - since
+            if best is None or worth > best_worth:
+                best, best_worth = item, worth
+        return best
 
     def count(self, priority: int) -> int:
         """How many items there are of this priority."""

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
 from headrace_common.clock import Clock
 from headrace_gateway.catalog import CatalogVersion
-from headrace_gateway.inference.resilience.adaptive_limit import AdaptiveLimit
+from headrace_gateway.inference.resilience.adaptive_limit import WAIT_BASE_S, AdaptiveLimit
 from headrace_gateway.inference.resilience.circuit_breaker import BreakerState, CircuitBreaker, Transition
 from headrace_gateway.inference.resilience.limits import ResilienceLimits
 from headrace_gateway.inference.resilience.outlier_detector import RunnerRecord
@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from headrace_gateway.inference.call import InferenceCall
 
 _ADAPTIVE_MIN = 4
+# Rows of one execution where the manifest doesn't say.
+_BATCH_SIZE = 64
 
 
 class TenantTraffic:
@@ -175,6 +177,22 @@ class ModelTraffic:
             and (not replica.breaker.state or replica.breaker.allows(traffic.clock.monotonic()))
         )
 
+    def call_s(self, sessions: Iterable[RunnerSession]) -> float:
+        """Time between two answers while these replicas are busy, by what executions took; 0 when that says nothing.
+
+        It says nothing where calls share executions: then they take the less the more there are.
+        """
+        if self.version.proto.manifest.batched:
+            return 0.0
+        per_s = 0.0
+        for session in sessions:
+            work = session.work.version(self.version.uid)
+            call_s = work.cost_s * work.fresh
+            if not call_s:
+                return 0.0
+            per_s += 1 / call_s
+        return 1 / per_s if per_s else 0.0
+
     def replica(self, session: RunnerSession) -> ReplicaTraffic:
         """The version at a runner, made on first use."""
         found = self.replicas.get(session.token)
@@ -240,7 +258,12 @@ class Traffic:
             self._changed(former, state)
 
         event = session.models.get(model.version.uid)
-        slots = event.execution_slots if event is not None else 1
+        manifest = model.version.proto.manifest
+        batching = manifest.execution.batching
+        limit_min = max(_ADAPTIVE_MIN, 2 * (event.execution_slots if event is not None else 1))
+        if manifest.batched:
+            # One batch runs, and the next one gathers.
+            limit_min = max(limit_min, 2 * (batching.max_batch_size or _BATCH_SIZE))
         return ReplicaTraffic(
             model=model,
             session=session,
@@ -252,7 +275,12 @@ class Traffic:
                 changed=changed,
             ),
             record=self._record(session.id),
-            window=AdaptiveLimit(limit_min=max(_ADAPTIVE_MIN, 2 * slots), limit_max=limits.runner_calls_max),
+            window=AdaptiveLimit(
+                limit_min=limit_min,
+                limit_max=limits.runner_calls_max,
+                # Calls that wait on purpose, for others to share an execution with, are not too many.
+                wait_base_s=WAIT_BASE_S + batching.max_queue_delay.ToNanoseconds() / 1e9,
+            ),
         )
 
     def active(self, tenant: TenantTraffic, now: float) -> None:

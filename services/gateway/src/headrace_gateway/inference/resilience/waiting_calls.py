@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Container
 from typing import TYPE_CHECKING
 
 from headrace_common import catalogue
@@ -45,25 +46,26 @@ class WaitingCalls:
                 return self._least_urgent(call, tenant.hall, "stream_calls", limits.stream_calls_max // 2)
             return None
         room = limits.waiting_room
-        if tenant.sent + len(tenant.room) >= limits.tenant_calls_max + room:
-            return self._least_urgent(call, tenant.room, "tenant", limits.tenant_calls_max + room)
+        # A model's place is one of its tenant's, too.
         if model.sent + len(model.room) >= limits.model_calls_max + room:
             return self._least_urgent(call, model.room, "model", limits.model_calls_max + room)
+        if tenant.sent + len(tenant.room) >= limits.tenant_calls_max + room:
+            return self._least_urgent(call, tenant.room, "tenant", limits.tenant_calls_max + room)
         return None
 
-    def enter(self, call: InferenceCall, model: ModelTraffic, now: float) -> None:
-        """The call waits from now on."""
-        priority = call.priority
+    def enter(self, call: InferenceCall, model: ModelTraffic, now: float, *, front: bool = False) -> None:
+        """The call waits from now on, in front of its equals if it was let in before."""
+        priority, came = call.priority, call.arrived_at
         call.waits_since = now
         if not model.line:
             self.models[model] = False
-        model.line.push(call, priority)
+        model.line.push(call, priority, came, front=front)
         if call.windowed:
-            model.tenant.hall.push(call, priority)
+            model.tenant.hall.push(call, priority, came, front=front)
             self._in_halls += 1
         else:
-            model.tenant.room.push(call, priority)
-            model.room.push(call, priority)
+            model.tenant.room.push(call, priority, came, front=front)
+            model.room.push(call, priority, came, front=front)
 
     def leave(self, call: InferenceCall, model: ModelTraffic) -> None:
         """The call waits no longer, because it is sent or has ended."""
@@ -99,7 +101,12 @@ class WaitingCalls:
 
     def passed(self, model: ModelTraffic) -> None:
         """No replica takes a call of the model now."""
-        self._turns.passed(model, model.tenant.id)
+        if self.models.get(model):
+            self._turns.passed(model, model.tenant.id)
+
+    def all_turning_in(self, models: Container[ModelTraffic]) -> bool:
+        """Whether all models that take turns are among these."""
+        return all(model in models for model, turning in self.models.items() if turning)
 
     def _least_urgent(
         self, call: InferenceCall, line: PriorityLine[InferenceCall], scope: str, limit: int
