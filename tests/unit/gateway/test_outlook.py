@@ -6,7 +6,7 @@ from headrace.gateway.v1 import mesh_pb2 as gateway_pb2
 from headrace.registry.v1 import manifest_pb2, models_pb2
 from headrace.runner.internal.v1 import mesh_pb2
 from headrace_common import catalogue
-from headrace_common.errors import DeviceUnavailable, HeadraceError, ModelError, RouteUnavailable, RunnerUnavailable
+from headrace_common.errors import HeadraceError, ModelError, RouteUnavailable
 from headrace_common.lanes import ByteBudget, LaneLimits
 from headrace_common.loop_load import LoopLoad
 from headrace_common.rpc_status import to_status
@@ -18,8 +18,6 @@ from headrace_gateway.mesh.runner_session import RunnerSession
 
 PROTO = models_pb2.Version(uid="u", model="m", version=1, manifest=manifest_pb2.Manifest(backend="onnxruntime"))
 VERSION = CatalogVersion(tenant_id="t", uid="u", model="m", version=1, version_text="1", proto=PROTO)
-OUT_OF_MEMORY = DeviceUnavailable("full", entry=catalogue.DEVICE_OUT_OF_MEMORY)
-LOST = RunnerUnavailable("lost", entry=catalogue.RUNNER_LOST)
 
 
 class Runners:
@@ -45,11 +43,8 @@ class Runners:
             session.on_event(mesh_pb2.RunnerEvent(model=event))
         return session
 
-    def why(
-        self, *, refused_by: tuple[RunnerSession, ...] = (), last: HeadraceError | None = None, patient: bool = True
-    ) -> str | None:
-        tokens = {session.token for session in refused_by}
-        found = why_not_wait(VERSION, self.directory, refused_by=tokens, last_error=last, patient=patient)
+    def why(self, *, patient: bool = True) -> str | None:
+        found = why_not_wait(VERSION, self.directory, patient=patient)
         return found.reason if found is not None else None
 
 
@@ -70,20 +65,6 @@ async def test_waits_for_any_runner_only_for_a_while() -> None:
     runners = Runners()
     assert runners.why() is None
     assert runners.why(patient=False) == "RUNNER_NOT_AVAILABLE"
-    assert runners.why(patient=False, last=LOST) == "RUNNER_LOST"
-
-
-async def test_call_that_every_runner_refused_fails_with_the_last_refusal() -> None:
-    runners = Runners()
-    first, second = runners.join("a", loaded=True), runners.join("b", loaded=True)
-    assert runners.why(refused_by=(first, second), last=OUT_OF_MEMORY) == "DEVICE_OUT_OF_MEMORY"
-
-
-async def test_refused_by_one_and_not_loadable_on_the_other_fails_with_the_refusal() -> None:
-    runners = Runners()
-    first = runners.join("a", loaded=True)
-    runners.join("b", failed=ModelError("bad", entry=catalogue.MODEL_LOAD_FAILED))
-    assert runners.why(refused_by=(first,), last=OUT_OF_MEMORY) == "DEVICE_OUT_OF_MEMORY"
 
 
 async def test_load_that_failed_for_good_is_told_as_such_and_a_passing_cause_as_itself() -> None:

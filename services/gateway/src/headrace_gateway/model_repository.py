@@ -64,13 +64,7 @@ class ModelRepository:
         patient_until = self._clock.monotonic() + _RUNNER_WAIT_S
         while not self._directory.replicas(version.uid):
             self._wants.ask(version)
-            failure = why_not_wait(
-                version,
-                self._directory,
-                refused_by=(),
-                last_error=None,
-                patient=self._clock.monotonic() < patient_until,
-            )
+            failure = why_not_wait(version, self._directory, patient=self._clock.monotonic() < patient_until)
             if failure is not None:
                 raise failure
             await self._directory.wait_for_change(limit.pause_s())

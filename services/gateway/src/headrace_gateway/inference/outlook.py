@@ -2,54 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Sequence
-
 from headrace_common import catalogue
 from headrace_common.errors import DeadlineError, DeviceUnavailable, HeadraceError, ModelError, RouteUnavailable
 from headrace_gateway.catalog import CatalogVersion
 from headrace_gateway.mesh.directory import RunnerDirectory
-from headrace_gateway.mesh.runner_session import RunnerSession
 
 _RETRY_MIN_S = 0.1
 
 
-def why_not_wait(
-    version: CatalogVersion,
-    directory: RunnerDirectory,
-    *,
-    refused_by: Container[str],
-    last_error: HeadraceError | None,
-    patient: bool,
-) -> HeadraceError | None:
+def why_not_wait(version: CatalogVersion, directory: RunnerDirectory, *, patient: bool) -> HeadraceError | None:
     """The failure when waiting can't help, or None.
 
     Args:
         version: What the call is for.
         directory: The runners.
-        refused_by: Tokens of the sessions that have refused this very call.
-        last_error: How the call's attempt before failed.
         patient: Whether the call may still wait for a runner to come.
     """
-    if any(session.token not in refused_by for session in directory.replicas(version.uid)):
+    if directory.replicas(version.uid):
         return None
     eligible = directory.eligible(version)
     if not eligible:
-        return None if patient else last_error or no_runner(version)
-    open_ones = [session for session in eligible if session.token not in refused_by]
-    failures = _load_failures(version, directory, open_ones)
-    if len(failures) < len(open_ones):
+        return None if patient else no_runner(version)
+    found = (directory.load_failure(session, version.uid) for session in eligible)
+    failures = [failure for failure in found if failure is not None]
+    if len(failures) < len(eligible):
         return None
-    if last_error is not None or not failures:
-        return last_error or no_runner(version)
     retryable = next((failure for failure in failures if failure.retryable), None)
     return retryable or _not_loadable(version, failures[0])
-
-
-def _load_failures(
-    version: CatalogVersion, directory: RunnerDirectory, sessions: Sequence[RunnerSession]
-) -> list[HeadraceError]:
-    found = (directory.load_failure(session, version.uid) for session in sessions)
-    return [failure for failure in found if failure is not None]
 
 
 def circuit_open(version: CatalogVersion, open_for_s: float) -> HeadraceError:

@@ -131,7 +131,7 @@ class WaitingLine:
                 raise circuit_open(version, open_for_s)
             return True
         self._wants.ask(version)
-        failure = why_not_wait(version, self._directory, refused_by=(), last_error=None, patient=True)
+        failure = why_not_wait(version, self._directory, patient=True)
         if failure is not None:
             raise failure
         return False
