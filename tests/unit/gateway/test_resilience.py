@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 
 import pytest
-from google.protobuf.duration_pb2 import Duration
 
 from headrace.gateway.v1 import mesh_pb2 as gateway_pb2
 from headrace.registry.v1 import manifest_pb2
-from headrace.runner.internal.v1 import mesh_pb2
 from headrace_common import catalogue
 from headrace_common.errors import (
     DeviceUnavailable,
@@ -20,74 +17,14 @@ from headrace_common.errors import (
     RunnerUnavailable,
     TensorError,
 )
-from headrace_gateway.inference.call import Caller, InferenceCall, Outcome
 from headrace_gateway.inference.resilience.limits import ResilienceLimits
-from headrace_gateway.mesh.session_calls import Answer
-from inference import open_inference_pb2 as oip
-from support.gateway_core import GatewayCore, Runner
+from support.failing_runners import Stage, assert_idle, heartbeat, pass_with_heartbeats, sample
 
 OUT_OF_MEMORY = DeviceUnavailable("full", entry=catalogue.DEVICE_OUT_OF_MEMORY)
 OVERLOADED = RunnerUnavailable("full", entry=catalogue.RUNNER_OVERLOADED)
 DRAINING = RunnerUnavailable("leaving", entry=catalogue.RUNNER_DRAINING)
 BROKEN = ModelError("broken", entry=catalogue.MODEL_EXECUTION_FAILED)
 NO_BUDGET = ResilienceLimits(retry_ratio=0.0, retry_floor_per_s=0.0)
-
-
-class Stage:
-    """A gateway with runners that all have one model."""
-
-    def __init__(
-        self,
-        runners: int = 2,
-        limits: ResilienceLimits = ResilienceLimits(),  # noqa: B008 - frozen
-        *,
-        hedge_after_s: float = 0.0,
-    ) -> None:
-        self.core = GatewayCore(limits=limits)
-        manifest = manifest_pb2.Manifest(backend="onnxruntime", batched=True)
-        if hedge_after_s:
-            manifest.routing.hedge_after.CopyFrom(Duration(nanos=int(hedge_after_s * 1e9)))
-        self.runners = [self.core.join(f"runner-{number}") for number in range(runners)]
-        self.uid = self.register("m", manifest)
-
-    def register(self, model: str, manifest: manifest_pb2.Manifest | None = None) -> str:
-        uid = self.core.register(model, manifest=manifest)
-        for runner in self.runners:
-            runner.loaded(uid)
-        return uid
-
-    def begin(self, model: str = "m", *, timeout_s: float = 30.0, sequence: str = "") -> Outcomes:
-        request = oip.ModelInferRequest(model_name=model)
-        if sequence:
-            request.parameters["sequence_id"].string_param = sequence
-        told = Outcomes()
-        told.call = self.core.handler.begin(
-            request.SerializeToString(),
-            Caller("acme", "r", "", timeout_s),
-            lambda _call, outcome: told.append(outcome),
-        )
-        return told
-
-    def holder(self, *, but: Runner | None = None) -> Runner:
-        """The runner that has a call."""
-        return next(runner for runner in self.runners if runner is not but and runner.received())
-
-    def answer_all(self, failure: HeadraceError | None = None) -> None:
-        for runner in self.runners:
-            if not runner.session.closed.is_set():
-                for call in runner.received():
-                    runner.answer(call, failure=failure)
-
-
-class Outcomes(list[Outcome]):
-    """What a caller was told."""
-
-    call: InferenceCall
-
-    @property
-    def reason(self) -> str:
-        (outcome,) = self
-        return outcome.reason if isinstance(outcome, HeadraceError) else "OK"
 
 
 async def test_calls_of_a_lost_runner_move_at_once_whatever_is_left_of_the_budget() -> None:
@@ -159,6 +96,59 @@ async def test_a_refusal_for_load_is_tried_at_each_other_replica_and_told_at_onc
     stage.answer_all(OVERLOADED)
     stage.answer_all(OVERLOADED)
     assert told.reason == "RUNNER_OVERLOADED"
+
+
+async def test_a_refusal_for_load_costs_a_token_only_where_another_replica_takes_the_call() -> None:
+    alone, two = Stage(runners=1), Stage(runners=2)
+    for stage, counted in ((alone, 0), (two, 1)):
+        left = stage.core.dispatcher.budget.left
+        stage.begin()
+        stage.answer_all(OVERLOADED)
+        stage.answer_all()
+        assert (sample(stage, "headrace_infer_retries_total", reason="RUNNER_OVERLOADED") or 0) == counted
+        assert stage.core.dispatcher.budget.left == pytest.approx(left - 0.9 * counted, abs=0.11)
+
+
+async def test_what_a_version_had_is_forgotten_when_it_has_left_service_but_not_while_a_call_pauses() -> None:
+    stage = Stage(runners=1)
+    traffic = stage.core.dispatcher.health.traffic
+    other = stage.register("n")
+    for model in ("m", "n"):
+        stage.begin(model)
+        stage.answer_all()
+    paused = stage.begin()
+    stage.answer_all(DeviceUnavailable("full", entry=catalogue.DEVICE_OUT_OF_MEMORY, retry_after_s=3.0))
+    stage.core.dispatcher.version_left(stage.uid)
+    stage.core.pass_time(2.0)
+    assert stage.uid in traffic.models, "a call is still to be sent again"
+    stage.core.pass_time(1.5)
+    stage.answer_all()
+    assert paused.reason == "OK"
+    stage.core.pass_time(2.5)
+    assert set(traffic.models) == {other}
+    (tenant,) = traffic.tenants.values()
+    assert len(tenant.held) == 1, "the other model's calls are still counted there"
+    stage.core.dispatcher.version_left(other)
+    stage.core.pass_time(1.5)
+    assert (traffic.models, traffic.tenants) == ({}, {})
+
+
+async def test_the_calls_of_a_runners_sessions_are_shown_as_one_sum() -> None:
+    stage = Stage(runners=2, limits=ResilienceLimits(runner_calls_max=30))
+    stage.runners[1].session.hello.runner_name = "runner-0"
+    for _ in range(40):
+        stage.begin()
+    assert sum(len(runner.received()) for runner in stage.runners) == 40
+    assert all(runner.received() for runner in stage.runners)
+    assert sample(stage, "headrace_bulkhead_in_use", scope="runner", name="runner-0") == 40
+    labels = {"runner": "runner-0", "tenant": "acme", "model": "m", "version": "1"}
+    shown = [
+        sample
+        for family in stage.core.registry.collect()
+        for sample in family.samples
+        if sample.name == "headrace_breaker_state" and sample.labels == labels
+    ]
+    assert len(shown) == 1
 
 
 async def test_without_budget_no_refusal_is_retried() -> None:
@@ -274,139 +264,6 @@ async def test_a_runner_that_fails_for_no_reason_is_ejected_and_comes_back_and_o
     assert sample(stage, "headrace_runner_ejections_total", cause="errors") == 1
 
 
-def let_all_answer(stage: Stage, *models: str) -> None:
-    """Each runner has answered each model once."""
-    for model in models:
-        while not all(answered(stage, runner, model) for runner in stage.runners):
-            for _ in range(40):
-                stage.begin(model)
-            stage.answer_all()
-
-
-def answered(stage: Stage, runner: Runner, model: str) -> bool:
-    replica = stage.core.dispatcher.health.traffic.models.get(f"acme/{model}/1")
-    found = replica.replicas.get(runner.session.token) if replica is not None else None
-    return found is not None and found.ok_at > 0
-
-
-def fall_silent(stage: Stage, silent: Runner, seconds: float, *models: str, silent_models: tuple[str, ...]) -> None:
-    """All but those models of that runner are answered."""
-    uids = {f"acme/{model}/1" for model in silent_models}
-    for _ in range(int(seconds / 0.25)):
-        for model in models:
-            for _ in range(3):
-                with contextlib.suppress(HeadraceError):
-                    stage.begin(model)
-        for runner in stage.runners:
-            for call in runner.received():
-                if runner is not silent or call.version_uid not in uids:
-                    runner.answer(call)
-        pass_with_heartbeats(stage, 0.25)
-
-
-async def test_a_runner_that_answers_nothing_while_others_do_is_ejected_within_three_seconds_and_gets_time_after() -> (
-    None
-):
-    stage = Stage()
-    stage.register("n")
-    let_all_answer(stage, "m", "n")
-    silent, other = stage.runners
-    fall_silent(stage, silent, 3.0, "m", "n", silent_models=("m", "n"))
-    assert not silent.session.takes_calls
-    assert other.session.takes_calls
-    assert sample(stage, "headrace_runner_ejections_total", cause="silence") == 1
-    fall_silent(stage, silent, 5.0, "m", "n", silent_models=("m", "n"))
-    assert silent.session.takes_calls, "what it has not answered before is not held against it at once"
-    fall_silent(stage, silent, 3.0, "m", "n", silent_models=("m", "n"))
-    assert not silent.session.takes_calls
-
-
-async def test_one_version_that_is_silent_loses_its_replica_and_not_the_runner() -> None:
-    stage = Stage()
-    stage.register("n")
-    let_all_answer(stage, "m", "n")
-    silent = stage.runners[0]
-    for others in (("m", "n"), ("m",)):
-        fall_silent(stage, silent, 3.0, *others, silent_models=("m",))
-        assert silent.session.takes_calls
-        state = stage.core.dispatcher.breaker_state(silent.session, stage.uid)
-        assert state == gateway_pb2.BREAKER_STATE_OPEN
-
-
-async def test_a_replica_that_has_never_answered_is_given_time() -> None:
-    stage = Stage()
-    for _ in range(40):
-        stage.begin()
-    silent = stage.runners[0] if stage.runners[0].received() else stage.runners[1]
-    fall_silent(stage, silent, 4.0, "m", silent_models=("m",))
-    assert silent.session.takes_calls
-    state = stage.core.dispatcher.breaker_state(silent.session, stage.uid)
-    assert state == gateway_pb2.BREAKER_STATE_CLOSED
-
-
-async def test_an_answer_that_takes_its_time_is_raced_by_a_second_replica() -> None:
-    stage = Stage(hedge_after_s=0.05)
-    told = stage.begin()
-    slow = stage.holder()
-    stage.core.pass_time(0.04)
-    assert sum(len(runner.received()) for runner in stage.runners) == 1
-    stage.core.pass_time(0.1)
-    fast = stage.holder(but=slow)
-    (copy,) = fast.received()
-    assert (copy.attempt, copy.tenant_id, copy.version_uid) == (1, "acme", stage.uid)
-    assert 29_850 <= copy.timeout_ms <= 29_950
-    fast.answer(copy, b"fast")
-    (answer,) = told
-    assert isinstance(answer, Answer)
-    assert (answer.payload, told.call.session) == (b"fast", fast.session)
-    slow.received()
-    assert slow.cancelled == [slow.received()[0].id]
-    slow.answer(slow.received()[0], b"slow")
-    assert len(told) == 1
-    assert (sample(stage, "headrace_infer_hedges_total"), sample(stage, "headrace_infer_hedges_won_total")) == (1, 1)
-    assert_idle(stage)
-
-
-async def test_the_first_replica_may_still_win_and_a_lost_one_leaves_the_call_to_its_copy() -> None:
-    for loses in (False, True):
-        stage = Stage(hedge_after_s=0.05)
-        told = stage.begin()
-        slow = stage.holder()
-        stage.core.pass_time(0.15)
-        fast = stage.holder(but=slow)
-        if loses:
-            slow.session.close()
-            assert told == []
-            stage.answer_all()
-        else:
-            slow.answer(slow.received()[0])
-            fast.received()
-            assert len(fast.cancelled) == 1
-        assert told.reason == "OK"
-        assert len(fast.received()) <= 1
-        assert sample(stage, "headrace_infer_hedges_won_total") == loses
-
-
-async def test_hedges_are_not_sent_without_budget_nor_for_sequences() -> None:
-    stage = Stage(limits=NO_BUDGET, hedge_after_s=0.05)
-    stage.core.dispatcher.budget.take()
-    stage.begin()
-    stage.core.pass_time(0.3)
-    assert sum(len(runner.received()) for runner in stage.runners) == 1
-
-
-async def test_a_cancel_reaches_both_copies() -> None:
-    stage = Stage(hedge_after_s=0.05)
-    told = stage.begin()
-    stage.core.pass_time(0.15)
-    assert [len(runner.received()) for runner in stage.runners] == [1, 1]
-    stage.core.handler.cancel(told.call)
-    for runner in stage.runners:
-        runner.received()
-        assert len(runner.cancelled) == 1
-    assert_idle(stage)
-
-
 async def test_a_call_that_waits_for_any_runner_gives_up_after_three_seconds() -> None:
     stage = Stage(runners=0)
     told = stage.begin()
@@ -453,28 +310,3 @@ async def test_a_replica_that_waits_for_batches_on_purpose_keeps_its_calls() -> 
         for step in range(200):
             replica.window.observe(1_000_000, 10_000, step * 0.1)
         assert replica.window.limit == limit
-
-
-def heartbeat() -> mesh_pb2.RunnerEvent:
-    return mesh_pb2.RunnerEvent(heartbeat=mesh_pb2.Heartbeat())
-
-
-def pass_with_heartbeats(stage: Stage, seconds: float) -> None:
-    while seconds > 0:
-        stage.core.pass_time(min(0.25, seconds))
-        seconds -= 0.25
-        for runner in stage.runners:
-            runner.session.on_event(heartbeat())
-
-
-def sample(stage: Stage, name: str, **labels: str) -> float | None:
-    return stage.core.registry.get_sample_value(name, labels)
-
-
-def assert_idle(stage: Stage) -> None:
-    traffic = stage.core.dispatcher.health.traffic
-    for model in traffic.models.values():
-        assert (model.sent, len(model.line), len(model.room)) == (0, 0, 0)
-        assert all(replica.in_flight == 0 for replica in model.replicas.values())
-        assert (model.tenant.sent, len(model.tenant.room), len(model.tenant.hall)) == (0, 0, 0)
-    assert not stage.core.dispatcher.line.models

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from random import Random
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -36,6 +37,17 @@ def test_retries_never_exceed_what_calls_and_time_have_earned(
                 budget.charge()
         assert 0 <= budget.left <= max(1.0, floor_per_s * 10)
     assert taken <= earned + 1e-6
+
+
+def test_asking_what_is_left_changes_nothing() -> None:
+    clock = FakeClock()
+    budget = RetryBudget(ratio=0.1, floor_per_s=1.0, clock=clock)
+    while budget.take():
+        pass
+    clock.advance(0.6)
+    before = [getattr(budget, name) for name in RetryBudget.__slots__]
+    assert budget.left == pytest.approx(0.6)
+    assert before == [getattr(budget, name) for name in RetryBudget.__slots__]
 
 
 def test_a_tenth_of_the_calls_may_be_retried_when_the_floor_is_used_up() -> None:

@@ -105,7 +105,9 @@ class Dispatcher:
         """Does what is due: retries after a pause, hedges, a look at those that wait, at runners and tenants."""
         now = self._clock.monotonic()
         for call in self.retries.due(now):
-            self._go_on(call, self._traffic.model(call.version))
+            model = self._traffic.model(call.version)
+            model.paused -= 1
+            self._go_on(call, model)
         for call in self.hedges.due(now):
             self._hedge(call, now)
         if now >= self._watch_at:
@@ -162,6 +164,7 @@ class Dispatcher:
             self.line.leave(call)
         if call.retry_at:
             self.retries.forget(call)
+            self._traffic.model(call.version).paused -= 1
         if self.line.models:
             self.line.place_free(self._clock.monotonic())
 
@@ -188,24 +191,31 @@ class Dispatcher:
             self.line.place_free(now)
 
     def _failed(self, call: InferenceCall, replica: ReplicaTraffic, error: HeadraceError) -> None:
-        reason = error.reason
+        self._note(call, replica, error)
         if call.hedge is not None:
-            if reason in failures.ELSEWHERE or error.entry.http >= 500:
+            if error.reason in failures.ELSEWHERE or error.entry.http >= 500:
                 call.last_error = error
                 return
             self.hedges.drop(call)
-        if reason == catalogue.MODEL_LOADING.reason:
-            self._directory.forget_model(replica.session, call.version_uid)
         if not self.retries.allow(call, error):
             call.finished(call, error)
             return
+        self._go_on(call, replica.model, error)
+
+    def _note(self, call: InferenceCall, replica: ReplicaTraffic, error: HeadraceError) -> None:
+        """Remembers what the failure of a copy of a call says about where the call may go."""
+        reason = error.reason
+        call.losses += reason == catalogue.RUNNER_LOST.reason
         if reason not in failures.GONE:
             call.refused_by |= {replica.token}
-        self._go_on(call, replica.model, error)
+        if reason == catalogue.MODEL_LOADING.reason:
+            self._directory.forget_model(replica.session, call.version_uid)
 
     def _go_on(self, call: InferenceCall, model: ModelTraffic, error: HeadraceError | None = None) -> None:
         """Sends a call again: to another replica at once, else after a pause, or when there is one."""
         if self._send_now(call, model):
+            if error is not None:
+                self.retries.moved(call, error)
             return
         now = self._clock.monotonic()
         if error is not None and call.refused_by and not self._may_wait(call, model, error, now):
@@ -221,7 +231,10 @@ class Dispatcher:
         if call.sequence:
             replicas = self._directory.replicas(model.version.uid)
             return any(session.token not in call.refused_by for session in replicas)
-        return error.reason not in failures.AT_ONCE and self.retries.pause(call, error, now)
+        if error.reason in failures.AT_ONCE or not self.retries.pause(call, error, now):
+            return False
+        model.paused += 1
+        return True
 
     def _hedge(self, call: InferenceCall, now: float) -> None:
         model = self._traffic.model(call.version)
@@ -245,5 +258,7 @@ class Dispatcher:
             self.health.failed(replica, outcome, hedge.sent_at, now)
             if call.replica is None:
                 self._failed(call, replica, outcome)
+            else:
+                self._note(call, replica, outcome)
         if self.line.models:
             self.line.place_free(now)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 
 from prometheus_client import CollectorRegistry
@@ -9,6 +10,8 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Histo
 from prometheus_client.registry import Collector
 
 from headrace_gateway.inference.dispatcher import Dispatcher
+from headrace_gateway.inference.resilience.traffic import ReplicaTraffic
+from headrace_gateway.mesh.runner_session import RunnerSession
 
 _REPLICA = ("runner", "tenant", "model", "version")
 
@@ -52,22 +55,28 @@ class ResilienceMetrics(Collector):
         families = budget, breakers, limits, in_use, waiting = _gauges()
         dispatcher = self._dispatcher
         budget.add_metric((), dispatcher.budget.left)
-        at_runner: dict[str, int] = {}
+        at_replica: dict[tuple[str, ...], ReplicaTraffic] = {}
+        sessions: dict[str, RunnerSession] = {}
         for model in list(dispatcher.health.traffic.models.values()):
             version = model.version
             labels = version.tenant_id, version.model, version.version_text
             in_use.add_metric(("model", "/".join(labels)), model.sent)
             waiting.add_metric(("model", "/".join(labels)), len(model.line))
             for replica in list(model.replicas.values()):
-                runner = replica.session.hello.runner_name
-                breakers.add_metric((runner, *labels), replica.breaker.state)
-                limits.add_metric((runner, *labels), replica.window.limit)
-                at_runner[runner] = replica.session.calls.in_flight
+                sessions[replica.token] = replica.session
+                # A runner that has just started again has two sessions; the later one counts.
+                at_replica[replica.session.hello.runner_name, *labels] = replica
         for tenant in list(dispatcher.health.traffic.tenants.values()):
             in_use.add_metric(("tenant", tenant.id), tenant.sent)
             waiting.add_metric(("tenant", tenant.id), len(tenant.room) + len(tenant.hall))
+        at_runner: Counter[str] = Counter()
+        for session in sessions.values():
+            at_runner[session.hello.runner_name] += session.calls.in_flight
         for runner, calls in at_runner.items():
             in_use.add_metric(("runner", runner), calls)
+        for names, replica in at_replica.items():
+            breakers.add_metric(names, replica.breaker.state)
+            limits.add_metric(names, replica.window.limit)
         yield from families
 
 

@@ -6,7 +6,6 @@ from collections import Counter
 from random import Random
 from typing import TYPE_CHECKING
 
-from headrace_common import catalogue
 from headrace_common.deadline_wheel import DeadlineWheel
 from headrace_common.errors import HeadraceError
 from headrace_gateway.inference.resilience import failures
@@ -37,12 +36,13 @@ class Retries:
     def allow(self, call: InferenceCall, error: HeadraceError) -> bool:
         """Counts the failed attempt; whether there may be another one.
 
+        What is refused for load costs only once it is `moved`.
+
         A call of a sequence is never computed again, because its state may have moved on; it is only passed on to the
         next replica by one that does not know the sequence, or has no room for a new one, which costs no budget. What
         ends a call for good is the last failure, which says more than that there were several.
         """
         reason = error.reason
-        call.losses += reason == catalogue.RUNNER_LOST.reason
         if call.sequence:
             reasons = failures.START_ELSEWHERE if call.sequence_start else failures.ASK_NEXT
             call.attempt += 1
@@ -53,15 +53,22 @@ class Retries:
             or call.losses > failures.LOSSES_MAX
         ):
             return False
+        at_once = reason in failures.AT_ONCE
         if reason in failures.MOVES:
             self.budget.charge()
-        elif not self.budget.take():
+        elif self.budget.left < 1 if at_once else not self.budget.take():
             self.denied += 1
             return False
         call.attempt += 1
         call.last_error = error
-        self.counts[reason] += 1
+        self.counts[reason] += not at_once
         return True
+
+    def moved(self, call: InferenceCall, error: HeadraceError) -> None:
+        """Another replica has taken a call that one has refused."""
+        if error.reason in failures.AT_ONCE and not call.sequence:
+            self.budget.take()
+            self.counts[error.reason] += 1
 
     def pause(self, call: InferenceCall, error: HeadraceError, now: float) -> bool:
         """Lets the call pause where every replica has refused it; False when its deadline comes before that is over."""

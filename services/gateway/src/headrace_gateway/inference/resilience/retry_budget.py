@@ -32,9 +32,8 @@ class RetryBudget:
 
     @property
     def left(self) -> float:
-        """Tokens in the bucket."""
-        self._top_up()
-        return self._tokens
+        """Tokens in the bucket. Changes nothing, so any thread may ask."""
+        return self._worth(self._clock.monotonic())
 
     def take(self) -> bool:
         """Takes a token for a retry or a hedge, if there is one."""
@@ -52,6 +51,9 @@ class RetryBudget:
     def _top_up(self) -> None:
         # A call only adds to `calls`, which costs next to nothing; what calls bring is worked out here.
         now = self._clock.monotonic()
-        earned = (self.calls - self._counted) * self._ratio + (now - self._topped_up_at) * self._floor_per_s
-        self._tokens = min(self._cap, self._tokens + earned)
+        self._tokens = self._worth(now)
         self._counted, self._topped_up_at = self.calls, now
+
+    def _worth(self, now: float) -> float:
+        earned = (self.calls - self._counted) * self._ratio + (now - self._topped_up_at) * self._floor_per_s
+        return min(self._cap, self._tokens + earned)

@@ -124,7 +124,7 @@ class ModelTraffic:
     """A version's calls, and its replicas that were ever called.
 
     Attributes:
-        sent: Calls at runners.
+        sent: Calls at runners; `paused` are those that pause before a retry.
         line: All calls that wait, in the order of service; `room` are the unary ones.
         pace: How fast the line moves.
         troubled: Replicas whose breaker is not closed.
@@ -135,6 +135,7 @@ class ModelTraffic:
         "hedge_after_s",
         "line",
         "pace",
+        "paused",
         "replicas",
         "room",
         "sent",
@@ -149,6 +150,7 @@ class ModelTraffic:
         self.tenant = tenant
         self.traffic = traffic
         self.sent = 0
+        self.paused = 0
         self.troubled = 0
         self.line: PriorityLine[InferenceCall] = PriorityLine()
         self.room: PriorityLine[InferenceCall] = PriorityLine()
@@ -203,7 +205,7 @@ class ModelTraffic:
     @property
     def idle(self) -> bool:
         """Whether no call is open."""
-        return not self.sent and not self.line
+        return not self.sent and not self.line and not self.paused
 
     def forget(self, replica: ReplicaTraffic) -> None:
         """A session has ended."""
@@ -284,7 +286,7 @@ class Traffic:
         )
 
     def active(self, tenant: TenantTraffic, now: float) -> None:
-        """The tenant has a call open that had none."""
+        """The tenant has a call open."""
         tenant.active = True
         self.shares.seen(tenant.id, now)
 
@@ -297,16 +299,27 @@ class Traffic:
         """To be called about once a second: tells which tenants are active, and forgets what has ended."""
         for uid in [uid for uid in self._leaving if self.models[uid].idle]:
             self._leaving.discard(uid)
-            model = self.models.pop(uid)
-            model.tenant.models -= 1
+            self._forget(self.models.pop(uid))
         for model in self.models.values():
             for replica in [replica for replica in model.replicas.values() if replica.over]:
                 model.forget(replica)
         for tenant in self.tenants.values():
             if tenant.sent or tenant.room or tenant.hall:
-                self.shares.seen(tenant.id, now)
+                self.active(tenant, now)
         for tenant_id in self.shares.rest(now):
             tenant = self.tenants[tenant_id]
             tenant.active = False
             if not tenant.models:
                 del self.tenants[tenant_id]
+
+    def _forget(self, model: ModelTraffic) -> None:
+        """A version without calls has left service."""
+        tenant = model.tenant
+        tenant.models -= 1
+        if tenant.models:
+            # What the tenant has at a runner is counted for all of its models together.
+            used = {token for other in self.models.values() if other.tenant is tenant for token in other.replicas}
+            for token in model.replicas.keys() - used:
+                tenant.held.pop(token, None)
+        elif not tenant.active:
+            del self.tenants[tenant.id]
