@@ -50,6 +50,15 @@ def too_late(version: CatalogVersion, needed_s: float) -> HeadraceError:
     )
 
 
+def out_of_time(version: CatalogVersion, needed_s: float) -> HeadraceError:
+    """What a call fails with that has waited until too little of its time was left."""
+    return DeadlineError(
+        f"model '{version.model}' answers too slowly for what is left of the request's time",
+        entry=catalogue.DEADLINE_UNREACHABLE,
+        context={"model": version.model, "needed_s": f"{needed_s:.3g}"},
+    )
+
+
 def no_runner(version: CatalogVersion) -> HeadraceError:
     """What a call fails with that has waited for a runner in vain."""
     return DeviceUnavailable(

@@ -10,7 +10,7 @@ from headrace_common.clock import Clock
 from headrace_common.errors import HeadraceError
 from headrace_common.latency_counts import LatencyCounts
 from headrace_gateway.inference.call import InferenceCall
-from headrace_gateway.inference.outlook import circuit_open, no_runner, too_late, why_not_wait
+from headrace_gateway.inference.outlook import circuit_open, no_runner, out_of_time, too_late, why_not_wait
 from headrace_gateway.inference.resilience.limits import ResilienceLimits
 from headrace_gateway.inference.resilience.replica_health import ReplicaHealth
 from headrace_gateway.inference.resilience.traffic import ModelTraffic
@@ -195,7 +195,7 @@ class WaitingLine:
             # Too little time left for an answer: it is told so while there is some, else by whoever watches deadlines.
             self._calls.leave(call, model)
             if now < call.deadline:
-                call.finished(call, call.last_error or too_late(model.version, latency_s))
+                call.finished(call, call.last_error or out_of_time(model.version, latency_s))
         if call is not None and model.may_send:
             for waiting in (call,) if not call.sequence else (call, *islice(model.line, _PASSED_MAX)):
                 if self._send(waiting, model):
