@@ -95,15 +95,18 @@ def test_a_model_is_surplus_once_it_is_called_long_after_its_last_want() -> None
         if uid != "never wanted":
             resident.want(uid, 50.0)
     resident.want("wanted", 100.0)
-    for uid in ("called", "wanted", "never wanted"):
-        resident.touch(uid, 60.0)
-    assert resident.surplus(60.0) == [], "a call that was on its way"
-    for uid in ("called", "wanted", "never wanted"):
-        resident.touch(uid, 61.0)
-    resident.idle(61.0, ())
-    assert resident.surplus(61.0) == ["called"]
-    resident.want("called", 90.0)
-    assert resident.surplus(61.0) == []
+    for at in (300.0, 309.0):
+        for uid in ("called", "wanted", "never wanted"):
+            resident.touch(uid, at)
+        resident.want("wanted", at + 30)
+        assert resident.surplus(at) == [], "gateways have yet to want again what is used after a rest"
+    resident.touch("called", 310.0)
+    resident.idle(310.0, ())
+    assert resident.surplus(310.0) == ["called"]
+    resident.want("called", 340.0)
+    assert resident.surplus(310.0) == []
+    resident.touch("called", 341.0)
+    assert resident.surplus(341.0) == []
 
 
 def test_loading_a_model_again_does_not_count_it_twice() -> None:

@@ -6,7 +6,8 @@ from collections.abc import Collection
 from dataclasses import dataclass
 
 _SURPLUS_S = 10.0
-"""Calls that come so long after the last want are no stragglers: gateways know better than to want the model here."""
+"""Calls that go on for so long without a want are neither stragglers nor the first ones after a rest, upon which
+gateways want the model again: they know better than to want it here."""
 
 
 @dataclass(slots=True)
@@ -14,6 +15,8 @@ class _Resident:
     memory_bytes: int
     loaded_at: float
     used_at: float
+    unwanted_call_at: float | None = None
+    """When the first call came since nobody wants it."""
 
 
 class Residency:
@@ -46,6 +49,9 @@ class Residency:
     def want(self, uid: str, until: float) -> None:
         """Notes that someone wants the model up to a time; a longer want that is noted already stays."""
         self._wanted_until[uid] = max(until, self._wanted_until.get(uid, until))
+        resident = self._residents.get(uid)
+        if resident is not None:
+            resident.unwanted_call_at = None
 
     def withdraw(self, uid: str) -> None:
         """Forgets wants for the model."""
@@ -73,6 +79,8 @@ class Residency:
         resident = self._residents.get(uid)
         if resident is not None:
             resident.used_at = now
+            if resident.unwanted_call_at is None and self._wanted_until.get(uid, now) < now:
+                resident.unwanted_call_at = now
 
     def evict_for(self, needed_bytes: int, now: float, busy: Collection[str]) -> list[str] | None:
         """The models that must leave so that `needed_bytes` more fit, least recently used first.
@@ -99,8 +107,8 @@ class Residency:
         return [
             uid
             for uid, resident in self._residents.items()
-            if uid in self._wanted_until
-            and resident.used_at - self._wanted_until[uid] > _SURPLUS_S
+            if resident.unwanted_call_at is not None
+            and resident.used_at - resident.unwanted_call_at >= _SURPLUS_S
             and self._may_leave(uid, resident, now, ())
         ]
 
