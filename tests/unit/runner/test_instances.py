@@ -62,7 +62,7 @@ def test_a_thread_that_is_given_up_is_replaced_and_only_a_few_are(instances: Ins
         instances.submit(work, background=False)
         work.seen.get(timeout=30)
     assert [instances.replace(work) for work in stuck] == [True] * 8 + [False]
-    assert executed(instances)[0] not in {instances.thread_of(stuck[8])}
+    assert executed(instances)[0] != instances.thread_of(stuck[8])
     for work in stuck:
         work.may_end.set()
     instances.ended(stuck[8])
