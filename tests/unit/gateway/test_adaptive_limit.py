@@ -80,6 +80,25 @@ def test_a_wait_is_told_from_the_pace_of_the_line() -> None:
     assert pace.needed_s(9, lambda priority: waiting.get(priority, 0), 2.0) == 0.0, "the less urgent are not in the way"
 
 
+def test_what_was_observed_before_calls_were_held_back_does_not_raise_the_limit() -> None:
+    limit = AdaptiveLimit(limit_min=4, limit_max=100)
+    for step in range(31):
+        limit.observe(0, 20_000, step * 0.02)
+    for step in range(8):
+        limit.hold_back()
+        limit.observe(20_000 * step, 20_000, 1.0 + step * 0.02)
+    assert limit.limit == 32
+
+
+def test_a_burst_that_leaves_for_new_places_does_not_pass_for_pace() -> None:
+    pace = ServicePace()
+    for step in range(50):
+        pace.left(5, step * 0.006, last=False)
+    pace.answered(0.02, 0.3)
+    needed_s = pace.needed_s(5, lambda level: 9 * (level == 5), 0.3, call_s=0.02, sent=40)
+    assert needed_s == pytest.approx(2 * (10 + 40) * 0.02)
+
+
 def test_a_slow_phase_that_is_over_says_nothing_about_now() -> None:
     pace = ServicePace()
     for step in range(5):

@@ -33,7 +33,7 @@ class AdaptiveLimit:
 
     Attributes:
         limit: Calls that may be at the replica.
-        held_back: To be set when a call could not be sent for the limit.
+        held_back: Whether a call could not be sent for the limit since it was judged.
     """
 
     __slots__ = (
@@ -60,6 +60,12 @@ class AdaptiveLimit:
         self.held_back = False
         self._ends_at = 0.0
         self._samples = self._queue_us = self._compute_us = 0
+
+    def hold_back(self) -> None:
+        """A call could not be sent for the limit. Answers from before that say nothing about whether it is too low."""
+        if not self.held_back:
+            self.held_back = True
+            self._samples = self._queue_us = self._compute_us = 0
 
     def observe(self, queue_us: int, compute_us: int, now: float) -> None:
         """Counts an answered call: its microseconds in the runner's queue and in the execution."""

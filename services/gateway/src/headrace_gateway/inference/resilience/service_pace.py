@@ -77,17 +77,18 @@ class ServicePace:
             priority: Of the call.
             waiting: How many calls of a priority wait.
             now: Reading of a monotonic clock.
-            call_s: Time between two answers by what executions took, for what has no pace yet; 0 when unknown.
+            call_s: Least time between two answers, by what executions took of late; 0 when unknown. A line may move
+                faster for a moment, when replicas are allowed more calls.
             sent: Calls at replicas.
         """
         wait_s = 0.0
         for level in range(priority, _PRIORITIES):
             band = self._bands.get(level)
             if band is not None and self._is_fresh(band, now):
-                wait_s += (waiting(level) + (level == priority)) * band.interval_s
+                wait_s += (waiting(level) + (level == priority)) * max(band.interval_s, call_s)
             else:
                 wait_s += waiting(level) * call_s
-        return _MARGIN * (wait_s + (self.latency_s(now) or sent * call_s)) if wait_s else 0.0
+        return _MARGIN * (wait_s + max(self.latency_s(now), sent * call_s)) if wait_s else 0.0
 
     @staticmethod
     def _is_fresh(band: _Band, now: float) -> bool:

@@ -168,7 +168,7 @@ class ModelTraffic:
         """Whether one more call may go there: by the adaptive limit, the bulkhead, the tenant's share, the breaker."""
         replica = self.replicas.get(session.token) or self.replica(session)
         if replica.in_flight >= replica.window.limit:
-            replica.window.held_back = True
+            replica.window.hold_back()
             return False
         traffic = self.traffic
         in_flight = session.work.in_flight
