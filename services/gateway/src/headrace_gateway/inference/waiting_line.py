@@ -73,7 +73,7 @@ class WaitingLine:
         now = self._clock.monotonic()
         has_replica = self._has_replica(model, now)
         needed_s = self._needed_s(call, model, now)
-        if now + needed_s > call.deadline:
+        if needed_s and now + needed_s > call.deadline:
             raise too_late(model.version, needed_s)
         victim = self._calls.admit(call, model)
         if victim is not None:
