@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from headrace_common.allocator import collect_garbage_seldom
 from inference.open_inference_pb2 import ModelInferRequest
 from support.folders import open_folder
 from support.mesh import Mesh, running_mesh
@@ -19,6 +20,12 @@ from support.soak import Measured, Tensor
 
 MACHINE = f"Python {platform.python_version()}, {os.cpu_count()} cores, {platform.system()} {platform.machine()}"
 REPORT = Path(__file__).parents[2] / "benchmarks" / "soak.md"
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _no_pauses_of_our_own() -> None:
+    """Proofs measure latencies in this process, whose collector would stop it for a tenth of a second now and then."""
+    collect_garbage_seldom()
 
 
 @pytest.fixture(scope="session")

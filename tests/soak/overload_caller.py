@@ -18,6 +18,7 @@ import grpc
 import grpc.aio
 import numpy as np
 
+from headrace_common.allocator import collect_garbage_seldom
 from inference.open_inference_pb2 import ModelInferRequest, ModelInferResponse
 from support.load import infer_stub
 
@@ -71,6 +72,7 @@ class Caller:
 
 async def main() -> None:
     address, api_key, model, per_s, for_s, timeout_s, steps = sys.argv[1:]
+    collect_garbage_seldom()
     async with grpc.aio.insecure_channel(address) as channel:
         caller = Caller(channel, api_key, model, tuple(map(int, steps.split(","))))
         await caller.run(float(per_s), float(for_s), float(timeout_s))
