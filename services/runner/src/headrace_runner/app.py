@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 from math import inf
 
 import structlog
@@ -37,6 +38,8 @@ from headrace_runner.mesh.client import MeshClient
 from headrace_runner.metrics import RunnerMetrics
 from headrace_runner.model_host import ModelHost
 
+_SWITCH_S = 0.0005
+
 
 async def run(settings: RunnerSettings, stop: Stop) -> None:
     """Serves until `stop` is requested or a gateway asks the runner to leave; then drains.
@@ -52,6 +55,9 @@ async def run(settings: RunnerSettings, stop: Stop) -> None:
                 f"{variable} must be set", entry=catalogue.SETTING_MISSING, context={"variable": variable}
             )
     # Otherwise the C library hands memory back whenever a model leaves it free, with everything waiting.
+    # The thread of an execution and the event loop take turns in Python; five milliseconds each would be longer than
+    # most calls take in all.
+    sys.setswitchinterval(_SWITCH_S)
     keep_freed_memory(kept_serving_bytes(memory_limit_bytes()))
     clock = SystemClock()
     metrics = Metrics()
