@@ -109,9 +109,17 @@ def test_a_slow_phase_that_is_over_says_nothing_about_now() -> None:
     assert pace.needed_s(5, lambda _: 1, 41.1) == pace.latency_s(41.1) == 0.0
     pace.left(5, 50.0, last=True)
     pace.left(5, 100.0, last=False)
-    pace.left(5, 100.5, last=False)
-    pace.answered(0.1, 100.5)
-    assert pace.needed_s(5, lambda _: 0, 100.6) == pytest.approx(2 * (0.5 + 0.1)), "nor is it averaged with it"
+    pace.left(5, 101.0, last=False)
+    pace.answered(0.1, 101.0)
+    assert pace.needed_s(5, lambda _: 0, 101.1) == pytest.approx(2 * (1.0 + 0.1)), "nor is it averaged with it"
+
+
+def test_a_moment_in_which_few_calls_leave_is_no_pace() -> None:
+    pace = ServicePace()
+    pace.left(5, 0.0, last=False)
+    for step in range(10):
+        pace.left(5, 0.3 + step * 0.02, last=False)
+    assert pace.needed_s(5, lambda level: 60 * (level == 5), 0.5) < 10, "a tenth of a second each would be 12 s"
 
 
 def test_before_a_pace_is_known_executions_tell_it() -> None:

@@ -6,6 +6,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 _WINDOW_S = 0.25
+# Fewer calls than that in a window may be a hiccup, so it goes on for longer.
+_WINDOW_CALLS = 8
+_LONG_WINDOW_S = 1.0
 _WEIGHT = 0.5
 _LATENCY_WEIGHT = 0.1
 _FRESH_S = 1.0
@@ -28,7 +31,8 @@ class _Band:
 class ServicePace:
     """The rate at which calls of each priority leave a line, and what one takes afterwards. Pure.
 
-    Counted over windows of a quarter of a second, because calls leave in bursts as executions end. Priorities are
+    Counted over windows of a quarter of a second, or a whole one where few calls leave, because calls leave in bursts
+    as executions end and a moment without any says little. Priorities are
     counted apart: what more urgent calls take is not there for the others. What was measured more than a second ago
     says nothing about now: a slow phase must not refuse calls when it is over.
     """
@@ -50,7 +54,7 @@ class ServicePace:
         else:
             band.count += 1
             span_s = now - band.since
-            if span_s >= _WINDOW_S:
+            if span_s >= (_WINDOW_S if band.count >= _WINDOW_CALLS else _LONG_WINDOW_S):
                 weight = _WEIGHT if self._is_fresh(band, now) else 1.0
                 band.interval_s += weight * (span_s / band.count - band.interval_s)
                 band.measured_at = now
