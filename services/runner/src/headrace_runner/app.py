@@ -54,10 +54,9 @@ async def run(settings: RunnerSettings, stop: Stop) -> None:
             raise ConfigError(
                 f"{variable} must be set", entry=catalogue.SETTING_MISSING, context={"variable": variable}
             )
-    # Otherwise the C library hands memory back whenever a model leaves it free, with everything waiting.
-    # The thread of an execution and the event loop take turns in Python; five milliseconds each would be longer than
-    # most calls take in all.
+    # Threads of executions and the event loop take turns in Python; the usual 5 ms are longer than most calls take.
     sys.setswitchinterval(_SWITCH_S)
+    # Otherwise the C library hands memory back whenever a model leaves it free, with everything waiting.
     keep_freed_memory(kept_serving_bytes(memory_limit_bytes()))
     clock = SystemClock()
     metrics = Metrics()

@@ -156,9 +156,6 @@ class FairQueue(Generic[Item]):
     def __len__(self) -> int:
         return len(self._waiting)
 
-    def __contains__(self, item: Item) -> bool:
-        return item in self._waiting
-
     def of_priority(self, priority: int) -> int:
         """Items of one priority that wait."""
         band = self._bands.get(priority)

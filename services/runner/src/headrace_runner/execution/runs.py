@@ -75,15 +75,15 @@ class RunExecution:
         self._tell(run, True)
 
     def _execute_batch(self, run: Run, batch: list[PendingCall]) -> None:
-        todo, repeated = [batch], False
-        while todo and not run.given_up_s:
+        executions, repeated = [batch], False
+        while executions and not run.given_up_s:
             # Those that nobody waits for any more are not worth computing.
-            calls = [pending for pending in todo.pop(0) if pending.ended is not None]
+            calls = [pending for pending in executions.pop(0) if pending.ended is not None]
             if not calls:
                 continue
             run.began_s = began_s = self._clock.monotonic()
             executed = self._execution.run([pending.request for pending in calls], calls[0].step)
             if isinstance(executed.payloads, HeadraceError) and len(calls) > 1:
-                todo, repeated = [[pending] for pending in calls], True
+                executions, repeated = [[pending] for pending in calls], True
                 continue
             run.done.append(Done(calls, began_s, executed, self._clock.monotonic(), repeated))
