@@ -6,6 +6,7 @@ import asyncio
 import random
 from collections import Counter
 from collections.abc import AsyncIterator
+from itertools import pairwise
 
 import grpc
 import numpy as np
@@ -182,7 +183,7 @@ async def test_a_key_revoked_in_mid_stream_fails_calls_at_once(gateway: StreamGa
 async def test_without_retries_an_endpoint_where_nobody_answers_is_named_at_once() -> None:
     async with serving() as gateway:
         address = gateway.address
-    async with asyncio.timeout(5), stream_to(address, retry=NO_RETRIES, timeout_s=60) as stream:
+    async with asyncio.timeout(30), stream_to(address, retry=NO_RETRIES, timeout_s=60) as stream:
         with pytest.raises(UnreachableError):
             await stream.infer("echo", {"x": np.array([1])})
 
@@ -203,7 +204,7 @@ async def test_an_endpoint_where_nobody_answers_is_named_when_the_calls_time_is_
         address = gateway.address
     async with stream_to(address) as stream:
         with pytest.raises(UnreachableError) as unreachable:
-            await stream.infer("echo", {"x": np.array([1])}, timeout_s=0.2)
+            await stream.infer("echo", {"x": np.array([1])}, timeout_s=2.0)
     assert unreachable.value.context["endpoint"] == address
 
 
@@ -211,7 +212,7 @@ async def test_calls_wait_for_a_gateway_that_is_away() -> None:
     async with serving() as gateway:
         address = gateway.address
         first_stream_holds(gateway)
-        async with transport_to(address) as transport, asyncio.timeout(20):
+        async with transport_to(address) as transport, asyncio.timeout(60):
             stream = InferStream(transport=transport)
             tasks = [asyncio.ensure_future(stream.infer("echo", {"x": np.array([n])})) for n in range(50)]
             await eventually(lambda: len(gateway.every_call) == 50)
@@ -223,12 +224,30 @@ async def test_calls_wait_for_a_gateway_that_is_away() -> None:
 
 
 async def test_streams_that_break_before_any_answer_are_opened_less_and_less_often(gateway: StreamGateway) -> None:
+    loop = asyncio.get_running_loop()
+    broken_at: list[float] = []
+
+    def respond(served: ServedStream, call: StreamCall) -> None:
+        broken_at.append(loop.time())
+        served.end(LOST)
+
+    gateway.respond = respond
+    tireless = RetryPolicy(attempts_max=10_000, tokens_max=1e6, initial_s=0.05, max_s=1.0)
+    async with stream_to(gateway.address, retry=tireless) as stream:
+        future = await stream.submit_request(numbered(1))
+        await eventually(lambda: len(broken_at) == 5)
+        future.cancel()
+    pauses_s = [after - before for before, after in pairwise(broken_at)]
+    # A busy machine makes pauses longer, never shorter; a fifth of each is random.
+    assert all(pause_s > 0.79 * tireless.pause_s(number) for number, pause_s in enumerate(pauses_s, start=1)), pauses_s
+
+
+async def test_a_call_whose_stream_breaks_again_and_again_ends_with_its_time(gateway: StreamGateway) -> None:
     gateway.respond = lambda served, call: served.end(LOST)
     tireless = RetryPolicy(attempts_max=10_000, tokens_max=1e6, initial_s=0.05, max_s=1.0)
     async with stream_to(gateway.address, retry=tireless) as stream:
         with pytest.raises(InferenceTimeout):
-            await stream.infer("echo", {"x": np.array([1])}, timeout_s=0.6)
-    assert 2 <= len(gateway.streams) <= 6
+            await stream.infer("echo", {"x": np.array([1])}, timeout_s=0.3)
 
 
 async def test_a_stream_whose_first_message_can_not_be_read_fails_what_waits(
@@ -302,7 +321,7 @@ async def test_under_random_breaks_drains_and_cancels_every_call_has_one_outcome
     generous = RetryPolicy(attempts_max=20, initial_s=0.001, max_s=0.01, tokens_max=1e6)
     async with serving(limits_of(calls_max=40, calls_per_message_max=16)) as gateway:
         gateway.respond = respond
-        async with stream_to(gateway.address, retry=generous) as stream, asyncio.timeout(60):
+        async with stream_to(gateway.address, retry=generous) as stream, asyncio.timeout(100):
             await asyncio.gather(*(caller(stream, range(first, 4_000, 50)) for first in range(50)))
             assert stream.engine._open == 0 and len(stream.engine._deadlines) == 0
     assert outcomes.total() == 4_000

@@ -128,13 +128,13 @@ async def test_a_request_of_a_sequence_is_never_sent_twice() -> None:
 
 
 async def test_a_pause_beyond_the_deadline_is_not_begun() -> None:
-    mesh = infer_mesh(failing(10, RunnerFailure("gone", retry_after_s=60)))
+    mesh = infer_mesh(failing(10, RunnerFailure("gone", retry_after_s=100)))
     started_at = time.monotonic()
     async with serving(mesh) as address, AsyncClient(address, retry=SOON) as client:
         with pytest.raises(RunnerUnavailable) as caught:
-            await infer(client, timeout_s=30)
-    assert caught.value.retry_after_s == 60
-    assert time.monotonic() - started_at < 10
+            await infer(client, timeout_s=60)
+    assert caught.value.retry_after_s == 100
+    assert time.monotonic() - started_at < 30
     assert len(mesh.calls) == 1
 
 
@@ -149,20 +149,21 @@ async def test_a_key_is_never_asked_for_twice() -> None:
     assert len(mesh.calls) == 1
 
 
+async def test_every_call_carries_its_deadline() -> None:
+    mesh = infer_mesh(failing(0, RuntimeError()))
+    async with serving(mesh) as address, AsyncClient(address, timeout_s=80) as client:
+        for timeout_s in (None, 40):
+            await infer(client, timeout_s=timeout_s)
+    own, stated = (call.left_s or 0 for call in mesh.calls)
+    # What is left when a call arrives depends on how busy the machine is, and gRPC rounds it up on the wire.
+    assert 60 < own < 81 and 20 < stated < 41
+
+
 async def test_every_call_ends_by_its_deadline() -> None:
-    answers = iter([answer()])
-
-    async def answering_once(request: bytes) -> bytes:
-        return next(answers, None) or await hanging(request)
-
-    mesh = infer_mesh(answering_once)
-    async with serving(mesh) as address, AsyncClient(address, timeout_s=0.8) as client:
-        await infer(client)
-        for timeout_s in (None, 0.4):
+    async with serving(infer_mesh(hanging)) as address, AsyncClient(address, timeout_s=0.6) as client:
+        for timeout_s in (None, 0.3):
             with pytest.raises(DeadlineError):
                 await infer(client, timeout_s=timeout_s)
-    _, *left = (call.left_s or 0 for call in mesh.calls)
-    assert [round(left_s, 1) for left_s in left] == [pytest.approx(0.8, abs=0.11), pytest.approx(0.4, abs=0.11)]
 
 
 @pytest.mark.parametrize("timeout_s", [float("nan"), float("inf"), 0, -1])
@@ -210,7 +211,7 @@ async def test_a_mesh_that_comes_back_is_found_again() -> None:
         await infer(client)
     assert caught.value.context == {"endpoint": address}
     patient = AsyncClient(address, retry=RetryPolicy(attempts_max=8, initial_s=0.1))
-    waiting = asyncio.create_task(infer(patient, timeout_s=20))
+    waiting = asyncio.create_task(infer(patient, timeout_s=60))
     async with serving(mesh, address=address):
         await waiting
 
@@ -220,7 +221,7 @@ async def test_a_mesh_that_comes_back_is_found_again() -> None:
             except UnreachableError:
                 return False
 
-        give_up_at = time.monotonic() + 10
+        give_up_at = time.monotonic() + 30
         while not await found():
             assert time.monotonic() < give_up_at
             await asyncio.sleep(0.05)

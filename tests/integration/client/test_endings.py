@@ -39,7 +39,7 @@ async def test_an_upload_that_is_refused_half_way_tells_why() -> None:
 @pytest.mark.parametrize("ending", [REVOKED, None], ids=["refused", "ended"])
 async def test_a_stream_that_ends_while_it_is_written_tells_why(ending: errors.HeadraceError | None) -> None:
     rows = np.zeros(1 << 17)
-    async with serving() as gateway, asyncio.timeout(30):
+    async with serving() as gateway, asyncio.timeout(100):
         gateway.respond = lambda served, call: served.end(ending)
         for _ in range(40):
             async with stream_to(gateway.address, retry=NO_RETRIES) as stream:
