@@ -35,7 +35,7 @@ def with_parameters(**parameters: oip.InferParameter) -> oip.ModelInferRequest:
 def streaming(party: Party, request: oip.ModelInferRequest) -> list[oip.ModelStreamInferResponse]:
     """One request on a stream that ends with the first failure's status."""
     metadata = (*party.metadata, ("triton_grpc_error", "true"))
-    return list(party.inference.ModelStreamInfer(iter([request]), metadata=metadata, timeout=20))
+    return list(party.inference.ModelStreamInfer(iter([request]), metadata=metadata, timeout=60))
 
 
 def streaming_bytes(party: Party, message: bytes) -> list[Any]:
@@ -43,7 +43,7 @@ def streaming_bytes(party: Party, message: bytes) -> list[Any]:
     path = "/inference.GRPCInferenceService/ModelStreamInfer"
     call: Any = party.channel.stream_stream(path, request_serializer=bytes, response_deserializer=bytes)
     metadata = (*party.metadata, ("triton_grpc_error", "true"))
-    return list(call(iter([message]), metadata=metadata, timeout=20))
+    return list(call(iter([message]), metadata=metadata, timeout=60))
 
 
 def loading(**fields: Any) -> repository.RepositoryModelLoadRequest:

@@ -104,7 +104,7 @@ async def serving(
     *,
     authenticate: Callable[[str, MetadataMap], Principal] | None = None,
     calls_in_flight_max: int = 100,
-    call_timeout_s: float = 5.0,
+    call_timeout_s: float = 30.0,
     registry: CollectorRegistry | None = None,
     reflection: list[str] | None = None,
     options: Sequence[tuple[str, Any]] = (),
@@ -139,7 +139,7 @@ async def serving(
 
 
 @asynccontextmanager
-async def calling(address: str, *metadata: tuple[str, str], timeout_s: float = 5.0) -> AsyncGenerator[Caller]:
+async def calling(address: str, *metadata: tuple[str, str], timeout_s: float = 30.0) -> AsyncGenerator[Caller]:
     async with open_channel(address, own_connection=True) as channel:
         yield Caller(channel=channel, metadata=lambda: metadata, timeout_s=timeout_s)
 

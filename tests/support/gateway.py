@@ -27,9 +27,9 @@ from headrace_common.tasks import TaskGuard
 from headrace_gateway.app import Gateway
 from headrace_gateway.config import GatewaySettings
 from inference import open_inference_pb2, open_inference_pb2_grpc
-from support.processes import Unprivileged, command_as, free_port, stop
+from support.processes import HeldPort, Unprivileged, command_as, stop
 
-_START_TIMEOUT_S = 30.0
+_START_TIMEOUT_S = 60.0
 _CHUNK_BYTES = 256 << 10
 COMMUNITY = (("x-api-key", "community"),)
 """Metadata of the well-known key."""
@@ -43,8 +43,13 @@ class ServiceProcess:
     name: str
     folder: Path
     environment: Mapping[str, str]
-    address: str = field(default_factory=lambda: f"127.0.0.1:{free_port()}")
     process: subprocess.Popen[bytes] | None = None
+    port: HeldPort = field(default_factory=HeldPort)
+
+    @property
+    def address(self) -> str:
+        """Where it listens."""
+        return self.port.address
 
     def start(self) -> None:
         """Starts it and waits until it says that it serves."""
@@ -77,9 +82,10 @@ class ServiceProcess:
         self.process.wait()
 
     def stop(self) -> None:
-        """SIGTERM; SIGKILL when that does not help."""
+        """SIGTERM; SIGKILL when that does not help. It isn't started again."""
         if self.process is not None:
             stop(self.process, signal.SIGTERM)
+        self.port.close()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -126,7 +132,7 @@ class FrontDoor:
         """A fresh tenant; returns its id, the id of a key with these roles, and the key, known to the gateway."""
         tenant_id = f"t-{secrets.token_hex(6)}"
         stub = tenants_pb2_grpc.TenantServiceStub(self.channel)
-        await stub.CreateTenant(tenants_pb2.CreateTenantRequest(id=tenant_id), metadata=self.admin, timeout=10)
+        await stub.CreateTenant(tenants_pb2.CreateTenantRequest(id=tenant_id), metadata=self.admin, timeout=30)
         key_id, key = await self.new_key(tenant_id, *roles)
         return tenant_id, key_id, key
 
@@ -134,15 +140,15 @@ class FrontDoor:
         """A key of a tenant, known to the gateway: its id and the key itself."""
         stub = tenants_pb2_grpc.TenantServiceStub(self.channel)
         made = await stub.CreateApiKey(
-            tenants_pb2.CreateApiKeyRequest(tenant_id=tenant_id, roles=roles), metadata=self.admin, timeout=10
+            tenants_pb2.CreateApiKeyRequest(tenant_id=tenant_id, roles=roles), metadata=self.admin, timeout=30
         )
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(30):
             await self.until_known(made.key)
         return made.api_key.id, made.key
 
     async def until_ready(self, *, models: bool) -> None:
         """Returns once the gateway has the keys, and with `models` the models too."""
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             await self.until_known(self.admin_key)
             if models:
                 await self.gateway.serving()
@@ -157,7 +163,7 @@ class FrontDoor:
         stub = open_inference_pb2_grpc.GRPCInferenceServiceStub(self.channel)
         try:
             await stub.ServerMetadata(
-                open_inference_pb2.ServerMetadataRequest(), metadata=(("x-api-key", key),), timeout=10
+                open_inference_pb2.ServerMetadataRequest(), metadata=(("x-api-key", key),), timeout=30
             )
         except grpc.aio.AioRpcError as error:
             return from_rpc_error(error).reason
@@ -205,4 +211,4 @@ async def upload(door: FrontDoor, model: str, content: bytes, metadata: Pairs = 
             yield models_pb2.UploadVersionRequest(chunk=content[start : start + _CHUNK_BYTES])
 
     stub = models_pb2_grpc.ModelServiceStub(door.channel)
-    return (await stub.UploadVersion(parts(), metadata=metadata, timeout=30)).version
+    return (await stub.UploadVersion(parts(), metadata=metadata, timeout=60)).version

@@ -18,7 +18,7 @@ from support.processes import Unprivileged, command_as, stop
 
 HEADRACE = Path(sys.executable).with_name("headrace")
 _START_TIMEOUT_S = 90.0
-_STOP_TIMEOUT_S = 30.0
+_STOP_TIMEOUT_S = 60.0
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -52,7 +52,7 @@ class Begin(Protocol):
 
 
 async def dispatched(
-    dispatcher: Dispatcher, version: CatalogVersion, payload: bytes, *, timeout_s: float = 10.0
+    dispatcher: Dispatcher, version: CatalogVersion, payload: bytes, *, timeout_s: float = 30.0
 ) -> GatewayAnswer:
     """Sends a call and waits for its outcome; cancelling cancels the call."""
     told: asyncio.Future[GatewayAnswer] = asyncio.get_running_loop().create_future()

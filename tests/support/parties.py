@@ -22,7 +22,7 @@ from inference.open_inference_pb2_grpc import GRPCInferenceServiceStub
 from support.mesh import Mesh
 
 Pairs = tuple[tuple[str, str], ...]
-TIMEOUT_S = 20.0
+TIMEOUT_S = 60.0
 _CHUNK_BYTES = 256 << 10
 
 
@@ -134,7 +134,7 @@ def chunks(content: bytes) -> Iterator[registry.UploadVersionRequest]:
         yield registry.UploadVersionRequest(chunk=content[start : start + _CHUNK_BYTES])
 
 
-def until(condition: Callable[[], bool], *, within_s: float = 10.0) -> None:
+def until(condition: Callable[[], bool], *, within_s: float = 30.0) -> None:
     """Returns once the condition holds.
 
     Raises:

@@ -19,7 +19,7 @@ from psycopg import sql
 from headrace_common.migrations import migrate
 from support.processes import Unprivileged, command_as, free_port, stop
 
-_START_TIMEOUT_S = 30.0
+_START_TIMEOUT_S = 60.0
 # Tests throw the data away, so nothing is ever flushed to the disk.
 _SETTINGS = {
     "listen_addresses": "127.0.0.1",

@@ -80,6 +80,24 @@ def free_port() -> int:
         return port
 
 
+class HeldPort:
+    """A loopback TCP port that nobody else gets before, or between, the servers that a test starts on it.
+
+    It is bound here and not listened on, which a server that sets SO_REUSEADDR, as all of ours do, may do all the same.
+    """
+
+    def __init__(self) -> None:
+        self._socket = socket.socket()
+        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        self._socket.bind(("127.0.0.1", 0))
+        self.number: int = self._socket.getsockname()[1]
+        self.address = f"127.0.0.1:{self.number}"
+
+    def close(self) -> None:
+        """Gives it back."""
+        self._socket.close()
+
+
 def listens(port: int) -> bool:
     """Whether a loopback TCP port accepts connections."""
     with socket.socket() as probe:

@@ -14,9 +14,9 @@ import psycopg
 
 from support.postgres import _SETTINGS as SETTINGS  # pyright: ignore[reportPrivateUsage]
 from support.postgres import _reachable_install as reachable_install  # pyright: ignore[reportPrivateUsage]
-from support.processes import Unprivileged, command_as, free_port, stop
+from support.processes import HeldPort, Unprivileged, command_as, stop
 
-_START_TIMEOUT_S = 30.0
+_START_TIMEOUT_S = 60.0
 
 
 class RestartablePostgres:
@@ -26,9 +26,9 @@ class RestartablePostgres:
         self._install = install
         self._base = base
         self._user = user
-        self._port = free_port()
+        self._port = HeldPort()
         self._process: subprocess.Popen[bytes] | None = None
-        self.url = f"postgresql://postgres@127.0.0.1:{self._port}/postgres"
+        self.url = f"postgresql://postgres@{self._port.address}/postgres"
 
     def initialise(self) -> None:
         """Makes the data directory."""
@@ -41,7 +41,7 @@ class RestartablePostgres:
         """Starts the server and waits until it answers."""
         settings = [part for name, value in SETTINGS.items() for part in ("-c", f"{name}={value}")]
         postgres = [str(self._install / "bin" / "postgres"), "-D", str(self._base / "data"), "-k", ""]
-        argv = [*postgres, "-p", str(self._port), *settings]
+        argv = [*postgres, "-p", str(self._port.number), *settings]
         self._process = subprocess.Popen(
             command_as(self._user, argv, death_signal=signal.SIGQUIT),
             stdin=subprocess.DEVNULL,
@@ -66,6 +66,11 @@ class RestartablePostgres:
             stop(self._process, signal.SIGINT)
             self._process = None
 
+    def close(self) -> None:
+        """Ends the server for good."""
+        self.stop()
+        self._port.close()
+
 
 @contextmanager
 def restartable_postgres() -> Generator[RestartablePostgres]:
@@ -80,4 +85,4 @@ def restartable_postgres() -> Generator[RestartablePostgres]:
         try:
             yield server
         finally:
-            server.stop()
+            server.close()

@@ -40,7 +40,7 @@ class ScriptedRunner:
 
     async def next_call(self) -> mesh_pb2.Call:
         """The next call or offer."""
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(30):
             return await self.calls.get()
 
     async def send(self, frame: mesh_pb2.ResultFrame | bytes, *, lane: str = "small") -> None:
@@ -54,7 +54,7 @@ class ScriptedRunner:
 
     async def accepted(self, call: mesh_pb2.Call) -> None:
         """Returns once the gateway takes the chunks of an offered result."""
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(30):
             while call.id not in (await self.told.get()).accepts:
                 continue
 

@@ -17,7 +17,7 @@ Measured = Callable[[str, str, str], None]
 
 def scrape(url: str) -> dict[str, float]:
     """A process's metrics by name and labels, as they are written."""
-    with urllib.request.urlopen(url, timeout=5) as response:  # noqa: S310 - a loopback URL of our own mesh
+    with urllib.request.urlopen(url, timeout=20) as response:  # noqa: S310 - a loopback URL of our own mesh
         text = response.read().decode()
     pairs = (line.rsplit(" ", 1) for line in text.splitlines() if line and not line.startswith("#"))
     return {name: float(value) for name, value in pairs}

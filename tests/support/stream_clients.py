@@ -19,7 +19,7 @@ QUICK = RetryPolicy(initial_s=0.01, max_s=0.05)
 
 @asynccontextmanager
 async def transport_to(
-    address: str, *, retry: RetryPolicy = QUICK, timeout_s: float = 10.0
+    address: str, *, retry: RetryPolicy = QUICK, timeout_s: float = 30.0
 ) -> AsyncGenerator[Transport]:
     """A connection as a client makes it."""
     transport = Transport(
@@ -36,7 +36,7 @@ async def transport_to(
 
 @asynccontextmanager
 async def stream_to(
-    address: str, *, retry: RetryPolicy = QUICK, timeout_s: float = 10.0
+    address: str, *, retry: RetryPolicy = QUICK, timeout_s: float = 30.0
 ) -> AsyncGenerator[InferStream]:
     """An open stream; aborted when the block fails."""
     async with (

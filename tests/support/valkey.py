@@ -13,7 +13,7 @@ from pathlib import Path
 
 from support.processes import Unprivileged, command_as, free_port, listens, stop
 
-_START_TIMEOUT_S = 15.0
+_START_TIMEOUT_S = 60.0
 
 
 def _server_binary() -> Path:
