@@ -99,12 +99,16 @@ def watch(launch: Launch) -> None:
     lifeline = os.dup(0)
     nowhere = os.open(os.devnull, os.O_RDONLY)
     os.dup2(nowhere, 0)
+    # A signal that comes before it can be forwarded waits: it would end this process and leave the child alone.
+    signal.pthread_sigmask(signal.SIG_BLOCK, _FORWARDED)
     child = os.fork()
     if child == 0:
         os.close(lifeline)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, _FORWARDED)
         os.execv(launch.command[0], launch.command)  # noqa: S606 - the command is ours
     for number in _FORWARDED:
         signal.signal(number, lambda received, _frame: os.kill(child, received))
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, _FORWARDED)
     while True:
         status = _reap(child, until=0.0)
         if status is not None:
