@@ -39,10 +39,14 @@ async def silence(_: bytes) -> bytes:
     return b""
 
 
-@pytest.mark.parametrize(("answer", "status"), [(saying(b""), 1), (silence, 3)], ids=["not ready", "no answer"])
-async def test_status_tells_a_mesh_that_is_not_ready_from_one_that_is_silent(answer: Answer, status: int) -> None:
+@pytest.mark.parametrize(
+    ("answer", "timeout_s", "status"), [(saying(b""), 60, 1), (silence, 1, 3)], ids=["not ready", "no answer"]
+)
+async def test_status_tells_a_mesh_that_is_not_ready_from_one_that_is_silent(
+    answer: Answer, timeout_s: int, status: int
+) -> None:
     mesh = ScriptedMesh(unary={rpcs.SERVER_READY.path: answer})
-    done = await ended(mesh, "status", "--json", "--timeout", "1", status=status)
+    done = await ended(mesh, "status", "--json", "--timeout", str(timeout_s), status=status)
     if status == 1:
         assert (done.document["live"], done.document["ready"], done.document["tenant"]) == (True, False, None)
     else:

@@ -126,11 +126,12 @@ async def test_a_later_death_is_told_and_its_pause_is_that_of_a_first_one(mesh: 
 async def test_one_that_does_not_come_back_is_told_and_goes_on_being_started(
     mesh: Mesh, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(supervising, "_START_TIMEOUT_S", 1.0)
     mesh.service.starts = False
-    with pytest.raises(MeshError, match="service-0 does not serve again"):
-        await mesh.supervisor.restart("service-0")
-    assert "exited with 3" in mesh.said.words
+    with monkeypatch.context() as impatient:
+        impatient.setattr(supervising, "_START_TIMEOUT_S", 1.0)
+        with pytest.raises(MeshError, match="service-0 does not serve again"):
+            await mesh.supervisor.restart("service-0")
+    await eventually(lambda: "exited with 3" in mesh.said.words)
     mesh.service.starts = True
     await eventually(lambda: mesh.said.words[-1] == "back")
 
@@ -139,7 +140,7 @@ async def test_one_that_died_just_now_is_waited_for(mesh: Mesh) -> None:
     before = mesh.pid
     os.kill(before, signal.SIGKILL)
     await eventually(lambda: "was ended by SIGKILL" in mesh.said.words)
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         await mesh.supervisor.restart("service-0")
     assert mesh.pid != before
     assert mesh.said.words.count("back") == 1

@@ -79,10 +79,10 @@ def alive(pid: int) -> bool:
         return False
 
 
-def wait_until_gone(numbers: list[int], *, within_s: float = 8.0) -> None:
+def wait_until_gone(numbers: list[int], *, within_s: float = 20.0) -> None:
     give_up_at = time.monotonic() + within_s
     while left := [pid for pid in numbers if alive(pid)]:
-        assert time.monotonic() < give_up_at, f"still there: {[psutil.Process(pid).cmdline() for pid in left]}"
+        assert time.monotonic() < give_up_at, f"still there: {left}"
         time.sleep(0.02)
 
 
@@ -99,8 +99,8 @@ def test_stores_serve_with_passwords_and_stop_in_order(supervise: Callable[[str]
     with closing(redis.Redis.from_url(stranger_url)) as stranger, pytest.raises(redis.AuthenticationError):
         cast("Any", stranger).ping()
     supervised.process.send_signal(signal.SIGTERM)
-    assert supervised.process.wait(20) == 0
-    wait_until_gone(pids(supervised.said), within_s=0.5)
+    assert supervised.process.wait(60) == 0
+    wait_until_gone(pids(supervised.said))
     assert "database system is shut down" in (state / "logs" / "postgres.log").read_text()
 
 
@@ -128,7 +128,7 @@ def test_killing_the_supervisor_ends_children_of_its_children(supervise: Callabl
     supervised = supervise("family")
     assert alive(supervised.said["child"])
     supervised.process.kill()
-    wait_until_gone(pids(supervised.said), within_s=5.0)
+    wait_until_gone(pids(supervised.said))
 
 
 def test_a_process_that_dies_takes_its_children_along_and_is_started_again(
@@ -173,10 +173,11 @@ def test_killing_the_guard_does_not_end_its_protection(supervise: Callable[[str]
     supervisor = psutil.Process(supervised.process.pid)
     (guard,) = [child for child in supervisor.children() if "orphan_guard" in " ".join(child.cmdline())]
     guard.kill()
+    wait_until_gone([guard.pid])
     # The next announcement finds the guard gone and starts another one, which hears of everything.
     os.kill(supervised.said["family"], signal.SIGKILL)
     after = supervised.next()
     while after["family"] == supervised.said["family"]:
         after = supervised.next()
     supervised.process.kill()
-    wait_until_gone(pids(after), within_s=5.0)
+    wait_until_gone(pids(after))
