@@ -26,5 +26,5 @@ def versions_dir(tmp_path: Path) -> Path:
 async def database(database_url: str, versions_dir: Path) -> AsyncIterator[Database]:
     """The migrated schema, opened as the service's role."""
     migrate(database_url, service="ledger", versions_dir=versions_dir)
-    async with Database(url=database_url, service="ledger", connections_max=4, statement_timeout_s=1.0) as database:
+    async with Database(url=database_url, service="ledger", connections_max=4) as database:
         yield database

@@ -46,13 +46,13 @@ async def test_check_answers_per_service_and_for_the_whole_server(server: GrpcSe
     stub: Any = health_pb2_grpc.HealthStub(channel)
     server.health.set_serving(False, service="test.Two")
     statuses = [
-        (await stub.Check(health_pb2.HealthCheckRequest(service=name), timeout=5)).status
+        (await stub.Check(health_pb2.HealthCheckRequest(service=name), timeout=30)).status
         for name in ("", "test.One", "test.Two")
     ]
     serving, not_serving = health_pb2.HealthCheckResponse.SERVING, health_pb2.HealthCheckResponse.NOT_SERVING
     assert statuses == [serving, serving, not_serving]
     with pytest.raises(RouteError) as caught:
-        await typed(stub.Check(health_pb2.HealthCheckRequest(service="test.None"), timeout=5))
+        await typed(stub.Check(health_pb2.HealthCheckRequest(service="test.None"), timeout=30))
     assert caught.value.entry is catalogue.SERVICE_UNKNOWN
 
 
@@ -61,7 +61,7 @@ async def test_watchers_learn_of_a_drain_at_once(server: GrpcServer, channel: An
     watch = stub.Watch(health_pb2.HealthCheckRequest(service="test.One"))
     assert (await watch.read()).status == health_pb2.HealthCheckResponse.SERVING
     server.drain()
-    answer = await asyncio.wait_for(watch.read(), 5)
+    answer = await asyncio.wait_for(watch.read(), 30)
     assert answer.status == health_pb2.HealthCheckResponse.NOT_SERVING
     watch.cancel()
 
@@ -72,7 +72,7 @@ async def ask(channel: Any, path: str, **question: Any) -> reflection_pb2.Server
         request_serializer=reflection_pb2.ServerReflectionRequest.SerializeToString,
         response_deserializer=reflection_pb2.ServerReflectionResponse.FromString,
     )
-    call = method(timeout=5)
+    call = method(timeout=30)
     await call.write(reflection_pb2.ServerReflectionRequest(host="h", **question))
     await call.done_writing()
     return await typed(call.read())
@@ -99,7 +99,7 @@ async def test_reflection_lists_and_describes_only_the_named_services(channel: A
 
 async def test_the_stock_reflection_stub_works(channel: Any) -> None:
     stub: Any = reflection_pb2_grpc.ServerReflectionStub(channel)
-    call = stub.ServerReflectionInfo(iter([reflection_pb2.ServerReflectionRequest(list_services="")]), timeout=5)
+    call = stub.ServerReflectionInfo(iter([reflection_pb2.ServerReflectionRequest(list_services="")]), timeout=30)
     answers = [answer async for answer in call]
     assert len(answers) == 1
 

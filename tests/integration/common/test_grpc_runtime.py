@@ -62,7 +62,7 @@ async def test_a_bare_client_reads_google_rpc_details() -> None:
     async with serving(Echo()) as (_, address), grpc.aio.insecure_channel(address) as channel:
         method: Any = channel.unary_unary(f"/{ECHO}/Say")
         with pytest.raises(grpc.aio.AioRpcError) as caught:
-            await method(text("model").SerializeToString(), timeout=5)
+            await method(text("model").SerializeToString(), timeout=30)
     assert caught.value.code() is grpc.StatusCode.NOT_FOUND
     assert caught.value.details() == "model 'x' was not found"
     raw: Any = dict(caught.value.trailing_metadata())[STATUS_DETAILS_KEY]
@@ -90,7 +90,7 @@ async def test_malformed_bytes_are_refused_with_fixed_text() -> None:
     async with serving(Echo()) as (_, address), grpc.aio.insecure_channel(address) as channel:
         method: Any = channel.unary_unary(f"/{ECHO}/Say")
         with pytest.raises(ValidationError) as caught:
-            await typed(method(b"\x0a\xff\xff", timeout=5))
+            await typed(method(b"\x0a\xff\xff", timeout=30))
     assert caught.value.entry is catalogue.REQUEST_MALFORMED
     assert caught.value.message == "the request is not a valid protobuf message"
 
@@ -129,7 +129,7 @@ async def test_without_a_credential_the_call_is_refused_before_its_body_is_read(
 
         upload: Any = channel.stream_unary(f"/{ECHO}/Join")
         with pytest.raises(AuthError) as caught:
-            await typed(upload(body(), timeout=5))
+            await typed(upload(body(), timeout=30))
     assert caught.value.entry is catalogue.CREDENTIAL_MISSING
     assert asked_for < 100  # flow control stopped the client: nobody read on the other side
     assert echo.calls == []
@@ -186,14 +186,14 @@ async def test_a_call_without_a_deadline_ends_at_the_servers_cap() -> None:
 
 async def test_a_clients_longer_deadline_outlives_the_servers_cap() -> None:
     echo = Echo()
-    async with serving(echo, call_timeout_s=0.1) as (_, address), calling(address, timeout_s=10) as caller:
+    async with serving(echo, call_timeout_s=0.1) as (_, address), calling(address, timeout_s=40) as caller:
         held = asyncio.ensure_future(say(caller, "hold"))
         await echo.started.wait()
         remaining_s = echo.calls[0].remaining_s()
         echo.release.set()
         assert await held == "hold"
     assert remaining_s is not None
-    assert 5 < remaining_s < 11  # grpc rounds deadlines up on their way
+    assert 5 < remaining_s < 42  # grpc rounds deadlines up on their way
 
 
 async def test_calls_above_the_limit_are_refused_and_places_come_back() -> None:
@@ -218,7 +218,7 @@ async def test_a_cancelled_call_cancels_its_servicer_and_frees_its_place() -> No
         held.cancel()
         with pytest.raises(asyncio.CancelledError):
             await held
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(30):
             while True:
                 try:
                     assert await say(caller, "free") == "free"
@@ -234,7 +234,7 @@ async def test_leaving_a_stream_ends_its_servicer() -> None:
         stream = caller.stream(f"/{ECHO}/Count", text("1"), StringValue)
         assert (await anext(stream)).value == "0"
         await stream.aclose()  # type: ignore[attr-defined]
-        await asyncio.wait_for(echo.stream_ended.wait(), 5)
+        await asyncio.wait_for(echo.stream_ended.wait(), 30)
     assert echo.calls[0].remaining_s() is None
 
 
@@ -274,7 +274,7 @@ async def test_an_unknown_method_and_an_unreachable_server_are_typed() -> None:
         with pytest.raises(RouteError) as caught:
             await caller.unary(f"/{ECHO}/Missing", text("x"), StringValue)
         assert caught.value.entry is catalogue.METHOD_UNKNOWN
-    async with calling(address, timeout_s=2) as caller:
+    async with calling(address) as caller:
         with pytest.raises(RouteUnavailable) as unreachable:
             await say(caller, "x")
     assert unreachable.value.entry is catalogue.UPSTREAM_UNAVAILABLE

@@ -23,6 +23,7 @@ PROGRAM = '''
 """A service with one method, written the way services are."""
 import asyncio
 import sys
+from pathlib import Path
 from typing import ClassVar
 
 from google.protobuf.wrappers_pb2 import StringValue
@@ -40,8 +41,10 @@ class MillSettings(ServiceSettings):
 
 
 async def grind(request: StringValue, call: object) -> StringValue:
+    """Answers once there is a file of the request's name."""
     print("grinding", flush=True)
-    await asyncio.sleep(float(request.value))
+    while not Path(request.value).exists():
+        await asyncio.sleep(0.01)
     return request
 
 
@@ -90,17 +93,17 @@ class Mill:
             )
 
     async def ready(self) -> dict[str, str]:
-        await eventually(lambda: self.ready_file.exists() or self.process.poll() is not None, within_s=30)
+        await eventually(lambda: self.ready_file.exists() or self.process.poll() is not None, within_s=60)
         return json.loads(self.ready_file.read_text())
 
     def output(self) -> tuple[str, str]:
         return (self.directory / "out").read_text(), (self.directory / "err").read_text()
 
     async def said(self, word: str) -> None:
-        await eventually(lambda: word in "".join(self.output()), within_s=30)
+        await eventually(lambda: word in "".join(self.output()), within_s=60)
 
     def ended(self) -> tuple[int, str, str]:
-        code = self.process.wait(timeout=30)
+        code = self.process.wait(timeout=60)
         return code, *self.output()
 
 
@@ -115,20 +118,24 @@ def mill(directory: Path, *arguments: str, **environ: str) -> Iterator[Mill]:
 
 
 def fetch(url: str) -> str:
-    with urllib.request.urlopen(url, timeout=5) as answer:  # noqa: S310 - our own process's http address
+    with urllib.request.urlopen(url, timeout=30) as answer:  # noqa: S310 - our own process's http address
         return answer.read().decode()
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 async def test_a_signal_lets_the_running_call_finish_and_exits_zero(tmp_path: Path, number: signal.Signals) -> None:
     with mill(tmp_path) as running:
-        ready = await running.ready()
+        ready, ground = await running.ready(), tmp_path / "ground"
         async with grpc.aio.insecure_channel(ready["grpc"]) as channel:
-            call = channel.unary_unary("/test.Mill/Grind")(StringValue(value="0.5").SerializeToString(), timeout=10)
+            call = channel.unary_unary("/test.Mill/Grind")(
+                StringValue(value=str(ground)).SerializeToString(), timeout=90
+            )
             await running.said("grinding")
-            assert not call.done()
             running.process.send_signal(number)
-            assert StringValue.FromString(await call).value == "0.5"
+            await running.said("stopping")
+            assert not call.done()
+            ground.touch()
+            assert StringValue.FromString(await call).value == str(ground)
         code, _, err = running.ended()
     assert code == 0
     assert [json.loads(line)["event"] for line in err.splitlines()][-1] == "stopped"
@@ -138,7 +145,9 @@ async def test_a_second_signal_ends_it_at_once(tmp_path: Path) -> None:
     with mill(tmp_path) as running:
         ready = await running.ready()
         async with grpc.aio.insecure_channel(ready["grpc"]) as channel:
-            call = channel.unary_unary("/test.Mill/Grind")(StringValue(value="60").SerializeToString(), timeout=90)
+            call = channel.unary_unary("/test.Mill/Grind")(
+                StringValue(value="/nonexistent").SerializeToString(), timeout=90
+            )
             await running.said("grinding")
             assert not call.done()
             running.process.terminate()

@@ -21,7 +21,7 @@ from support.certificates import Authority
 async def check(address: str, tls: TlsFiles | None) -> int:
     async with open_channel(address, tls=tls, own_connection=True) as channel:
         request = health_pb2.HealthCheckRequest()
-        answer = await Caller(channel=channel, timeout_s=3).unary(
+        answer = await Caller(channel=channel, timeout_s=30).unary(
             "/grpc.health.v1.Health/Check", request, health_pb2.HealthCheckResponse
         )
     return answer.status
