@@ -13,7 +13,7 @@ import psutil
 
 from headrace_bench import generators, usage
 from headrace_bench.load import LoadFailedError
-from headrace_bench.models import LARGE, MODELS
+from headrace_bench.models import LARGE, LARGE_IN, MODELS
 from headrace_bench.service import Service, echo_server, mesh
 
 CALLS, QUICK_CALLS = 100_000, 5_000
@@ -58,7 +58,7 @@ def growths(calls: int, say: Say, *, h2load: str | None) -> list[Growth]:
         LoadFailedError: requests failed.
     """
     found: list[Growth] = []
-    with mesh([LARGE, _TINY], runners=2) as running, echo_server() as echo:
+    with mesh([LARGE, LARGE_IN, _TINY], runners=2) as running, echo_server() as echo:
         for service in (running, echo):
             answer = service.call(_TINY.request)
             with tempfile.TemporaryDirectory(prefix="headrace-bench-") as folder:
@@ -78,6 +78,9 @@ def growths(calls: int, say: Say, *, h2load: str | None) -> list[Growth]:
             size_mib = len(LARGE.request) / _MIB
             what = f"a tensor of {size_mib:.0f} MiB there and back"
             found += _growth(service, what, size_mib, lambda of=service: _echo(of))
+            if service is running:
+                what = f"a tensor of {size_mib:.0f} MiB, answered by one number"
+                found += _growth(service, what, size_mib, lambda of=service: of.call(LARGE_IN.request))
     for growth in found:
         say(f"{growth.process}, {growth.what}: {growth.before_mib:.0f} MiB before, {growth.after_mib:.0f} after")
     return found

@@ -110,6 +110,11 @@ def _identity() -> bytes:
     return _file([helper.make_node("Identity", ["x"], ["z"])], ("size",), ("size",), {})
 
 
+def _largest() -> bytes:
+    """The output is the input's largest element."""
+    return _file([helper.make_node("GlobalMaxPool", ["x"], ["z"])], (1, "size"), (1, 1), {})
+
+
 def _random(shape: tuple[int, ...]) -> Array:
     """Weights of (inputs, outputs), or (outputs, inputs, height, width), that keep the size of what passes through."""
     fan_in = int(np.prod(shape[1:])) if len(shape) == 4 else shape[0]
@@ -148,12 +153,11 @@ MODELS: dict[str, BenchModel] = {
     )
 }
 
-LARGE = BenchModel(
-    name="identity",
-    # A message has at most 64 MiB, all but its tensor included.
-    row_shape=((16 << 20) - 1_024,),
-    batch_rows_max=1,
-    concurrencies=(),
-    make=_identity,
-)
-"""Not a cell: it shows what a huge tensor does to memory."""
+# A message has at most 64 MiB, all but its tensor included.
+_LARGE_ELEMENTS = (16 << 20) - 1_024
+
+LARGE = BenchModel(name="identity", row_shape=(_LARGE_ELEMENTS,), batch_rows_max=1, concurrencies=(), make=_identity)
+"""Not a cell: it shows what a huge tensor does to memory, there and back."""
+
+LARGE_IN = BenchModel(name="largest", row_shape=(1, _LARGE_ELEMENTS), batch_rows_max=1, concurrencies=(), make=_largest)
+"""The same, one way."""
