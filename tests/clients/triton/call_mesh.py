@@ -11,6 +11,7 @@ import asyncio
 import json
 import queue
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -65,6 +66,17 @@ def sync_calls(endpoint: str, headers: dict[str, str], inputs: dict[str, np.ndar
     }
 
 
+def _unless_lost(converse: Callable[[], list[triton.InferResult]]) -> list[triton.InferResult]:
+    """A conversation; begun again when its runner stood still for so long that it no longer answers for the state."""
+    for _ in range(4):
+        try:
+            return converse()
+        except triton.InferenceServerException as error:
+            if "start it with sequence_start" not in str(error):
+                raise
+    return converse()
+
+
 def sequence_calls(endpoint: str, headers: dict[str, str], frames: np.ndarray) -> dict[str, np.ndarray]:
     """The conversation without its state on the wire: frame by frame, and all frames at once on a stream."""
     rate, last = np.array(16000, np.int64), len(frames) - 1
@@ -73,13 +85,15 @@ def sequence_calls(endpoint: str, headers: dict[str, str], frames: np.ndarray) -
     def marks(index: int) -> dict[str, bool]:
         return {"sequence_start": index == 0, "sequence_end": index == last}
 
-    with triton.InferenceServerClient(endpoint) as client:
-        unary = [
+    def talk(client: triton.InferenceServerClient) -> list[triton.InferResult]:
+        return [
             client.infer(
                 "silero_vad", tensors, headers=headers, client_timeout=TIMEOUT_S, sequence_id=4711, **marks(index)
             )
             for index, tensors in enumerate(inputs)
         ]
+
+    def stream(client: triton.InferenceServerClient) -> list[triton.InferResult]:
         answers: queue.Queue = queue.Queue()
         client.start_stream(callback=lambda result, error: answers.put((result, error)), headers=headers)
         for index, tensors in enumerate(inputs):
@@ -88,8 +102,13 @@ def sequence_calls(endpoint: str, headers: dict[str, str], frames: np.ndarray) -
             )
         client.stop_stream()
         got = [answers.get_nowait() for _ in range(answers.qsize())]
-        assert not any(error for _, error in got), got
-        streamed = sorted(((int(result.get_response().id), result) for result, _ in got), key=lambda pair: pair[0])
+        for _, error in got:
+            if error is not None:
+                raise error
+        return sorted((result for result, _ in got), key=lambda result: int(result.get_response().id))
+
+    with triton.InferenceServerClient(endpoint) as client:
+        unary, streamed = (_unless_lost(lambda ask=ask: ask(client)) for ask in (talk, stream))
         try:
             client.infer("silero_vad", inputs[0], headers=headers, client_timeout=TIMEOUT_S, sequence_id=4711)
             status = "it was answered"
@@ -100,7 +119,7 @@ def sequence_calls(endpoint: str, headers: dict[str, str], frames: np.ndarray) -
         "sequence_names": np.array(
             sorted({output.name for answer in unary for output in answer.get_response().outputs})
         ),
-        "sequence_stream_outputs": np.stack([result.as_numpy("output") for _, result in streamed]),
+        "sequence_stream_outputs": np.stack([result.as_numpy("output") for result in streamed]),
         "sequence_after_its_end": np.array(status),
     }
 

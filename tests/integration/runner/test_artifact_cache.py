@@ -226,7 +226,7 @@ async def test_a_process_killed_in_a_download_leaves_its_part_to_the_next_and_ho
         halfway = asyncio.Event()
         artifacts.hold_after, artifacts.held = 100, halfway
         process = start_downloader(artifacts.address, tmp_path, version)
-        await asyncio.wait_for(halfway.wait(), 20)
+        await asyncio.wait_for(halfway.wait(), 60)
         partial = tmp_path / f"{artifact_digest(list(version.files))}.partial" / "model"
         await eventually(lambda: partial.exists() and partial.stat().st_size > 20 * CHUNK_BYTES)
         process.send_signal(signal.SIGKILL)

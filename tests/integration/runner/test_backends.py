@@ -146,7 +146,8 @@ async def test_backends_tell_what_they_can_do_and_how_they_are(tmp_path: Path, m
         for state, words in (("ill", "the abacus is jammed"), ("raises", "log says why"), ("hangs", "does not return")):
             module.Sick.state = state
             await eventually(lambda words=words: not health("sick")[0] and words in health("sick")[1])
-            assert health("onnxruntime") == health("doubler") == (True, "")
+            # A check that a busy machine holds up for three rounds looks like one that hangs, until it returns.
+            await eventually(lambda: health("onnxruntime") == health("doubler") == (True, ""))
             assert runner.metric("backend_healthy", backend="sick") == 0
         module.Sick.state = "well"
         module.Sick.goes_on.set()

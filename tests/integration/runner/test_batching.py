@@ -21,7 +21,9 @@ from support import onnx_models
 from support.eventually import eventually
 from support.runner import RunnerUnderTest, batched_manifest, failure_of, outputs_of, request_of, running_host
 
+# Steps that take about a tenth of a second, and more than the event loop of a busy machine may lag behind.
 SLOW = 100_000
+SLOWER = 12 * SLOW
 
 
 def executions(runner: RunnerUnderTest, model: str) -> float:
@@ -153,7 +155,7 @@ async def test_outputs_that_can_not_be_split_are_computed_call_by_call(tmp_path:
 
 async def test_a_cancelled_call_does_not_fail_its_batch(tmp_path: Path) -> None:
     async with running_host(tmp_path) as runner:
-        version = await runner.load("slow", onnx_models.slow_rows(SLOW), manifest=batched_manifest())
+        version = await runner.load("slow", onnx_models.slow_rows(SLOWER), manifest=batched_manifest())
         calls = [
             asyncio.create_task(runner.answer(runner.call(version, request_of({"x": rows_of(1, value)}))))
             for value in range(4)
@@ -163,7 +165,7 @@ async def test_a_cancelled_call_does_not_fail_its_batch(tmp_path: Path) -> None:
         answers = await asyncio.gather(*calls, return_exceptions=True)
         assert isinstance(answers.pop(1), asyncio.CancelledError)
         values = [outputs_of(answer.payload)["z"][0, 0] for answer in answers if isinstance(answer, Answer)]
-        assert values == [SLOW, SLOW + 2, SLOW + 3]
+        assert values == [SLOWER, SLOWER + 2, SLOWER + 3]
 
 
 @pytest.mark.parametrize(
@@ -182,28 +184,29 @@ async def test_rows_that_don_t_fit_are_refused(tmp_path: Path, payload: bytes, e
 
 async def test_a_batch_waits_for_company_as_long_as_the_manifest_says(tmp_path: Path) -> None:
     async with running_host(tmp_path) as runner:
-        version = await runner.load("tiny", onnx_models.tiny(), manifest=batched_manifest(rows=2, delay_s=1.0))
         payload = request_of({"x": np.ones((1, 16), np.float32)})
-        first = asyncio.create_task(runner.answer(runner.call(version, payload)))
+        patient = await runner.load("patient", onnx_models.tiny(), manifest=batched_manifest(rows=2, delay_s=15.0))
+        first = asyncio.create_task(runner.answer(runner.call(patient, payload)))
         await eventually(lambda: runner.metric("queue_depth") == 1)
-        second = await runner.answer(runner.call(version, payload))
+        second = await runner.answer(runner.call(patient, payload))
         assert (second.rows, (await first).rows) == (2, 2)
+        version = await runner.load("tiny", onnx_models.tiny(), manifest=batched_manifest(rows=2, delay_s=0.5))
         alone = await runner.answer(runner.call(version, payload))
-        assert (alone.rows, alone.queue_us > 900_000) == (1, True)
+        assert (alone.rows, alone.queue_us > 450_000) == (1, True)
 
 
 async def test_urgent_calls_pass_those_that_wait(tmp_path: Path) -> None:
     async with running_host(tmp_path) as runner:
         version = await runner.load("slow", onnx_models.slow_rows(SLOW // 4), manifest=batched_manifest(rows=1))
-        first = await busy(runner, version)
         order: list[int] = []
 
         async def one(priority: int) -> None:
             await runner.answer(runner.call(version, request_of({"x": rows_of(1, 1)}), priority=priority))
             order.append(priority)
 
-        await asyncio.gather(first, *(one(priority) for priority in (0, 5, 9, 4)))
-        assert order == [9, 5, 4, 0]
+        # All in one turn of the event loop, so that all wait: whatever the only slot is given to first, it is urgent.
+        await asyncio.gather(*(one(priority) for priority in (9, 0, 5, 9, 4)))
+        assert order == [9, 9, 5, 4, 0]
 
 
 async def test_a_call_may_wait_only_as_long_as_its_priority_s_policy_says(tmp_path: Path) -> None:
@@ -212,7 +215,7 @@ async def test_a_call_may_wait_only_as_long_as_its_priority_s_policy_says(tmp_pa
     )
     async with running_host(tmp_path) as runner:
         manifest = batched_manifest(rows=1, queue=queue)
-        version = await runner.load("slow", onnx_models.slow_rows(4 * SLOW), manifest=manifest)
+        version = await runner.load("slow", onnx_models.slow_rows(SLOWER), manifest=manifest)
         first = await busy(runner, version)
         patient = asyncio.create_task(runner.answer(runner.call(version, request_of({"x": rows_of(1, 1)}))))
         call = runner.call(version, request_of({"x": rows_of(1, 1)}), priority=1)
@@ -225,7 +228,7 @@ async def test_a_call_may_wait_only_as_long_as_its_priority_s_policy_says(tmp_pa
 
 async def test_what_can_not_be_in_time_is_refused_at_once(tmp_path: Path) -> None:
     async with running_host(tmp_path) as runner:
-        version = await runner.load("slow", onnx_models.slow_rows(SLOW), manifest=batched_manifest())
+        version = await runner.load("slow", onnx_models.slow_rows(4 * SLOW), manifest=batched_manifest())
         payload = request_of({"x": rows_of(1, 1)})
         answer = await runner.answer(runner.call(version, payload))
         call = runner.call(version, payload, timeout_s=answer.compute_us / 4e6)

@@ -21,7 +21,8 @@ from support import onnx_models
 from support.eventually import eventually
 from support.runner import RunnerUnderTest, failure_of, outputs_of, request_of, running_host
 
-LONG = 300_000
+# More than a second: as much as the event loop of a busy machine may lag behind the threads that compute.
+LONG = 1_500_000
 SHORT = 20_000
 
 
@@ -64,7 +65,7 @@ async def test_a_call_that_expires_in_the_queue_is_not_executed(tmp_path: Path) 
     async with running_host(tmp_path) as runner:
         version = await runner.load("slow", onnx_models.counting_loop())
         first = await busy(runner, version)
-        error = await failure_of(runner.answer(runner.call(version, steps(LONG), timeout_s=0.02)))
+        error = await failure_of(runner.answer(runner.call(version, steps(LONG), timeout_s=0.2)))
         assert error.entry is catalogue.INFERENCE_TIMEOUT
         assert "waiting" in error.message
         assert not first.done()
@@ -76,7 +77,7 @@ async def test_a_call_that_expires_in_the_queue_is_not_executed(tmp_path: Path) 
 async def test_a_call_that_expires_while_it_executes_is_answered_then_and_frees_its_slot_later(tmp_path: Path) -> None:
     async with running_host(tmp_path) as runner:
         version = await runner.load("slow", onnx_models.counting_loop())
-        error = await failure_of(runner.answer(runner.call(version, steps(LONG), timeout_s=0.05)))
+        error = await failure_of(runner.answer(runner.call(version, steps(LONG), timeout_s=0.3)))
         assert error.entry is catalogue.INFERENCE_TIMEOUT
         assert "executing" in error.message
         assert runner.host.load().in_flight == 1
@@ -104,7 +105,7 @@ async def test_as_many_calls_execute_at_once_as_the_model_has_instances(tmp_path
     async with running_host(tmp_path) as runner:
         version = await runner.load("slow", onnx_models.counting_loop(), instances=3)
         assert runner.events[-1].execution_slots == 3
-        calls = [asyncio.create_task(runner.answer(runner.call(version, steps(LONG)))) for _ in range(4)]
+        calls = [asyncio.create_task(runner.answer(runner.call(version, steps(LONG // 2)))) for _ in range(4)]
         await eventually(lambda: runner.host.load().queue_depth == 1)
         assert runner.host.load().in_flight == 4
         await asyncio.gather(*calls)
@@ -113,13 +114,19 @@ async def test_as_many_calls_execute_at_once_as_the_model_has_instances(tmp_path
 async def test_the_event_loop_stays_free_while_a_model_computes(tmp_path: Path) -> None:
     async with running_host(tmp_path) as runner:
         version = await runner.load("slow", onnx_models.counting_loop())
-        call = await busy(runner, version)
-        longest_s = 0.0
-        while not call.done():
-            before = time.monotonic()
-            await asyncio.sleep(0)
-            longest_s = max(longest_s, time.monotonic() - before)
-        assert longest_s < 0.1
+        longest_turns_s: list[float] = []
+        for _ in range(5):
+            call = await busy(runner, version)
+            longest_s = 0.0
+            while not call.done():
+                before = time.monotonic()
+                await asyncio.sleep(0)
+                longest_s = max(longest_s, time.monotonic() - before)
+            longest_turns_s.append(longest_s)
+            if longest_s < 0.1:
+                break
+        # A busy machine may hold up a turn now and then; a model that held up the loop would do so each time.
+        assert min(longest_turns_s) < 0.1
 
 
 async def test_a_poisoned_request_harms_no_other(tmp_path: Path) -> None:
@@ -179,12 +186,17 @@ async def test_a_thousand_random_cancels_leave_everything_as_it_was(tmp_path: Pa
         assert outcomes.count("answered") > 50
         await eventually(lambda: runner.host.load().in_flight == 0)
         assert runner.host.load().queue_depth == 0
-        assert len(asyncio.all_tasks()) == tasks_before
+        await eventually(lambda: len(asyncio.all_tasks()) <= tasks_before)
         assert threading.active_count() <= threads_before + 1
-        gc.collect()
-        assert not [item for item in gc.get_objects() if isinstance(item, PendingCall | Run)]
+        # A thread lets go of its last run a moment after it told of its end.
+        await eventually(nothing_is_left)
         answer = await runner.answer(runner.call(version, steps(5)))
         assert outputs_of(answer.payload)["z"] == 5
+
+
+def nothing_is_left() -> bool:
+    gc.collect()
+    return not any(isinstance(item, PendingCall | Run) for item in gc.get_objects())
 
 
 @pytest.mark.parametrize("datatype", sorted(onnx_models.ELEMENT_TYPES))

@@ -60,7 +60,7 @@ class Peer:
 
     async def offered(self) -> mesh_pb2.Result:
         """The offer of a result, once it is there."""
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(60):
             while not self._offers:
                 self.due.clear()
                 self._offers.extend(self._frame().offers)

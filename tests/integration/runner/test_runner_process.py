@@ -120,7 +120,7 @@ async def mesh(folder: Path, version: CatalogVersion = VERSION, **environment: s
         )
         try:
             # A busy machine takes longer to start a process than a call waits for a runner.
-            await eventually(lambda: len(directory) > 0, within_s=30)
+            await eventually(lambda: len(directory) > 0, within_s=60)
             yield Mesh(dispatcher, directory, process, ready_file)
         finally:
             process.kill()
@@ -143,13 +143,14 @@ async def test_a_runner_process_joins_serves_and_shows_its_metrics(tmp_path: Pat
 
 
 async def test_a_runner_that_is_told_to_stop_finishes_what_it_has_and_exits_0(tmp_path: Path) -> None:
-    async with mesh(tmp_path) as running:
+    async with mesh(tmp_path, HEADRACE_SHUTDOWN_GRACE_S="60") as running:
         assert await running.count(3) == 3
-        calls = [asyncio.create_task(running.count(150_000 + number)) for number in range(4)]
+        # So long that they are still under way when the last one is seen there, on a busy machine, too.
+        calls = [asyncio.create_task(running.count(1_000_000 + number)) for number in range(4)]
         await eventually(lambda: sum(session.calls.in_flight for session in running.directory) == 4)
         running.process.send_signal(signal.SIGTERM)
-        assert await asyncio.gather(*calls) == [150_000 + number for number in range(4)]
-        assert await asyncio.to_thread(running.process.wait, 10) == 0
+        assert await asyncio.gather(*calls) == [1_000_000 + number for number in range(4)]
+        assert await asyncio.to_thread(running.process.wait, 30) == 0
 
 
 async def stops_within(process: subprocess.Popen[bytes], seconds: float) -> int:
@@ -162,7 +163,7 @@ async def test_a_runner_with_an_endless_execution_stops_soon_after_its_grace(tmp
         assert await running.count(3) == 3
         endless = asyncio.create_task(running.count(1 << 62))
         await eventually(lambda: sum(session.calls.in_flight for session in running.directory) == 1)
-        assert await stops_within(running.process, 1 + 2) == 0
+        assert await stops_within(running.process, 1 + 9) == 0
         endless.cancel()
 
 
@@ -181,7 +182,7 @@ async def test_a_runner_whose_native_code_cannot_be_stopped_leaves_all_the_same(
         payload = request_of({"x": np.ones(1, np.float32)})
         stuck = asyncio.create_task(dispatched(running.dispatcher, version, payload, timeout_s=30))
         await eventually(lambda: sum(session.calls.in_flight for session in running.directory) == 1)
-        assert await stops_within(running.process, 1 + 2) == 0
+        assert await stops_within(running.process, 1 + 9) == 0
         stuck.cancel()
 
 
@@ -190,8 +191,8 @@ async def test_a_runner_that_a_gateway_drains_leaves_and_exits_0(tmp_path: Path)
         assert await running.count(3) == 3
         (runner,) = running.directory
         running.directory.drain(runner.id)
-        assert await asyncio.to_thread(running.process.wait, 10) == 0
-        assert not len(running.directory)
+        assert await asyncio.to_thread(running.process.wait, 30) == 0
+        await eventually(lambda: not len(running.directory))
 
 
 def test_a_runner_for_a_device_that_nothing_computes_on_says_what_would_change_that(tmp_path: Path) -> None:
@@ -203,7 +204,7 @@ def test_a_runner_for_a_device_that_nothing_computes_on_says_what_would_change_t
         "HEADRACE_RUNNER_CACHE_DIR": str(tmp_path),
     }
     process = subprocess.run(
-        [sys.executable, "-m", "headrace_runner"], env=environment, capture_output=True, check=False, timeout=30
+        [sys.executable, "-m", "headrace_runner"], env=environment, capture_output=True, check=False, timeout=60
     )
     assert process.returncode == 2
     assert b"HEADRACE_RUNNER_DEVICE is npu" in process.stderr
@@ -226,9 +227,9 @@ async def test_a_runner_whose_gateways_are_away_still_stops_when_told(tmp_path: 
     }
     process = start_runner(environment)
     try:
-        await eventually((tmp_path / "cache" / "locks").is_dir, within_s=20)
+        await eventually((tmp_path / "cache" / "locks").is_dir, within_s=60)
         process.send_signal(signal.SIGTERM)
-        assert await asyncio.to_thread(process.wait, 10) == 0
+        assert await asyncio.to_thread(process.wait, 30) == 0
     finally:
         process.kill()
         await asyncio.to_thread(process.wait)
