@@ -5,7 +5,7 @@ Import the entries from here; the modules below only group them.
 
 from __future__ import annotations
 
-from headrace_common.catalogue import access, durability, models, operations, requests, tensors
+from headrace_common.catalogue import access, durability, generation, models, operations, requests, tensors
 from headrace_common.catalogue.access import AUTHORITY_FORBIDDEN as AUTHORITY_FORBIDDEN
 from headrace_common.catalogue.access import CONCURRENCY_LIMIT_EXCEEDED as CONCURRENCY_LIMIT_EXCEEDED
 from headrace_common.catalogue.access import CREDENTIAL_MALFORMED as CREDENTIAL_MALFORMED
@@ -48,6 +48,12 @@ from headrace_common.catalogue.durability import STORAGE_FAILED as STORAGE_FAILE
 from headrace_common.catalogue.durability import STORAGE_UNAVAILABLE as STORAGE_UNAVAILABLE
 from headrace_common.catalogue.entry import CatalogueEntry as CatalogueEntry
 from headrace_common.catalogue.entry import RetryPolicy as RetryPolicy
+from headrace_common.catalogue.generation import CHAT_TEMPLATE_FAILED as CHAT_TEMPLATE_FAILED
+from headrace_common.catalogue.generation import CONSTRAINT_INVALID as CONSTRAINT_INVALID
+from headrace_common.catalogue.generation import CONTEXT_LENGTH_EXCEEDED as CONTEXT_LENGTH_EXCEEDED
+from headrace_common.catalogue.generation import GENERATION_INTERRUPTED as GENERATION_INTERRUPTED
+from headrace_common.catalogue.generation import MODEL_PROCESS_LOST as MODEL_PROCESS_LOST
+from headrace_common.catalogue.generation import MODEL_TASK_MISMATCH as MODEL_TASK_MISMATCH
 from headrace_common.catalogue.models import MODEL_ALREADY_EXISTS as MODEL_ALREADY_EXISTS
 from headrace_common.catalogue.models import MODEL_EXECUTION_FAILED as MODEL_EXECUTION_FAILED
 from headrace_common.catalogue.models import MODEL_FILE_DIGEST_MISMATCH as MODEL_FILE_DIGEST_MISMATCH
@@ -144,7 +150,7 @@ from headrace_common.catalogue.tensors import TENSOR_STRING_MALFORMED as TENSOR_
 
 ALL: tuple[CatalogueEntry, ...] = tuple(
     value
-    for module in (models, tensors, access, operations, durability, requests)
+    for module in (models, generation, tensors, access, operations, durability, requests)
     for value in vars(module).values()
     if isinstance(value, CatalogueEntry)
 )

@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n#headrace/registry/v1/manifest.proto\x12\x14headrace.registry.v1\x1a\x1egoogle/protobuf/duration.proto\"\xec\x04\n\x08Manifest\x12\x34\n\x06\x66ormat\x18\x01 \x01(\x0e\x32$.headrace.registry.v1.ArtifactFormat\x12\x0f\n\x07\x62\x61\x63kend\x18\x02 \x01(\t\x12\x30\n\x06inputs\x18\x03 \x03(\x0b\x32 .headrace.registry.v1.TensorSpec\x12\x31\n\x07outputs\x18\x04 \x03(\x0b\x32 .headrace.registry.v1.TensorSpec\x12\x14\n\x07\x62\x61tched\x18\x05 \x01(\x08H\x00\x88\x01\x01\x12\x38\n\texecution\x18\x06 \x01(\x0b\x32%.headrace.registry.v1.ExecutionPolicy\x12\x14\n\x0c\x64\x65vice_types\x18\x07 \x03(\t\x12\x14\n\x0c\x63lass_labels\x18\x08 \x03(\t\x12>\n\x08metadata\x18\t \x03(\x0b\x32,.headrace.registry.v1.Manifest.MetadataEntry\x12\x13\n\x0b\x64\x65scription\x18\n \x01(\t\x12\x36\n\x08sequence\x18\x0b \x01(\x0b\x32$.headrace.registry.v1.SequencePolicy\x12\x38\n\tplacement\x18\x0c \x01(\x0b\x32%.headrace.registry.v1.PlacementPolicy\x12\x34\n\x07routing\x18\r \x01(\x0b\x32#.headrace.registry.v1.RoutingPolicy\x1a/\n\rMetadataEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x42\n\n\x08_batched\"M\n\nTensorSpec\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x10\n\x08\x64\x61tatype\x18\x02 \x01(\t\x12\r\n\x05shape\x18\x03 \x03(\x03\x12\x10\n\x08optional\x18\x04 \x01(\x08\"\x92\x02\n\x0f\x45xecutionPolicy\x12\x11\n\tinstances\x18\x01 \x01(\r\x12\x0f\n\x07threads\x18\x02 \x01(\r\x12\x10\n\x08replicas\x18\x03 \x01(\r\x12\x36\n\x08\x62\x61tching\x18\x04 \x01(\x0b\x32$.headrace.registry.v1.BatchingPolicy\x12\x30\n\x05queue\x18\x05 \x01(\x0b\x32!.headrace.registry.v1.QueuePolicy\x12*\n\x07timeout\x18\x06 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x33\n\x07warm_up\x18\x07 \x03(\x0b\x32\".headrace.registry.v1.WarmUpSample\"{\n\x0e\x42\x61tchingPolicy\x12\x16\n\x0emax_batch_size\x18\x01 \x01(\r\x12\x32\n\x0fmax_queue_delay\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x1d\n\x15preferred_batch_sizes\x18\x03 \x03(\r\"\x9e\x01\n\x0bQueuePolicy\x12\x11\n\tcalls_max\x18\x01 \x01(\r\x12\x11\n\tbytes_max\x18\x02 \x01(\x04\x12*\n\x07timeout\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\x12=\n\npriorities\x18\x04 \x03(\x0b\x32).headrace.registry.v1.PriorityQueuePolicy\"f\n\x13PriorityQueuePolicy\x12\x10\n\x08priority\x18\x01 \x01(\r\x12\x11\n\tcalls_max\x18\x02 \x01(\r\x12*\n\x07timeout\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\"\xb0\x01\n\x0cWarmUpSample\x12\r\n\x05\x63ount\x18\x01 \x01(\r\x12>\n\x06inputs\x18\x02 \x03(\x0b\x32..headrace.registry.v1.WarmUpSample.InputsEntry\x1aQ\n\x0bInputsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\x31\n\x05value\x18\x02 \x01(\x0b\x32\".headrace.registry.v1.WarmUpTensor:\x02\x38\x01\":\n\x0cWarmUpTensor\x12\r\n\x05shape\x18\x01 \x03(\x03\x12\x0b\n\x03raw\x18\x02 \x01(\x0c\x12\x0e\n\x06random\x18\x03 \x01(\x08\"\x8d\x01\n\x0eSequencePolicy\x12\x33\n\x06states\x18\x01 \x03(\x0b\x32#.headrace.registry.v1.SequenceState\x12/\n\x0cidle_timeout\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x15\n\rsequences_max\x18\x03 \x01(\r\"N\n\rSequenceState\x12\r\n\x05input\x18\x01 \x01(\t\x12\x0e\n\x06output\x18\x02 \x01(\t\x12\r\n\x05shape\x18\x03 \x03(\x03\x12\x0f\n\x07initial\x18\x04 \x01(\x0c\"t\n\x0fPlacementPolicy\x12\x14\n\x0cmin_replicas\x18\x01 \x01(\r\x12\x14\n\x0cmax_replicas\x18\x02 \x01(\r\x12\x35\n\x08schedule\x18\x03 \x03(\x0b\x32#.headrace.registry.v1.PlacementRule\"I\n\rPlacementRule\x12\x0c\n\x04\x63ron\x18\x01 \x01(\t\x12\x14\n\x0cmin_replicas\x18\x02 \x01(\r\x12\x14\n\x0cmax_replicas\x18\x03 \x01(\r\"t\n\rRoutingPolicy\x12\x33\n\x06\x63hoice\x18\x01 \x01(\x0e\x32#.headrace.registry.v1.ReplicaChoice\x12.\n\x0bhedge_after\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration*K\n\x0e\x41rtifactFormat\x12\x1f\n\x1b\x41RTIFACT_FORMAT_UNSPECIFIED\x10\x00\x12\x18\n\x14\x41RTIFACT_FORMAT_ONNX\x10\x01*\xa7\x01\n\rReplicaChoice\x12\x1e\n\x1aREPLICA_CHOICE_UNSPECIFIED\x10\x00\x12\x1d\n\x19REPLICA_CHOICE_LEAST_COST\x10\x01\x12\x1a\n\x16REPLICA_CHOICE_LATENCY\x10\x02\x12\x1e\n\x1aREPLICA_CHOICE_ROUND_ROBIN\x10\x03\x12\x1b\n\x17REPLICA_CHOICE_CHEAPEST\x10\x04\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n#headrace/registry/v1/manifest.proto\x12\x14headrace.registry.v1\x1a\x1egoogle/protobuf/duration.proto\"\xd3\x05\n\x08Manifest\x12\x34\n\x06\x66ormat\x18\x01 \x01(\x0e\x32$.headrace.registry.v1.ArtifactFormat\x12\x0f\n\x07\x62\x61\x63kend\x18\x02 \x01(\t\x12\x30\n\x06inputs\x18\x03 \x03(\x0b\x32 .headrace.registry.v1.TensorSpec\x12\x31\n\x07outputs\x18\x04 \x03(\x0b\x32 .headrace.registry.v1.TensorSpec\x12\x14\n\x07\x62\x61tched\x18\x05 \x01(\x08H\x00\x88\x01\x01\x12\x38\n\texecution\x18\x06 \x01(\x0b\x32%.headrace.registry.v1.ExecutionPolicy\x12\x14\n\x0c\x64\x65vice_types\x18\x07 \x03(\t\x12\x14\n\x0c\x63lass_labels\x18\x08 \x03(\t\x12>\n\x08metadata\x18\t \x03(\x0b\x32,.headrace.registry.v1.Manifest.MetadataEntry\x12\x13\n\x0b\x64\x65scription\x18\n \x01(\t\x12\x36\n\x08sequence\x18\x0b \x01(\x0b\x32$.headrace.registry.v1.SequencePolicy\x12\x38\n\tplacement\x18\x0c \x01(\x0b\x32%.headrace.registry.v1.PlacementPolicy\x12\x34\n\x07routing\x18\r \x01(\x0b\x32#.headrace.registry.v1.RoutingPolicy\x12-\n\x04task\x18\x0e \x01(\x0e\x32\x1f.headrace.registry.v1.ModelTask\x12\x36\n\x08language\x18\x0f \x01(\x0b\x32$.headrace.registry.v1.LanguagePolicy\x1a/\n\rMetadataEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x42\n\n\x08_batched\"\x94\x01\n\x0eLanguagePolicy\x12\x16\n\x0e\x63ontext_length\x18\x01 \x01(\r\x12\r\n\x05slots\x18\x02 \x01(\r\x12\x14\n\x0cprompt_batch\x18\x03 \x01(\r\x12.\n\x07pooling\x18\x04 \x01(\x0e\x32\x1d.headrace.registry.v1.Pooling\x12\x15\n\rchat_template\x18\x05 \x01(\t\"M\n\nTensorSpec\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x10\n\x08\x64\x61tatype\x18\x02 \x01(\t\x12\r\n\x05shape\x18\x03 \x03(\x03\x12\x10\n\x08optional\x18\x04 \x01(\x08\"\x92\x02\n\x0f\x45xecutionPolicy\x12\x11\n\tinstances\x18\x01 \x01(\r\x12\x0f\n\x07threads\x18\x02 \x01(\r\x12\x10\n\x08replicas\x18\x03 \x01(\r\x12\x36\n\x08\x62\x61tching\x18\x04 \x01(\x0b\x32$.headrace.registry.v1.BatchingPolicy\x12\x30\n\x05queue\x18\x05 \x01(\x0b\x32!.headrace.registry.v1.QueuePolicy\x12*\n\x07timeout\x18\x06 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x33\n\x07warm_up\x18\x07 \x03(\x0b\x32\".headrace.registry.v1.WarmUpSample\"{\n\x0e\x42\x61tchingPolicy\x12\x16\n\x0emax_batch_size\x18\x01 \x01(\r\x12\x32\n\x0fmax_queue_delay\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x1d\n\x15preferred_batch_sizes\x18\x03 \x03(\r\"\x9e\x01\n\x0bQueuePolicy\x12\x11\n\tcalls_max\x18\x01 \x01(\r\x12\x11\n\tbytes_max\x18\x02 \x01(\x04\x12*\n\x07timeout\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\x12=\n\npriorities\x18\x04 \x03(\x0b\x32).headrace.registry.v1.PriorityQueuePolicy\"f\n\x13PriorityQueuePolicy\x12\x10\n\x08priority\x18\x01 \x01(\r\x12\x11\n\tcalls_max\x18\x02 \x01(\r\x12*\n\x07timeout\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\"\xb0\x01\n\x0cWarmUpSample\x12\r\n\x05\x63ount\x18\x01 \x01(\r\x12>\n\x06inputs\x18\x02 \x03(\x0b\x32..headrace.registry.v1.WarmUpSample.InputsEntry\x1aQ\n\x0bInputsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\x31\n\x05value\x18\x02 \x01(\x0b\x32\".headrace.registry.v1.WarmUpTensor:\x02\x38\x01\":\n\x0cWarmUpTensor\x12\r\n\x05shape\x18\x01 \x03(\x03\x12\x0b\n\x03raw\x18\x02 \x01(\x0c\x12\x0e\n\x06random\x18\x03 \x01(\x08\"\x8d\x01\n\x0eSequencePolicy\x12\x33\n\x06states\x18\x01 \x03(\x0b\x32#.headrace.registry.v1.SequenceState\x12/\n\x0cidle_timeout\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x15\n\rsequences_max\x18\x03 \x01(\r\"N\n\rSequenceState\x12\r\n\x05input\x18\x01 \x01(\t\x12\x0e\n\x06output\x18\x02 \x01(\t\x12\r\n\x05shape\x18\x03 \x03(\x03\x12\x0f\n\x07initial\x18\x04 \x01(\x0c\"t\n\x0fPlacementPolicy\x12\x14\n\x0cmin_replicas\x18\x01 \x01(\r\x12\x14\n\x0cmax_replicas\x18\x02 \x01(\r\x12\x35\n\x08schedule\x18\x03 \x03(\x0b\x32#.headrace.registry.v1.PlacementRule\"I\n\rPlacementRule\x12\x0c\n\x04\x63ron\x18\x01 \x01(\t\x12\x14\n\x0cmin_replicas\x18\x02 \x01(\r\x12\x14\n\x0cmax_replicas\x18\x03 \x01(\r\"t\n\rRoutingPolicy\x12\x33\n\x06\x63hoice\x18\x01 \x01(\x0e\x32#.headrace.registry.v1.ReplicaChoice\x12.\n\x0bhedge_after\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration*\x83\x01\n\tModelTask\x12\x1a\n\x16MODEL_TASK_UNSPECIFIED\x10\x00\x12\x14\n\x10MODEL_TASK_INFER\x10\x01\x12\x17\n\x13MODEL_TASK_GENERATE\x10\x02\x12\x14\n\x10MODEL_TASK_EMBED\x10\x03\x12\x15\n\x11MODEL_TASK_RERANK\x10\x04*e\n\x0e\x41rtifactFormat\x12\x1f\n\x1b\x41RTIFACT_FORMAT_UNSPECIFIED\x10\x00\x12\x18\n\x14\x41RTIFACT_FORMAT_ONNX\x10\x01\x12\x18\n\x14\x41RTIFACT_FORMAT_GGUF\x10\x02*W\n\x07Pooling\x12\x17\n\x13POOLING_UNSPECIFIED\x10\x00\x12\x10\n\x0cPOOLING_MEAN\x10\x01\x12\x0f\n\x0bPOOLING_CLS\x10\x02\x12\x10\n\x0cPOOLING_LAST\x10\x03*\xa7\x01\n\rReplicaChoice\x12\x1e\n\x1aREPLICA_CHOICE_UNSPECIFIED\x10\x00\x12\x1d\n\x19REPLICA_CHOICE_LEAST_COST\x10\x01\x12\x1a\n\x16REPLICA_CHOICE_LATENCY\x10\x02\x12\x1e\n\x1aREPLICA_CHOICE_ROUND_ROBIN\x10\x03\x12\x1b\n\x17REPLICA_CHOICE_CHEAPEST\x10\x04\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -36,38 +36,44 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_MANIFEST_METADATAENTRY']._serialized_options = b'8\001'
   _globals['_WARMUPSAMPLE_INPUTSENTRY']._loaded_options = None
   _globals['_WARMUPSAMPLE_INPUTSENTRY']._serialized_options = b'8\001'
-  _globals['_ARTIFACTFORMAT']._serialized_start=2236
-  _globals['_ARTIFACTFORMAT']._serialized_end=2311
-  _globals['_REPLICACHOICE']._serialized_start=2314
-  _globals['_REPLICACHOICE']._serialized_end=2481
+  _globals['_MODELTASK']._serialized_start=2491
+  _globals['_MODELTASK']._serialized_end=2622
+  _globals['_ARTIFACTFORMAT']._serialized_start=2624
+  _globals['_ARTIFACTFORMAT']._serialized_end=2725
+  _globals['_POOLING']._serialized_start=2727
+  _globals['_POOLING']._serialized_end=2814
+  _globals['_REPLICACHOICE']._serialized_start=2817
+  _globals['_REPLICACHOICE']._serialized_end=2984
   _globals['_MANIFEST']._serialized_start=94
-  _globals['_MANIFEST']._serialized_end=714
-  _globals['_MANIFEST_METADATAENTRY']._serialized_start=655
-  _globals['_MANIFEST_METADATAENTRY']._serialized_end=702
-  _globals['_TENSORSPEC']._serialized_start=716
-  _globals['_TENSORSPEC']._serialized_end=793
-  _globals['_EXECUTIONPOLICY']._serialized_start=796
-  _globals['_EXECUTIONPOLICY']._serialized_end=1070
-  _globals['_BATCHINGPOLICY']._serialized_start=1072
-  _globals['_BATCHINGPOLICY']._serialized_end=1195
-  _globals['_QUEUEPOLICY']._serialized_start=1198
-  _globals['_QUEUEPOLICY']._serialized_end=1356
-  _globals['_PRIORITYQUEUEPOLICY']._serialized_start=1358
-  _globals['_PRIORITYQUEUEPOLICY']._serialized_end=1460
-  _globals['_WARMUPSAMPLE']._serialized_start=1463
-  _globals['_WARMUPSAMPLE']._serialized_end=1639
-  _globals['_WARMUPSAMPLE_INPUTSENTRY']._serialized_start=1558
-  _globals['_WARMUPSAMPLE_INPUTSENTRY']._serialized_end=1639
-  _globals['_WARMUPTENSOR']._serialized_start=1641
-  _globals['_WARMUPTENSOR']._serialized_end=1699
-  _globals['_SEQUENCEPOLICY']._serialized_start=1702
-  _globals['_SEQUENCEPOLICY']._serialized_end=1843
-  _globals['_SEQUENCESTATE']._serialized_start=1845
-  _globals['_SEQUENCESTATE']._serialized_end=1923
-  _globals['_PLACEMENTPOLICY']._serialized_start=1925
-  _globals['_PLACEMENTPOLICY']._serialized_end=2041
-  _globals['_PLACEMENTRULE']._serialized_start=2043
-  _globals['_PLACEMENTRULE']._serialized_end=2116
-  _globals['_ROUTINGPOLICY']._serialized_start=2118
-  _globals['_ROUTINGPOLICY']._serialized_end=2234
+  _globals['_MANIFEST']._serialized_end=817
+  _globals['_MANIFEST_METADATAENTRY']._serialized_start=758
+  _globals['_MANIFEST_METADATAENTRY']._serialized_end=805
+  _globals['_LANGUAGEPOLICY']._serialized_start=820
+  _globals['_LANGUAGEPOLICY']._serialized_end=968
+  _globals['_TENSORSPEC']._serialized_start=970
+  _globals['_TENSORSPEC']._serialized_end=1047
+  _globals['_EXECUTIONPOLICY']._serialized_start=1050
+  _globals['_EXECUTIONPOLICY']._serialized_end=1324
+  _globals['_BATCHINGPOLICY']._serialized_start=1326
+  _globals['_BATCHINGPOLICY']._serialized_end=1449
+  _globals['_QUEUEPOLICY']._serialized_start=1452
+  _globals['_QUEUEPOLICY']._serialized_end=1610
+  _globals['_PRIORITYQUEUEPOLICY']._serialized_start=1612
+  _globals['_PRIORITYQUEUEPOLICY']._serialized_end=1714
+  _globals['_WARMUPSAMPLE']._serialized_start=1717
+  _globals['_WARMUPSAMPLE']._serialized_end=1893
+  _globals['_WARMUPSAMPLE_INPUTSENTRY']._serialized_start=1812
+  _globals['_WARMUPSAMPLE_INPUTSENTRY']._serialized_end=1893
+  _globals['_WARMUPTENSOR']._serialized_start=1895
+  _globals['_WARMUPTENSOR']._serialized_end=1953
+  _globals['_SEQUENCEPOLICY']._serialized_start=1956
+  _globals['_SEQUENCEPOLICY']._serialized_end=2097
+  _globals['_SEQUENCESTATE']._serialized_start=2099
+  _globals['_SEQUENCESTATE']._serialized_end=2177
+  _globals['_PLACEMENTPOLICY']._serialized_start=2179
+  _globals['_PLACEMENTPOLICY']._serialized_end=2295
+  _globals['_PLACEMENTRULE']._serialized_start=2297
+  _globals['_PLACEMENTRULE']._serialized_end=2370
+  _globals['_ROUTINGPOLICY']._serialized_start=2372
+  _globals['_ROUTINGPOLICY']._serialized_end=2488
 # @@protoc_insertion_point(module_scope)

@@ -23,32 +23,33 @@ _sym_db = _symbol_database.Default()
 
 
 from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb2
+from headrace.gateway.v1 import execution_pb2 as headrace_dot_gateway_dot_v1_dot_execution__pb2
 from headrace.gateway.v1 import inference_pb2 as headrace_dot_gateway_dot_v1_dot_inference__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n0headrace/gateway/internal/v1/raw_inference.proto\x12\x1cheadrace.gateway.internal.v1\x1a\x1egoogle/protobuf/duration.proto\x1a#headrace/gateway/v1/inference.proto\"F\n\x0fRawInferRequest\x12\x0f\n\x07request\x18\x01 \x01(\x0c\x12\x15\n\x08priority\x18\x02 \x01(\rH\x00\x88\x01\x01\x42\x0b\n\t_priority\"W\n\x10RawInferResponse\x12\x10\n\x08response\x18\x01 \x01(\x0c\x12\x31\n\texecution\x18\x02 \x01(\x0b\x32\x1e.headrace.gateway.v1.Execution\"p\n\x14RawInferBatchRequest\x12?\n\x08requests\x18\x01 \x03(\x0b\x32-.headrace.gateway.internal.v1.RawInferRequest\x12\x17\n\x0fmax_concurrency\x18\x02 \x01(\r\"[\n\x15RawInferBatchResponse\x12\x42\n\x07results\x18\x01 \x03(\x0b\x32\x31.headrace.gateway.internal.v1.RawInferBatchResult\"u\n\x13RawInferBatchResult\x12\x42\n\x08response\x18\x01 \x01(\x0b\x32..headrace.gateway.internal.v1.RawInferResponseH\x00\x12\x0f\n\x05\x65rror\x18\x02 \x01(\x0cH\x00\x42\t\n\x07outcome\"_\n\x10RawStreamRequest\x12:\n\x05\x63\x61lls\x18\x01 \x03(\x0b\x32+.headrace.gateway.internal.v1.RawStreamCall\x12\x0f\n\x07\x63\x61ncels\x18\x02 \x03(\x04\"\xb8\x01\n\rRawStreamCall\x12\n\n\x02id\x18\x01 \x01(\x04\x12>\n\x05infer\x18\x02 \x01(\x0b\x32-.headrace.gateway.internal.v1.RawInferRequestH\x00\x12*\n\x07timeout\x18\x04 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x12\n\nrequest_id\x18\x05 \x01(\t\x12\x13\n\x0btraceparent\x18\x06 \x01(\tB\x06\n\x04\x63\x61ll\"\x98\x01\n\x11RawStreamResponse\x12>\n\x07\x61nswers\x18\x01 \x03(\x0b\x32-.headrace.gateway.internal.v1.RawStreamAnswer\x12\x31\n\x06limits\x18\x02 \x01(\x0b\x32!.headrace.gateway.v1.StreamLimits\x12\x10\n\x08\x64raining\x18\x03 \x01(\x08\"z\n\x0fRawStreamAnswer\x12\n\n\x02id\x18\x01 \x01(\x04\x12?\n\x05infer\x18\x02 \x01(\x0b\x32..headrace.gateway.internal.v1.RawInferResponseH\x00\x12\x0f\n\x05\x65rror\x18\x03 \x01(\x0cH\x00\x42\t\n\x07outcomeb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n0headrace/gateway/internal/v1/raw_inference.proto\x12\x1cheadrace.gateway.internal.v1\x1a\x1egoogle/protobuf/duration.proto\x1a#headrace/gateway/v1/execution.proto\x1a#headrace/gateway/v1/inference.proto\"F\n\x0fRawInferRequest\x12\x0f\n\x07request\x18\x01 \x01(\x0c\x12\x15\n\x08priority\x18\x02 \x01(\rH\x00\x88\x01\x01\x42\x0b\n\t_priority\"W\n\x10RawInferResponse\x12\x10\n\x08response\x18\x01 \x01(\x0c\x12\x31\n\texecution\x18\x02 \x01(\x0b\x32\x1e.headrace.gateway.v1.Execution\"p\n\x14RawInferBatchRequest\x12?\n\x08requests\x18\x01 \x03(\x0b\x32-.headrace.gateway.internal.v1.RawInferRequest\x12\x17\n\x0fmax_concurrency\x18\x02 \x01(\r\"[\n\x15RawInferBatchResponse\x12\x42\n\x07results\x18\x01 \x03(\x0b\x32\x31.headrace.gateway.internal.v1.RawInferBatchResult\"u\n\x13RawInferBatchResult\x12\x42\n\x08response\x18\x01 \x01(\x0b\x32..headrace.gateway.internal.v1.RawInferResponseH\x00\x12\x0f\n\x05\x65rror\x18\x02 \x01(\x0cH\x00\x42\t\n\x07outcome\"_\n\x10RawStreamRequest\x12:\n\x05\x63\x61lls\x18\x01 \x03(\x0b\x32+.headrace.gateway.internal.v1.RawStreamCall\x12\x0f\n\x07\x63\x61ncels\x18\x02 \x03(\x04\"\xb8\x01\n\rRawStreamCall\x12\n\n\x02id\x18\x01 \x01(\x04\x12>\n\x05infer\x18\x02 \x01(\x0b\x32-.headrace.gateway.internal.v1.RawInferRequestH\x00\x12*\n\x07timeout\x18\x04 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x12\n\nrequest_id\x18\x05 \x01(\t\x12\x13\n\x0btraceparent\x18\x06 \x01(\tB\x06\n\x04\x63\x61ll\"\x98\x01\n\x11RawStreamResponse\x12>\n\x07\x61nswers\x18\x01 \x03(\x0b\x32-.headrace.gateway.internal.v1.RawStreamAnswer\x12\x31\n\x06limits\x18\x02 \x01(\x0b\x32!.headrace.gateway.v1.StreamLimits\x12\x10\n\x08\x64raining\x18\x03 \x01(\x08\"z\n\x0fRawStreamAnswer\x12\n\n\x02id\x18\x01 \x01(\x04\x12?\n\x05infer\x18\x02 \x01(\x0b\x32..headrace.gateway.internal.v1.RawInferResponseH\x00\x12\x0f\n\x05\x65rror\x18\x03 \x01(\x0cH\x00\x42\t\n\x07outcomeb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'headrace.gateway.internal.v1.raw_inference_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_RAWINFERREQUEST']._serialized_start=151
-  _globals['_RAWINFERREQUEST']._serialized_end=221
-  _globals['_RAWINFERRESPONSE']._serialized_start=223
-  _globals['_RAWINFERRESPONSE']._serialized_end=310
-  _globals['_RAWINFERBATCHREQUEST']._serialized_start=312
-  _globals['_RAWINFERBATCHREQUEST']._serialized_end=424
-  _globals['_RAWINFERBATCHRESPONSE']._serialized_start=426
-  _globals['_RAWINFERBATCHRESPONSE']._serialized_end=517
-  _globals['_RAWINFERBATCHRESULT']._serialized_start=519
-  _globals['_RAWINFERBATCHRESULT']._serialized_end=636
-  _globals['_RAWSTREAMREQUEST']._serialized_start=638
-  _globals['_RAWSTREAMREQUEST']._serialized_end=733
-  _globals['_RAWSTREAMCALL']._serialized_start=736
-  _globals['_RAWSTREAMCALL']._serialized_end=920
-  _globals['_RAWSTREAMRESPONSE']._serialized_start=923
-  _globals['_RAWSTREAMRESPONSE']._serialized_end=1075
-  _globals['_RAWSTREAMANSWER']._serialized_start=1077
-  _globals['_RAWSTREAMANSWER']._serialized_end=1199
+  _globals['_RAWINFERREQUEST']._serialized_start=188
+  _globals['_RAWINFERREQUEST']._serialized_end=258
+  _globals['_RAWINFERRESPONSE']._serialized_start=260
+  _globals['_RAWINFERRESPONSE']._serialized_end=347
+  _globals['_RAWINFERBATCHREQUEST']._serialized_start=349
+  _globals['_RAWINFERBATCHREQUEST']._serialized_end=461
+  _globals['_RAWINFERBATCHRESPONSE']._serialized_start=463
+  _globals['_RAWINFERBATCHRESPONSE']._serialized_end=554
+  _globals['_RAWINFERBATCHRESULT']._serialized_start=556
+  _globals['_RAWINFERBATCHRESULT']._serialized_end=673
+  _globals['_RAWSTREAMREQUEST']._serialized_start=675
+  _globals['_RAWSTREAMREQUEST']._serialized_end=770
+  _globals['_RAWSTREAMCALL']._serialized_start=773
+  _globals['_RAWSTREAMCALL']._serialized_end=957
+  _globals['_RAWSTREAMRESPONSE']._serialized_start=960
+  _globals['_RAWSTREAMRESPONSE']._serialized_end=1112
+  _globals['_RAWSTREAMANSWER']._serialized_start=1114
+  _globals['_RAWSTREAMANSWER']._serialized_end=1236
 # @@protoc_insertion_point(module_scope)

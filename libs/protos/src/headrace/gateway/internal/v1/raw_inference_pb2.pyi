@@ -10,6 +10,7 @@ from google.protobuf import descriptor as _descriptor
 from google.protobuf import duration_pb2 as _duration_pb2
 from google.protobuf import message as _message
 from google.protobuf.internal import containers as _containers
+from headrace.gateway.v1 import execution_pb2 as _execution_pb2
 from headrace.gateway.v1 import inference_pb2 as _inference_pb2
 import builtins as _builtins
 import sys
@@ -61,14 +62,14 @@ class RawInferResponse(_message.Message):
     response: _builtins.bytes
     """A serialised inference.ModelInferResponse."""
     @_builtins.property
-    def execution(self) -> _inference_pb2.Execution:
+    def execution(self) -> _execution_pb2.Execution:
         """As in InferResponse."""
 
     def __init__(
         self,
         *,
         response: _builtins.bytes = ...,
-        execution: _inference_pb2.Execution | None = ...,
+        execution: _execution_pb2.Execution | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["execution", b"execution"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...

@@ -23,11 +23,12 @@ _sym_db = _symbol_database.Default()
 
 
 from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb2
+from headrace.gateway.v1 import generation_pb2 as headrace_dot_gateway_dot_v1_dot_generation__pb2
 from headrace.gateway.v1 import mesh_pb2 as headrace_dot_gateway_dot_v1_dot_mesh__pb2
 from headrace.registry.v1 import models_pb2 as headrace_dot_registry_dot_v1_dot_models__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n&headrace/runner/internal/v1/mesh.proto\x12\x1bheadrace.runner.internal.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1eheadrace/gateway/v1/mesh.proto\x1a!headrace/registry/v1/models.proto\"\xfd\x01\n\x0bRunnerEvent\x12\x33\n\x05hello\x18\x01 \x01(\x0b\x32\".headrace.runner.internal.v1.HelloH\x00\x12;\n\theartbeat\x18\x02 \x01(\x0b\x32&.headrace.runner.internal.v1.HeartbeatH\x00\x12\x38\n\x05model\x18\x03 \x01(\x0b\x32\'.headrace.runner.internal.v1.ModelEventH\x00\x12\x39\n\x08\x64raining\x18\x04 \x01(\x0b\x32%.headrace.runner.internal.v1.DrainingH\x00\x42\x07\n\x05\x65vent\"\xf5\x01\n\x0eGatewayCommand\x12\x37\n\x07welcome\x18\x01 \x01(\x0b\x32$.headrace.runner.internal.v1.WelcomeH\x00\x12\x31\n\x04want\x18\x02 \x01(\x0b\x32!.headrace.runner.internal.v1.WantH\x00\x12\x33\n\x05\x64rain\x18\x03 \x01(\x0b\x32\".headrace.runner.internal.v1.DrainH\x00\x12\x37\n\x07release\x18\x04 \x01(\x0b\x32$.headrace.runner.internal.v1.ReleaseH\x00\x42\t\n\x07\x63ommand\"\x9b\x03\n\x05Hello\x12\x18\n\x10protocol_version\x18\x01 \x01(\r\x12\x10\n\x08\x66\x65\x61tures\x18\x02 \x01(\x04\x12\x13\n\x0brunner_name\x18\x03 \x01(\t\x12\x11\n\tboot_uuid\x18\x04 \x01(\t\x12\x33\n\x06\x64\x65vice\x18\x05 \x01(\x0b\x32#.headrace.runner.internal.v1.Device\x12\x10\n\x08\x62\x61\x63kends\x18\x06 \x03(\t\x12>\n\x06labels\x18\x07 \x03(\x0b\x32..headrace.runner.internal.v1.Hello.LabelsEntry\x12\x37\n\x06models\x18\x08 \x03(\x0b\x32\'.headrace.runner.internal.v1.ModelEvent\x12\x17\n\x0f\x65xecution_slots\x18\t \x01(\r\x12\x36\n\x0c\x62\x61\x63kend_info\x18\n \x03(\x0b\x32 .headrace.gateway.v1.BackendInfo\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\":\n\x06\x44\x65vice\x12\x0c\n\x04type\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x14\n\x0cmemory_bytes\x18\x03 \x01(\x04\"\xc5\x02\n\tHeartbeat\x12\x13\n\x0bqueue_depth\x18\x01 \x01(\r\x12\x11\n\tin_flight\x18\x02 \x01(\r\x12\x1a\n\x12model_memory_bytes\x18\x03 \x01(\x04\x12O\n\rdevice_gauges\x18\x04 \x03(\x0b\x32\x38.headrace.runner.internal.v1.Heartbeat.DeviceGaugesEntry\x12\x36\n\x06models\x18\x05 \x03(\x0b\x32&.headrace.runner.internal.v1.ModelLoad\x12\x36\n\x0c\x62\x61\x63kend_info\x18\x06 \x03(\x0b\x32 .headrace.gateway.v1.BackendInfo\x1a\x33\n\x11\x44\x65viceGaugesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\"\x7f\n\tModelLoad\x12\x13\n\x0bversion_uid\x18\x01 \x01(\t\x12\x13\n\x0bqueue_depth\x18\x02 \x01(\r\x12\x11\n\tin_flight\x18\x03 \x01(\r\x12\x15\n\rqueue_wait_us\x18\x04 \x01(\x04\x12\x0f\n\x07idle_ms\x18\x05 \x01(\x04\x12\r\n\x05\x63\x61lls\x18\x06 \x01(\x04\"\xe1\x01\n\nModelEvent\x12\x13\n\x0bversion_uid\x18\x01 \x01(\t\x12.\n\x05state\x18\x02 \x01(\x0e\x32\x1f.headrace.gateway.v1.ModelState\x12\x14\n\x0cmemory_bytes\x18\x03 \x01(\x04\x12,\n\tload_time\x18\x04 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x0e\n\x06status\x18\x05 \x01(\x0c\x12\x17\n\x0f\x65xecution_slots\x18\x06 \x01(\r\x12\x0f\n\x07\x62\x61\x63kend\x18\x07 \x01(\t\x12\x10\n\x08released\x18\x08 \x01(\x08\"\n\n\x08\x44raining\"\x95\x01\n\x07Welcome\x12\x18\n\x10protocol_version\x18\x01 \x01(\r\x12\x10\n\x08\x66\x65\x61tures\x18\x02 \x01(\x04\x12\x12\n\ngateway_id\x18\x03 \x01(\t\x12\x15\n\rsession_token\x18\x04 \x01(\t\x12\x19\n\x11message_bytes_max\x18\x05 \x01(\x04\x12\x18\n\x10inline_bytes_max\x18\x06 \x01(\r\"\x81\x01\n\x04Want\x12\x11\n\ttenant_id\x18\x01 \x01(\t\x12.\n\x07version\x18\x02 \x01(\x0b\x32\x1d.headrace.registry.v1.Version\x12\x0e\n\x06ticket\x18\x03 \x01(\t\x12&\n\x03ttl\x18\x04 \x01(\x0b\x32\x19.google.protobuf.Duration\"\x07\n\x05\x44rain\"\x1e\n\x07Release\x12\x13\n\x0bversion_uid\x18\x01 \x01(\t\"\x8e\x02\n\tCallFrame\x12\x30\n\x05\x63\x61lls\x18\x01 \x03(\x0b\x32!.headrace.runner.internal.v1.Call\x12\x31\n\x06offers\x18\x02 \x03(\x0b\x32!.headrace.runner.internal.v1.Call\x12\x0f\n\x07\x61\x63\x63\x65pts\x18\x03 \x03(\x04\x12\x0f\n\x07\x63\x61ncels\x18\x04 \x03(\x04\x12\x33\n\x06\x63redit\x18\x05 \x01(\x0b\x32#.headrace.runner.internal.v1.Credit\x12\x32\n\x06\x63hunks\x18\x06 \x03(\x0b\x32\".headrace.runner.internal.v1.Chunk\x12\x11\n\tgather_us\x18\x07 \x01(\r\"\xf2\x01\n\x0bResultFrame\x12\x34\n\x07results\x18\x01 \x03(\x0b\x32#.headrace.runner.internal.v1.Result\x12\x33\n\x06offers\x18\x02 \x03(\x0b\x32#.headrace.runner.internal.v1.Result\x12\x0f\n\x07\x61\x63\x63\x65pts\x18\x03 \x03(\x04\x12\x33\n\x06\x63redit\x18\x04 \x01(\x0b\x32#.headrace.runner.internal.v1.Credit\x12\x32\n\x06\x63hunks\x18\x05 \x03(\x0b\x32\".headrace.runner.internal.v1.Chunk\"\xf7\x01\n\x04\x43\x61ll\x12\n\n\x02id\x18\x01 \x01(\x04\x12\x0f\n\x07\x61ttempt\x18\x02 \x01(\r\x12\x33\n\x04kind\x18\x03 \x01(\x0e\x32%.headrace.runner.internal.v1.CallKind\x12\x11\n\ttenant_id\x18\x04 \x01(\t\x12\x13\n\x0bversion_uid\x18\x05 \x01(\t\x12\x12\n\ntimeout_ms\x18\x06 \x01(\r\x12\x10\n\x08priority\x18\x07 \x01(\r\x12\x12\n\nrequest_id\x18\x08 \x01(\t\x12\x13\n\x0btraceparent\x18\t \x01(\t\x12\x15\n\rpayload_bytes\x18\n \x01(\x04\x12\x0f\n\x07payload\x18\x0f \x01(\x0c\"\xf8\x01\n\x06Result\x12\n\n\x02id\x18\x01 \x01(\x04\x12\x0f\n\x07\x61ttempt\x18\x02 \x01(\r\x12\x10\n\x08terminal\x18\x03 \x01(\x08\x12\x0e\n\x06status\x18\x04 \x01(\x0c\x12\x10\n\x08queue_us\x18\x05 \x01(\x04\x12\x12\n\ncompute_us\x18\x06 \x01(\x04\x12\x15\n\rpayload_bytes\x18\x07 \x01(\x04\x12\x10\n\x08input_us\x18\x08 \x01(\x04\x12\x11\n\toutput_us\x18\t \x01(\x04\x12\x12\n\nbatch_rows\x18\n \x01(\r\x12\x13\n\x0bleads_batch\x18\x0b \x01(\x08\x12\x13\n\x0b\x62\x61tch_calls\x18\x0c \x01(\r\x12\x0f\n\x07payload\x18\x0f \x01(\x0c\"/\n\x05\x43hunk\x12\n\n\x02id\x18\x01 \x01(\x04\x12\x0c\n\x04\x64\x61ta\x18\x02 \x01(\x0c\x12\x0c\n\x04last\x18\x03 \x01(\x08\"1\n\x06\x43redit\x12\x10\n\x08messages\x18\x01 \x01(\x04\x12\x15\n\rpayload_bytes\x18\x02 \x01(\x04*:\n\x08\x43\x61llKind\x12\x19\n\x15\x43\x41LL_KIND_UNSPECIFIED\x10\x00\x12\x13\n\x0f\x43\x41LL_KIND_INFER\x10\x01\x32\xd5\x01\n\nRunnerMesh\x12\x65\n\x08Register\x12(.headrace.runner.internal.v1.RunnerEvent\x1a+.headrace.runner.internal.v1.GatewayCommand(\x01\x30\x01\x12`\n\x08\x45xchange\x12(.headrace.runner.internal.v1.ResultFrame\x1a&.headrace.runner.internal.v1.CallFrame(\x01\x30\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n&headrace/runner/internal/v1/mesh.proto\x12\x1bheadrace.runner.internal.v1\x1a\x1egoogle/protobuf/duration.proto\x1a$headrace/gateway/v1/generation.proto\x1a\x1eheadrace/gateway/v1/mesh.proto\x1a!headrace/registry/v1/models.proto\"\xfd\x01\n\x0bRunnerEvent\x12\x33\n\x05hello\x18\x01 \x01(\x0b\x32\".headrace.runner.internal.v1.HelloH\x00\x12;\n\theartbeat\x18\x02 \x01(\x0b\x32&.headrace.runner.internal.v1.HeartbeatH\x00\x12\x38\n\x05model\x18\x03 \x01(\x0b\x32\'.headrace.runner.internal.v1.ModelEventH\x00\x12\x39\n\x08\x64raining\x18\x04 \x01(\x0b\x32%.headrace.runner.internal.v1.DrainingH\x00\x42\x07\n\x05\x65vent\"\xf5\x01\n\x0eGatewayCommand\x12\x37\n\x07welcome\x18\x01 \x01(\x0b\x32$.headrace.runner.internal.v1.WelcomeH\x00\x12\x31\n\x04want\x18\x02 \x01(\x0b\x32!.headrace.runner.internal.v1.WantH\x00\x12\x33\n\x05\x64rain\x18\x03 \x01(\x0b\x32\".headrace.runner.internal.v1.DrainH\x00\x12\x37\n\x07release\x18\x04 \x01(\x0b\x32$.headrace.runner.internal.v1.ReleaseH\x00\x42\t\n\x07\x63ommand\"\x9b\x03\n\x05Hello\x12\x18\n\x10protocol_version\x18\x01 \x01(\r\x12\x10\n\x08\x66\x65\x61tures\x18\x02 \x01(\x04\x12\x13\n\x0brunner_name\x18\x03 \x01(\t\x12\x11\n\tboot_uuid\x18\x04 \x01(\t\x12\x33\n\x06\x64\x65vice\x18\x05 \x01(\x0b\x32#.headrace.runner.internal.v1.Device\x12\x10\n\x08\x62\x61\x63kends\x18\x06 \x03(\t\x12>\n\x06labels\x18\x07 \x03(\x0b\x32..headrace.runner.internal.v1.Hello.LabelsEntry\x12\x37\n\x06models\x18\x08 \x03(\x0b\x32\'.headrace.runner.internal.v1.ModelEvent\x12\x17\n\x0f\x65xecution_slots\x18\t \x01(\r\x12\x36\n\x0c\x62\x61\x63kend_info\x18\n \x03(\x0b\x32 .headrace.gateway.v1.BackendInfo\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\":\n\x06\x44\x65vice\x12\x0c\n\x04type\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x14\n\x0cmemory_bytes\x18\x03 \x01(\x04\"\xc5\x02\n\tHeartbeat\x12\x13\n\x0bqueue_depth\x18\x01 \x01(\r\x12\x11\n\tin_flight\x18\x02 \x01(\r\x12\x1a\n\x12model_memory_bytes\x18\x03 \x01(\x04\x12O\n\rdevice_gauges\x18\x04 \x03(\x0b\x32\x38.headrace.runner.internal.v1.Heartbeat.DeviceGaugesEntry\x12\x36\n\x06models\x18\x05 \x03(\x0b\x32&.headrace.runner.internal.v1.ModelLoad\x12\x36\n\x0c\x62\x61\x63kend_info\x18\x06 \x03(\x0b\x32 .headrace.gateway.v1.BackendInfo\x1a\x33\n\x11\x44\x65viceGaugesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\"\x7f\n\tModelLoad\x12\x13\n\x0bversion_uid\x18\x01 \x01(\t\x12\x13\n\x0bqueue_depth\x18\x02 \x01(\r\x12\x11\n\tin_flight\x18\x03 \x01(\r\x12\x15\n\rqueue_wait_us\x18\x04 \x01(\x04\x12\x0f\n\x07idle_ms\x18\x05 \x01(\x04\x12\r\n\x05\x63\x61lls\x18\x06 \x01(\x04\"\xe1\x01\n\nModelEvent\x12\x13\n\x0bversion_uid\x18\x01 \x01(\t\x12.\n\x05state\x18\x02 \x01(\x0e\x32\x1f.headrace.gateway.v1.ModelState\x12\x14\n\x0cmemory_bytes\x18\x03 \x01(\x04\x12,\n\tload_time\x18\x04 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x0e\n\x06status\x18\x05 \x01(\x0c\x12\x17\n\x0f\x65xecution_slots\x18\x06 \x01(\r\x12\x0f\n\x07\x62\x61\x63kend\x18\x07 \x01(\t\x12\x10\n\x08released\x18\x08 \x01(\x08\"\n\n\x08\x44raining\"\x95\x01\n\x07Welcome\x12\x18\n\x10protocol_version\x18\x01 \x01(\r\x12\x10\n\x08\x66\x65\x61tures\x18\x02 \x01(\x04\x12\x12\n\ngateway_id\x18\x03 \x01(\t\x12\x15\n\rsession_token\x18\x04 \x01(\t\x12\x19\n\x11message_bytes_max\x18\x05 \x01(\x04\x12\x18\n\x10inline_bytes_max\x18\x06 \x01(\r\"\x81\x01\n\x04Want\x12\x11\n\ttenant_id\x18\x01 \x01(\t\x12.\n\x07version\x18\x02 \x01(\x0b\x32\x1d.headrace.registry.v1.Version\x12\x0e\n\x06ticket\x18\x03 \x01(\t\x12&\n\x03ttl\x18\x04 \x01(\x0b\x32\x19.google.protobuf.Duration\"\x07\n\x05\x44rain\"\x1e\n\x07Release\x12\x13\n\x0bversion_uid\x18\x01 \x01(\t\"\x8e\x02\n\tCallFrame\x12\x30\n\x05\x63\x61lls\x18\x01 \x03(\x0b\x32!.headrace.runner.internal.v1.Call\x12\x31\n\x06offers\x18\x02 \x03(\x0b\x32!.headrace.runner.internal.v1.Call\x12\x0f\n\x07\x61\x63\x63\x65pts\x18\x03 \x03(\x04\x12\x0f\n\x07\x63\x61ncels\x18\x04 \x03(\x04\x12\x33\n\x06\x63redit\x18\x05 \x01(\x0b\x32#.headrace.runner.internal.v1.Credit\x12\x32\n\x06\x63hunks\x18\x06 \x03(\x0b\x32\".headrace.runner.internal.v1.Chunk\x12\x11\n\tgather_us\x18\x07 \x01(\r\"\xf2\x01\n\x0bResultFrame\x12\x34\n\x07results\x18\x01 \x03(\x0b\x32#.headrace.runner.internal.v1.Result\x12\x33\n\x06offers\x18\x02 \x03(\x0b\x32#.headrace.runner.internal.v1.Result\x12\x0f\n\x07\x61\x63\x63\x65pts\x18\x03 \x03(\x04\x12\x33\n\x06\x63redit\x18\x04 \x01(\x0b\x32#.headrace.runner.internal.v1.Credit\x12\x32\n\x06\x63hunks\x18\x05 \x03(\x0b\x32\".headrace.runner.internal.v1.Chunk\"V\n\x0cGenerateCall\x12\x35\n\x07request\x18\x01 \x01(\x0b\x32$.headrace.gateway.v1.GenerateRequest\x12\x0f\n\x07\x65mitted\x18\x02 \x03(\r\"\xf7\x01\n\x04\x43\x61ll\x12\n\n\x02id\x18\x01 \x01(\x04\x12\x0f\n\x07\x61ttempt\x18\x02 \x01(\r\x12\x33\n\x04kind\x18\x03 \x01(\x0e\x32%.headrace.runner.internal.v1.CallKind\x12\x11\n\ttenant_id\x18\x04 \x01(\t\x12\x13\n\x0bversion_uid\x18\x05 \x01(\t\x12\x12\n\ntimeout_ms\x18\x06 \x01(\r\x12\x10\n\x08priority\x18\x07 \x01(\r\x12\x12\n\nrequest_id\x18\x08 \x01(\t\x12\x13\n\x0btraceparent\x18\t \x01(\t\x12\x15\n\rpayload_bytes\x18\n \x01(\x04\x12\x0f\n\x07payload\x18\x0f \x01(\x0c\"\xf8\x01\n\x06Result\x12\n\n\x02id\x18\x01 \x01(\x04\x12\x0f\n\x07\x61ttempt\x18\x02 \x01(\r\x12\x10\n\x08terminal\x18\x03 \x01(\x08\x12\x0e\n\x06status\x18\x04 \x01(\x0c\x12\x10\n\x08queue_us\x18\x05 \x01(\x04\x12\x12\n\ncompute_us\x18\x06 \x01(\x04\x12\x15\n\rpayload_bytes\x18\x07 \x01(\x04\x12\x10\n\x08input_us\x18\x08 \x01(\x04\x12\x11\n\toutput_us\x18\t \x01(\x04\x12\x12\n\nbatch_rows\x18\n \x01(\r\x12\x13\n\x0bleads_batch\x18\x0b \x01(\x08\x12\x13\n\x0b\x62\x61tch_calls\x18\x0c \x01(\r\x12\x0f\n\x07payload\x18\x0f \x01(\x0c\"/\n\x05\x43hunk\x12\n\n\x02id\x18\x01 \x01(\x04\x12\x0c\n\x04\x64\x61ta\x18\x02 \x01(\x0c\x12\x0c\n\x04last\x18\x03 \x01(\x08\"1\n\x06\x43redit\x12\x10\n\x08messages\x18\x01 \x01(\x04\x12\x15\n\rpayload_bytes\x18\x02 \x01(\x04*R\n\x08\x43\x61llKind\x12\x19\n\x15\x43\x41LL_KIND_UNSPECIFIED\x10\x00\x12\x13\n\x0f\x43\x41LL_KIND_INFER\x10\x01\x12\x16\n\x12\x43\x41LL_KIND_GENERATE\x10\x02\x32\xd5\x01\n\nRunnerMesh\x12\x65\n\x08Register\x12(.headrace.runner.internal.v1.RunnerEvent\x1a+.headrace.runner.internal.v1.GatewayCommand(\x01\x30\x01\x12`\n\x08\x45xchange\x12(.headrace.runner.internal.v1.ResultFrame\x1a&.headrace.runner.internal.v1.CallFrame(\x01\x30\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -38,48 +39,50 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_HELLO_LABELSENTRY']._serialized_options = b'8\001'
   _globals['_HEARTBEAT_DEVICEGAUGESENTRY']._loaded_options = None
   _globals['_HEARTBEAT_DEVICEGAUGESENTRY']._serialized_options = b'8\001'
-  _globals['_CALLKIND']._serialized_start=3289
-  _globals['_CALLKIND']._serialized_end=3347
-  _globals['_RUNNEREVENT']._serialized_start=171
-  _globals['_RUNNEREVENT']._serialized_end=424
-  _globals['_GATEWAYCOMMAND']._serialized_start=427
-  _globals['_GATEWAYCOMMAND']._serialized_end=672
-  _globals['_HELLO']._serialized_start=675
-  _globals['_HELLO']._serialized_end=1086
-  _globals['_HELLO_LABELSENTRY']._serialized_start=1041
-  _globals['_HELLO_LABELSENTRY']._serialized_end=1086
-  _globals['_DEVICE']._serialized_start=1088
-  _globals['_DEVICE']._serialized_end=1146
-  _globals['_HEARTBEAT']._serialized_start=1149
-  _globals['_HEARTBEAT']._serialized_end=1474
-  _globals['_HEARTBEAT_DEVICEGAUGESENTRY']._serialized_start=1423
-  _globals['_HEARTBEAT_DEVICEGAUGESENTRY']._serialized_end=1474
-  _globals['_MODELLOAD']._serialized_start=1476
-  _globals['_MODELLOAD']._serialized_end=1603
-  _globals['_MODELEVENT']._serialized_start=1606
-  _globals['_MODELEVENT']._serialized_end=1831
-  _globals['_DRAINING']._serialized_start=1833
-  _globals['_DRAINING']._serialized_end=1843
-  _globals['_WELCOME']._serialized_start=1846
-  _globals['_WELCOME']._serialized_end=1995
-  _globals['_WANT']._serialized_start=1998
-  _globals['_WANT']._serialized_end=2127
-  _globals['_DRAIN']._serialized_start=2129
-  _globals['_DRAIN']._serialized_end=2136
-  _globals['_RELEASE']._serialized_start=2138
-  _globals['_RELEASE']._serialized_end=2168
-  _globals['_CALLFRAME']._serialized_start=2171
-  _globals['_CALLFRAME']._serialized_end=2441
-  _globals['_RESULTFRAME']._serialized_start=2444
-  _globals['_RESULTFRAME']._serialized_end=2686
-  _globals['_CALL']._serialized_start=2689
-  _globals['_CALL']._serialized_end=2936
-  _globals['_RESULT']._serialized_start=2939
-  _globals['_RESULT']._serialized_end=3187
-  _globals['_CHUNK']._serialized_start=3189
-  _globals['_CHUNK']._serialized_end=3236
-  _globals['_CREDIT']._serialized_start=3238
-  _globals['_CREDIT']._serialized_end=3287
-  _globals['_RUNNERMESH']._serialized_start=3350
-  _globals['_RUNNERMESH']._serialized_end=3563
+  _globals['_CALLKIND']._serialized_start=3415
+  _globals['_CALLKIND']._serialized_end=3497
+  _globals['_RUNNEREVENT']._serialized_start=209
+  _globals['_RUNNEREVENT']._serialized_end=462
+  _globals['_GATEWAYCOMMAND']._serialized_start=465
+  _globals['_GATEWAYCOMMAND']._serialized_end=710
+  _globals['_HELLO']._serialized_start=713
+  _globals['_HELLO']._serialized_end=1124
+  _globals['_HELLO_LABELSENTRY']._serialized_start=1079
+  _globals['_HELLO_LABELSENTRY']._serialized_end=1124
+  _globals['_DEVICE']._serialized_start=1126
+  _globals['_DEVICE']._serialized_end=1184
+  _globals['_HEARTBEAT']._serialized_start=1187
+  _globals['_HEARTBEAT']._serialized_end=1512
+  _globals['_HEARTBEAT_DEVICEGAUGESENTRY']._serialized_start=1461
+  _globals['_HEARTBEAT_DEVICEGAUGESENTRY']._serialized_end=1512
+  _globals['_MODELLOAD']._serialized_start=1514
+  _globals['_MODELLOAD']._serialized_end=1641
+  _globals['_MODELEVENT']._serialized_start=1644
+  _globals['_MODELEVENT']._serialized_end=1869
+  _globals['_DRAINING']._serialized_start=1871
+  _globals['_DRAINING']._serialized_end=1881
+  _globals['_WELCOME']._serialized_start=1884
+  _globals['_WELCOME']._serialized_end=2033
+  _globals['_WANT']._serialized_start=2036
+  _globals['_WANT']._serialized_end=2165
+  _globals['_DRAIN']._serialized_start=2167
+  _globals['_DRAIN']._serialized_end=2174
+  _globals['_RELEASE']._serialized_start=2176
+  _globals['_RELEASE']._serialized_end=2206
+  _globals['_CALLFRAME']._serialized_start=2209
+  _globals['_CALLFRAME']._serialized_end=2479
+  _globals['_RESULTFRAME']._serialized_start=2482
+  _globals['_RESULTFRAME']._serialized_end=2724
+  _globals['_GENERATECALL']._serialized_start=2726
+  _globals['_GENERATECALL']._serialized_end=2812
+  _globals['_CALL']._serialized_start=2815
+  _globals['_CALL']._serialized_end=3062
+  _globals['_RESULT']._serialized_start=3065
+  _globals['_RESULT']._serialized_end=3313
+  _globals['_CHUNK']._serialized_start=3315
+  _globals['_CHUNK']._serialized_end=3362
+  _globals['_CREDIT']._serialized_start=3364
+  _globals['_CREDIT']._serialized_end=3413
+  _globals['_RUNNERMESH']._serialized_start=3500
+  _globals['_RUNNERMESH']._serialized_end=3713
 # @@protoc_insertion_point(module_scope)

@@ -20,6 +20,7 @@ from google.protobuf import duration_pb2 as _duration_pb2
 from google.protobuf import message as _message
 from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
+from headrace.gateway.v1 import generation_pb2 as _generation_pb2
 from headrace.gateway.v1 import mesh_pb2 as _mesh_pb2
 from headrace.registry.v1 import models_pb2 as _models_pb2
 import builtins as _builtins
@@ -42,7 +43,11 @@ class _CallKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_CallKind.Val
     CALL_KIND_UNSPECIFIED: _CallKind.ValueType  # 0
     """Never sent."""
     CALL_KIND_INFER: _CallKind.ValueType  # 1
-    """An inference.ModelInferRequest, answered by one inference.ModelInferResponse."""
+    """An inference.ModelInferRequest, answered by one inference.ModelInferResponse. A model that streams sends one as each
+    partial result, and its terminal result's payload is the last one.
+    """
+    CALL_KIND_GENERATE: _CallKind.ValueType  # 2
+    """A GenerateCall. Each partial result and the terminal one carry a headrace.gateway.v1.GenerateResponse."""
 
 class CallKind(_CallKind, metaclass=_CallKindEnumTypeWrapper):
     """CallKind says what the payload of a call is."""
@@ -50,7 +55,11 @@ class CallKind(_CallKind, metaclass=_CallKindEnumTypeWrapper):
 CALL_KIND_UNSPECIFIED: CallKind.ValueType  # 0
 """Never sent."""
 CALL_KIND_INFER: CallKind.ValueType  # 1
-"""An inference.ModelInferRequest, answered by one inference.ModelInferResponse."""
+"""An inference.ModelInferRequest, answered by one inference.ModelInferResponse. A model that streams sends one as each
+partial result, and its terminal result's payload is the last one.
+"""
+CALL_KIND_GENERATE: CallKind.ValueType  # 2
+"""A GenerateCall. Each partial result and the terminal one carry a headrace.gateway.v1.GenerateResponse."""
 Global___CallKind: _TypeAlias = CallKind  # noqa: Y015
 
 @_typing.final
@@ -675,6 +684,38 @@ class ResultFrame(_message.Message):
 Global___ResultFrame: _TypeAlias = ResultFrame  # noqa: Y015
 
 @_typing.final
+class GenerateCall(_message.Message):
+    """GenerateCall is a request to generate, perhaps one that another runner has begun to answer."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REQUEST_FIELD_NUMBER: _builtins.int
+    EMITTED_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def request(self) -> _generation_pb2.GenerateRequest:
+        """What the client asks for. Model and priority were read by the gateway."""
+
+    @_builtins.property
+    def emitted(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """Tokens that the client has already: they follow the prompt, count for `max_tokens` and penalties, are not sent again
+        and not counted in the result's usage.
+        """
+
+    def __init__(
+        self,
+        *,
+        request: _generation_pb2.GenerateRequest | None = ...,
+        emitted: _abc.Iterable[_builtins.int] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["request", b"request"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["emitted", b"emitted", "request", b"request"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GenerateCall: _TypeAlias = GenerateCall  # noqa: Y015
+
+@_typing.final
 class Call(_message.Message):
     """Call is one request to a model on the runner."""
 
@@ -738,7 +779,9 @@ Global___Call: _TypeAlias = Call  # noqa: Y015
 
 @_typing.final
 class Result(_message.Message):
-    """Result is one answer to a call."""
+    """Result is an answer to a call, or a part of it: the results of an id are partial until the terminal one. A partial
+    result is always inline and takes no credit. Instead either side ends a call of which more than 1 MiB lies unread.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -760,7 +803,7 @@ class Result(_message.Message):
     attempt: _builtins.int
     """Attempt of the call."""
     terminal: _builtins.bool
-    """Whether this is the terminal answer of the id; for an offered result its last chunk is."""
+    """Whether this is the terminal answer of the id; for an offered result its last chunk is. False for a part."""
     status: _builtins.bytes
     """A serialised google.rpc.Status; empty means OK."""
     queue_us: _builtins.int

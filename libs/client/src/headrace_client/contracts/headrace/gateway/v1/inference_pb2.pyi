@@ -11,6 +11,7 @@ from headrace_client.contracts.google.protobuf import duration_pb2 as _duration_
 from google.protobuf import message as _message
 from google.protobuf.internal import containers as _containers
 from headrace_client.contracts.google.rpc import status_pb2 as _status_pb2
+from headrace_client.contracts.headrace.gateway.v1 import execution_pb2 as _execution_pb2
 from headrace_client.contracts.inference import open_inference_pb2 as _open_inference_pb2
 import builtins as _builtins
 import sys
@@ -66,14 +67,14 @@ class InferResponse(_message.Message):
         """The outputs. Always present."""
 
     @_builtins.property
-    def execution(self) -> Global___Execution:
+    def execution(self) -> _execution_pb2.Execution:
         """Where and how long it ran. Always present."""
 
     def __init__(
         self,
         *,
         response: _open_inference_pb2.ModelInferResponse | None = ...,
-        execution: Global___Execution | None = ...,
+        execution: _execution_pb2.Execution | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["execution", b"execution", "response", b"response"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
@@ -82,48 +83,6 @@ class InferResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___InferResponse: _TypeAlias = InferResponse  # noqa: Y015
-
-@_typing.final
-class Execution(_message.Message):
-    """Execution tells where and how long an inference ran."""
-
-    DESCRIPTOR: _descriptor.Descriptor
-
-    RUNNER_FIELD_NUMBER: _builtins.int
-    BACKEND_FIELD_NUMBER: _builtins.int
-    DEVICE_TYPE_FIELD_NUMBER: _builtins.int
-    QUEUE_TIME_FIELD_NUMBER: _builtins.int
-    COMPUTE_TIME_FIELD_NUMBER: _builtins.int
-    runner: _builtins.str
-    """Configured name of the runner, for example `runner-0`."""
-    backend: _builtins.str
-    """Backend that computed, for example `onnxruntime`."""
-    device_type: _builtins.str
-    """What it computed on: `cpu`, `cuda`, `tpu` or `npu`."""
-    @_builtins.property
-    def queue_time(self) -> _duration_pb2.Duration:
-        """Time in the runner's queue. Absent means less than a microsecond."""
-
-    @_builtins.property
-    def compute_time(self) -> _duration_pb2.Duration:
-        """Time of the execution, tensors read and written included."""
-
-    def __init__(
-        self,
-        *,
-        runner: _builtins.str = ...,
-        backend: _builtins.str = ...,
-        device_type: _builtins.str = ...,
-        queue_time: _duration_pb2.Duration | None = ...,
-        compute_time: _duration_pb2.Duration | None = ...,
-    ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["compute_time", b"compute_time", "queue_time", b"queue_time"]  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["backend", b"backend", "compute_time", b"compute_time", "device_type", b"device_type", "queue_time", b"queue_time", "runner", b"runner"]  # noqa: Y015
-    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
-
-Global___Execution: _TypeAlias = Execution  # noqa: Y015
 
 @_typing.final
 class InferBatchRequest(_message.Message):

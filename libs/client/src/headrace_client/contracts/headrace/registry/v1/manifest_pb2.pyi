@@ -20,6 +20,38 @@ else:
 
 DESCRIPTOR: _descriptor.FileDescriptor
 
+class _ModelTask:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _ModelTaskEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ModelTask.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    MODEL_TASK_UNSPECIFIED: _ModelTask.ValueType  # 0
+    """Not stated."""
+    MODEL_TASK_INFER: _ModelTask.ValueType  # 1
+    """Computes output tensors from input tensors."""
+    MODEL_TASK_GENERATE: _ModelTask.ValueType  # 2
+    """Continues a prompt, token by token: `Generate`, or `ModelStreamInfer` from `text_input` to `text_output`."""
+    MODEL_TASK_EMBED: _ModelTask.ValueType  # 3
+    """Turns texts into vectors: inference from `text` to `embedding`."""
+    MODEL_TASK_RERANK: _ModelTask.ValueType  # 4
+    """Tells how well documents answer a query: inference from `query` and `documents` to `score`."""
+
+class ModelTask(_ModelTask, metaclass=_ModelTaskEnumTypeWrapper):
+    """ModelTask is what a model does with a request."""
+
+MODEL_TASK_UNSPECIFIED: ModelTask.ValueType  # 0
+"""Not stated."""
+MODEL_TASK_INFER: ModelTask.ValueType  # 1
+"""Computes output tensors from input tensors."""
+MODEL_TASK_GENERATE: ModelTask.ValueType  # 2
+"""Continues a prompt, token by token: `Generate`, or `ModelStreamInfer` from `text_input` to `text_output`."""
+MODEL_TASK_EMBED: ModelTask.ValueType  # 3
+"""Turns texts into vectors: inference from `text` to `embedding`."""
+MODEL_TASK_RERANK: ModelTask.ValueType  # 4
+"""Tells how well documents answer a query: inference from `query` and `documents` to `score`."""
+Global___ModelTask: _TypeAlias = ModelTask  # noqa: Y015
+
 class _ArtifactFormat:
     ValueType = _typing.NewType("ValueType", _builtins.int)
     V: _TypeAlias = ValueType  # noqa: Y015
@@ -30,6 +62,8 @@ class _ArtifactFormatEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Artifa
     """Not stated."""
     ARTIFACT_FORMAT_ONNX: _ArtifactFormat.ValueType  # 1
     """ONNX protobuf, opset as the installed ONNX Runtime supports."""
+    ARTIFACT_FORMAT_GGUF: _ArtifactFormat.ValueType  # 2
+    """GGUF, version 2 or 3: one file with a language model, its tokenizer and its chat template."""
 
 class ArtifactFormat(_ArtifactFormat, metaclass=_ArtifactFormatEnumTypeWrapper):
     """ArtifactFormat names the file format of an artefact."""
@@ -38,7 +72,37 @@ ARTIFACT_FORMAT_UNSPECIFIED: ArtifactFormat.ValueType  # 0
 """Not stated."""
 ARTIFACT_FORMAT_ONNX: ArtifactFormat.ValueType  # 1
 """ONNX protobuf, opset as the installed ONNX Runtime supports."""
+ARTIFACT_FORMAT_GGUF: ArtifactFormat.ValueType  # 2
+"""GGUF, version 2 or 3: one file with a language model, its tokenizer and its chat template."""
 Global___ArtifactFormat: _TypeAlias = ArtifactFormat  # noqa: Y015
+
+class _Pooling:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _PoolingEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Pooling.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    POOLING_UNSPECIFIED: _Pooling.ValueType  # 0
+    """Not stated."""
+    POOLING_MEAN: _Pooling.ValueType  # 1
+    """The mean of the tokens' vectors."""
+    POOLING_CLS: _Pooling.ValueType  # 2
+    """The first token's."""
+    POOLING_LAST: _Pooling.ValueType  # 3
+    """The last token's."""
+
+class Pooling(_Pooling, metaclass=_PoolingEnumTypeWrapper):
+    """Pooling is a way to make one vector of many."""
+
+POOLING_UNSPECIFIED: Pooling.ValueType  # 0
+"""Not stated."""
+POOLING_MEAN: Pooling.ValueType  # 1
+"""The mean of the tokens' vectors."""
+POOLING_CLS: Pooling.ValueType  # 2
+"""The first token's."""
+POOLING_LAST: Pooling.ValueType  # 3
+"""The last token's."""
+Global___Pooling: _TypeAlias = Pooling  # noqa: Y015
 
 class _ReplicaChoice:
     ValueType = _typing.NewType("ValueType", _builtins.int)
@@ -113,6 +177,8 @@ class Manifest(_message.Message):
     SEQUENCE_FIELD_NUMBER: _builtins.int
     PLACEMENT_FIELD_NUMBER: _builtins.int
     ROUTING_FIELD_NUMBER: _builtins.int
+    TASK_FIELD_NUMBER: _builtins.int
+    LANGUAGE_FIELD_NUMBER: _builtins.int
     format: Global___ArtifactFormat.ValueType
     """Format of the artefact. Unspecified means "tell it from the content"."""
     backend: _builtins.str
@@ -123,6 +189,8 @@ class Manifest(_message.Message):
     """
     description: _builtins.str
     """One sentence on what the model does. At most 1024 characters."""
+    task: Global___ModelTask.ValueType
+    """What the model does. Unspecified means that it is inferred: a GGUF generates, others compute tensors."""
     @_builtins.property
     def inputs(self) -> _containers.RepeatedCompositeFieldContainer[Global___TensorSpec]:
         """Input tensors in the order of the artefact. At least one."""
@@ -159,6 +227,10 @@ class Manifest(_message.Message):
     def routing(self) -> Global___RoutingPolicy:
         """Which replica gets a request, and how often a request may run. Absent means the gateway's settings."""
 
+    @_builtins.property
+    def language(self) -> Global___LanguagePolicy:
+        """How a language model is served. Only for GGUF; absent means the defaults of its fields."""
+
     def __init__(
         self,
         *,
@@ -175,16 +247,58 @@ class Manifest(_message.Message):
         sequence: Global___SequencePolicy | None = ...,
         placement: Global___PlacementPolicy | None = ...,
         routing: Global___RoutingPolicy | None = ...,
+        task: Global___ModelTask.ValueType = ...,
+        language: Global___LanguagePolicy | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_batched", b"_batched", "batched", b"batched", "execution", b"execution", "placement", b"placement", "routing", b"routing", "sequence", b"sequence"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_batched", b"_batched", "batched", b"batched", "execution", b"execution", "language", b"language", "placement", b"placement", "routing", b"routing", "sequence", b"sequence"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_batched", b"_batched", "backend", b"backend", "batched", b"batched", "class_labels", b"class_labels", "description", b"description", "device_types", b"device_types", "execution", b"execution", "format", b"format", "inputs", b"inputs", "metadata", b"metadata", "outputs", b"outputs", "placement", b"placement", "routing", b"routing", "sequence", b"sequence"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_batched", b"_batched", "backend", b"backend", "batched", b"batched", "class_labels", b"class_labels", "description", b"description", "device_types", b"device_types", "execution", b"execution", "format", b"format", "inputs", b"inputs", "language", b"language", "metadata", b"metadata", "outputs", b"outputs", "placement", b"placement", "routing", b"routing", "sequence", b"sequence", "task", b"task"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__batched: _TypeAlias = _typing.Literal["batched"]  # noqa: Y015
     _WhichOneofArgType__batched: _TypeAlias = _typing.Literal["_batched", b"_batched"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType__batched) -> _WhichOneofReturnType__batched | None: ...
 
 Global___Manifest: _TypeAlias = Manifest  # noqa: Y015
+
+@_typing.final
+class LanguagePolicy(_message.Message):
+    """LanguagePolicy says how a replica serves a language model."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CONTEXT_LENGTH_FIELD_NUMBER: _builtins.int
+    SLOTS_FIELD_NUMBER: _builtins.int
+    PROMPT_BATCH_FIELD_NUMBER: _builtins.int
+    POOLING_FIELD_NUMBER: _builtins.int
+    CHAT_TEMPLATE_FIELD_NUMBER: _builtins.int
+    context_length: _builtins.int
+    """Tokens that one sequence may have, prompt and output together. 0 means what the model was trained for, but at most
+    4096. At most 1,048,576.
+    """
+    slots: _builtins.int
+    """Sequences that are computed at the same time. 0 means 8 for generation and 1 otherwise. At most 256."""
+    prompt_batch: _builtins.int
+    """Tokens of a prompt that are computed at once: a cancel takes effect between two such batches. 0 means 64. 16 to 4096."""
+    pooling: Global___Pooling.ValueType
+    """How an embedding is made of the tokens' vectors. Unspecified means as the model says, or the mean."""
+    chat_template: _builtins.str
+    """Jinja template that writes conversations out. Empty means the model's own. At most 65,536 bytes."""
+    def __init__(
+        self,
+        *,
+        context_length: _builtins.int = ...,
+        slots: _builtins.int = ...,
+        prompt_batch: _builtins.int = ...,
+        pooling: Global___Pooling.ValueType = ...,
+        chat_template: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["chat_template", b"chat_template", "context_length", b"context_length", "pooling", b"pooling", "prompt_batch", b"prompt_batch", "slots", b"slots"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___LanguagePolicy: _TypeAlias = LanguagePolicy  # noqa: Y015
 
 @_typing.final
 class TensorSpec(_message.Message):
