@@ -17,6 +17,7 @@ from pathlib import Path
 
 import grpc.aio
 
+from headrace.gateway.v1 import mesh_pb2, mesh_pb2_grpc
 from headrace.quota.v1 import tenants_pb2, tenants_pb2_grpc
 from headrace.registry.v1 import models_pb2, models_pb2_grpc
 from headrace_common.clock import SystemClock
@@ -152,6 +153,16 @@ class FrontDoor:
             await self.until_known(self.admin_key)
             if models:
                 await self.gateway.serving()
+
+    async def until_joined(self, runners: int) -> None:
+        """Returns once so many runners have joined: to start one may take longer than a call waits for it."""
+        stub = mesh_pb2_grpc.MeshServiceStub(self.channel)
+        async with asyncio.timeout(60):
+            while True:
+                listed = await stub.ListRunners(mesh_pb2.ListRunnersRequest(), metadata=COMMUNITY, timeout=30)
+                if len(listed.runners) >= runners:
+                    return
+                await asyncio.sleep(0.02)
 
     async def until_known(self, key: str) -> None:
         """Returns once the gateway accepts a key."""

@@ -21,7 +21,8 @@ from support.gateway import COMMUNITY, Backends, FrontDoor, fresh_name, open_doo
 from support.mesh_processes import running_runner
 
 RUNNERS = 3
-EXECUTION_S = 0.3
+# Models that do nothing wrong end within it on a busy machine, too.
+EXECUTION_S = 2
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -37,7 +38,7 @@ class Front:
 
     async def infer(self, value: int) -> int:
         """The answer to a number."""
-        result = await self.client.infer(self.model, {"x": np.array([value], np.int64)}, timeout_s=20)
+        result = await self.client.infer(self.model, {"x": np.array([value], np.int64)}, timeout_s=60)
         return int(result["z"][0])
 
     async def failure(self, value: int) -> HeadraceError:
@@ -49,9 +50,9 @@ class Front:
     async def until_loaded(self, runners: int) -> None:
         """Returns once so many runners have the model."""
         stub = mesh_pb2_grpc.MeshServiceStub(self.door.channel)
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(60):
             while True:
-                listed = await stub.ListRunners(mesh_pb2.ListRunnersRequest(), metadata=COMMUNITY, timeout=10)
+                listed = await stub.ListRunners(mesh_pb2.ListRunnersRequest(), metadata=COMMUNITY, timeout=30)
                 loaded = [
                     model
                     for runner in listed.runners
@@ -77,6 +78,7 @@ async def front(backends: Backends, tmp_path_factory: pytest.TempPathFactory) ->
                 started.enter_context(running_runner(backends, door, folder, f"runner-{number}"))
                 for number in range(RUNNERS)
             ]
+            await door.until_joined(RUNNERS)
             model = fresh_name()
             manifest = {
                 "backend": "faulty",
@@ -113,7 +115,7 @@ async def test_a_model_that_hangs_is_given_up_and_its_runner_goes_on(front: Fron
 async def test_a_call_that_crashes_runners_is_given_to_two_of_them_at_most(front: Front) -> None:
     error = await front.failure(faulty_backend.CRASHES)
     assert error.retryable
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         while sum(runner.poll() is not None for runner in front.runners) == 0:
             await asyncio.sleep(0.02)
     assert await front.infer(100) == 100

@@ -40,14 +40,14 @@ class Front:
     async def infer(self) -> str:
         """The answer's id."""
         stub: Any = open_inference_pb2_grpc.GRPCInferenceServiceStub(self.door.channel)
-        return (await stub.ModelInfer(oip.ModelInferRequest(model_name=self.model), metadata=COMMUNITY, timeout=15)).id
+        return (await stub.ModelInfer(oip.ModelInferRequest(model_name=self.model), metadata=COMMUNITY, timeout=60)).id
 
     async def until_joined(self, *names: str) -> None:
         """Returns once exactly these runners have a session."""
         mesh: Any = mesh_pb2_grpc.MeshServiceStub(self.door.channel)
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(30):
             while True:
-                listed = await mesh.ListRunners(gateway_pb2.ListRunnersRequest(), metadata=COMMUNITY, timeout=10)
+                listed = await mesh.ListRunners(gateway_pb2.ListRunnersRequest(), metadata=COMMUNITY, timeout=30)
                 if sorted(runner.name for runner in listed.runners) == sorted(names):
                     return
                 await asyncio.sleep(0.02)
@@ -152,7 +152,7 @@ async def test_a_lie_ends_the_session_and_the_call_is_answered_by_another_runner
         async with scripted_runner(front.address, name="honest") as honest:
             await front.until_joined("honest", "liar")
             await lie(liar, call)
-            await asyncio.wait_for(liar.over.wait(), 5)
+            await asyncio.wait_for(liar.over.wait(), 30)
             await front.until_joined("honest")
             again = await honest.next_call()
             assert again.attempt == call.attempt + 1
@@ -171,7 +171,7 @@ async def test_a_second_answer_reaches_nobody_and_ends_the_session(front: Front)
         asked = asyncio.create_task(front.infer())
         await liar.next_call()
         await liar.answer(call, FALSE)
-        await asyncio.wait_for(liar.over.wait(), 5)
+        await asyncio.wait_for(liar.over.wait(), 30)
         async with scripted_runner(front.address, name="honest") as honest:
             again = await honest.next_call()
             assert again.attempt == 1
@@ -187,7 +187,7 @@ async def test_two_answers_in_one_frame_are_one_answer_and_one_lie(front: Front)
         call = await liar.next_call()
         await liar.send(mesh_pb2.ResultFrame(results=[result_for(call, TRUE), result_for(call, FALSE)]))
         assert await asked == "true"
-        await asyncio.wait_for(liar.over.wait(), 5)
+        await asyncio.wait_for(liar.over.wait(), 30)
     await front.until_joined()
 
 
@@ -200,7 +200,7 @@ async def test_a_runner_cannot_answer_in_anothers_session(front: Front) -> None:
             await front.until_joined("honest", "liar")
             # The same id, which belongs to the other session.
             await liar.answer(call, FALSE)
-            await asyncio.wait_for(liar.over.wait(), 5)
+            await asyncio.wait_for(liar.over.wait(), 30)
         await front.until_joined("honest")
         await honest.answer(call, TRUE)
         assert await asked == "true"

@@ -19,7 +19,7 @@ from support.gateway import COMMUNITY, FrontDoor, Pairs
 
 def open_stream(door: FrontDoor, metadata: Pairs = COMMUNITY) -> Any:
     stub: Any = open_inference_pb2_grpc.GRPCInferenceServiceStub(door.channel)
-    return stub.ModelStreamInfer(metadata=metadata, timeout=30)
+    return stub.ModelStreamInfer(metadata=metadata, timeout=100)
 
 
 async def asked(stream: Any, request_id: str) -> oip.ModelStreamInferResponse:
@@ -33,7 +33,7 @@ async def asked(stream: Any, request_id: str) -> oip.ModelStreamInferResponse:
 
 async def reason_of_the_end(stream: Any) -> str:
     with pytest.raises(grpc.aio.AioRpcError) as caught:
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(30):
             while await stream.read() is not grpc.aio.EOF:
                 pass
     return from_rpc_error(caught.value).reason
@@ -53,7 +53,7 @@ async def test_stream_ends_when_its_key_is_revoked(quota_door: FrontDoor) -> Non
     stream = open_stream(quota_door, (("x-api-key", key),))
     await asked(stream, "before")
     tenants = tenants_pb2_grpc.TenantServiceStub(quota_door.channel)
-    await tenants.RevokeApiKey(tenants_pb2.RevokeApiKeyRequest(id=key_id), metadata=quota_door.admin, timeout=10)
+    await tenants.RevokeApiKey(tenants_pb2.RevokeApiKeyRequest(id=key_id), metadata=quota_door.admin, timeout=60)
     assert await reason_of_the_end(stream) == "KEY_REVOKED"
 
 
