@@ -137,10 +137,10 @@ class Gateway:
     address: str
     server: GrpcServer
 
-    async def infer(self, payload: bytes, timeout_s: float = 10.0) -> GatewayAnswer:
+    async def infer(self, payload: bytes, timeout_s: float = 30.0) -> GatewayAnswer:
         return await dispatched(self.dispatcher, VERSION, payload, timeout_s=timeout_s)
 
-    async def until(self, condition: Callable[[], bool], timeout_s: float = 5.0) -> None:
+    async def until(self, condition: Callable[[], bool], timeout_s: float = 30.0) -> None:
         async with asyncio.timeout(timeout_s):
             while not condition():
                 await self.directory.wait_for_change(0.05)
@@ -258,10 +258,11 @@ async def test_lost_runner_costs_no_call_while_another_one_lives() -> None:
         await g.until(lambda: len(g.directory) == 2)
         await g.infer(b"warm")
         await g.until(lambda: len(g.directory.replicas(VERSION.uid)) == 2)
-        a.host.delay_s = b.host.delay_s = 0.05
+        # What the first one has lasts until it is lost; the other one may have answered what it has by then.
+        a.host.delay_s, b.host.delay_s = 60, 0.05
+        before = b.host.executed
         calls = [asyncio.create_task(g.infer(b"%d" % i * 100_000)) for i in range(60)]
-        while not (a.host.running and b.host.running):
-            await asyncio.sleep(0.005)
+        await g.until(lambda: bool(a.host.running and (b.host.running or b.host.executed > before)))
         await a.kill()
         for i, answer in enumerate(await asyncio.gather(*calls)):
             assert answer.payload == b"%d" % i * 100_000
@@ -308,7 +309,8 @@ async def test_withdrawn_version_is_unloaded() -> None:
 
 
 async def test_silent_runner_is_ejected_and_its_calls_fail_over(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("headrace_gateway.mesh.runner_session.HEARTBEAT_TIMEOUT_S", 0.2)
+    # Gateways judge nobody after a stall of a quarter of a second and more, so one that is shorter must not matter.
+    monkeypatch.setattr("headrace_gateway.mesh.runner_session.HEARTBEAT_TIMEOUT_S", 1.0)
     monkeypatch.setattr("headrace_runner.mesh.session.HEARTBEAT_S", 0.05)
     async with gateway() as g, runner(g.address, name="runner-0") as silent, runner(g.address, name="runner-1"):
         await g.until(lambda: len(g.directory) == 2)
@@ -316,8 +318,7 @@ async def test_silent_runner_is_ejected_and_its_calls_fail_over(monkeypatch: pyt
         await g.until(lambda: len(g.directory.replicas(VERSION.uid)) == 2)
         silent.host.delay_s = 60
         calls = [asyncio.create_task(g.infer(b"%d" % i)) for i in range(8)]
-        while not silent.host.running:
-            await asyncio.sleep(0.005)
+        await g.until(lambda: silent.host.running > 0)
         (session,) = (session for session in g.directory if session.hello.runner_name == "runner-0")
         monkeypatch.setattr(session, "on_event", lambda event: None)
         assert {answer.payload for answer in await asyncio.gather(*calls)} == {b"%d" % i for i in range(8)}
@@ -327,11 +328,10 @@ async def test_silent_runner_is_ejected_and_its_calls_fail_over(monkeypatch: pyt
 async def test_draining_runner_finishes_what_it_has_and_gets_nothing_new() -> None:
     async with gateway() as g, runner(g.address) as r:
         await g.infer(b"warm")
-        r.host.delay_s = 0.2
+        r.host.delay_s = 0.5
         call = asyncio.create_task(g.infer(b"last"))
-        while not r.host.running:
-            await asyncio.sleep(0.005)
-        assert await r.client.drain(5.0)
+        await g.until(lambda: r.host.running > 0)
+        assert await r.client.drain(30.0)
         assert (await call).payload == b"last"
         assert len(g.directory) == 0
 
@@ -341,9 +341,9 @@ async def test_operator_drains_a_runner_through_the_gateway() -> None:
         await g.infer(b"warm")
         (session,) = g.directory
         g.directory.drain(session.id)
-        await asyncio.wait_for(r.client.drain_requested.wait(), 5)
+        await asyncio.wait_for(r.client.drain_requested.wait(), 30)
         assert g.directory.replicas(VERSION.uid) == ()
-        assert await r.client.drain(5.0)
+        assert await r.client.drain(30.0)
         assert len(g.directory) == 0
 
 
@@ -484,8 +484,9 @@ async def test_random_cancels_leave_tasks_credits_and_bytes_exactly_back() -> No
             await asyncio.gather(*(one(i) for i in range(50)))
         (session,) = g.directory
         await g.until(lambda: session.calls.in_flight == 0)
-        assert (g.budget.held_bytes, r.budget.held_bytes, r.host.running) == (0, 0, 0)
+        # What a call held is given back in the turns of the loop that follow its end.
+        await g.until(lambda: (g.budget.held_bytes, r.budget.held_bytes, r.host.running) == (0, 0, 0))
         answers = await asyncio.gather(*(g.infer(b"%d" % i) for i in range(500)))
         assert [answer.payload for answer in answers] == [b"%d" % i for i in range(500)]
         gc.collect()
-        assert len(asyncio.all_tasks()) <= tasks_before
+        await g.until(lambda: len(asyncio.all_tasks()) <= tasks_before)
