@@ -44,7 +44,7 @@ class Process:
             )
 
     def ready(self) -> dict[str, str]:
-        give_up_at = time.monotonic() + 30
+        give_up_at = time.monotonic() + 60
         while not self.ready_file.exists():
             assert self.popen.poll() is None, self.log.read_text()
             assert time.monotonic() < give_up_at, self.log.read_text()
@@ -86,7 +86,7 @@ def metrics(url: str) -> str:
 def test_process_serves_and_ends_with_zero_on_sigterm_while_watched(
     tmp_path: Path, keys: Keys, variables: dict[str, str], processes: list[Process]
 ) -> None:
-    process = Process(tmp_path, **variables)
+    process = Process(tmp_path, **variables, HEADRACE_SHUTDOWN_GRACE_S="60")
     processes.append(process)
     ready = process.ready()
     assert (ready["name"], ready["pid"]) == ("quota", process.popen.pid)
@@ -117,8 +117,8 @@ def test_process_serves_and_ends_with_zero_on_sigterm_while_watched(
             return stopped_s
 
     stopped_s = asyncio.run(use())
-    assert process.popen.wait(15) == 0
-    assert time.monotonic() - stopped_s < 5
+    assert process.popen.wait(60) == 0
+    assert time.monotonic() - stopped_s < 30, "half of the grace"
     assert ADMIN_KEY.key not in process.text()
 
 
@@ -141,14 +141,14 @@ def test_process_without_a_database_says_so_and_stops_when_told(
     url = "postgresql://postgres:hunter2@127.0.0.1:1/none"
     process = Process(tmp_path, **(variables | {"HEADRACE_POSTGRES_URL": url}))
     processes.append(process)
-    give_up_at = time.monotonic() + 30
+    give_up_at = time.monotonic() + 60
     while process.text().count("waiting for PostgreSQL") < 2:
         assert process.popen.poll() is None
         assert time.monotonic() < give_up_at
         time.sleep(0.02)
     assert not process.ready_file.exists()
     process.popen.send_signal(signal.SIGTERM)
-    assert process.popen.wait(15) == 0
+    assert process.popen.wait(60) == 0
     assert "hunter2" not in process.text()
 
 
@@ -160,13 +160,13 @@ def test_process_that_waits_for_anothers_migration_stops_when_told(
         process = Process(tmp_path, **variables)
         processes.append(process)
         waiting = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted"
-        give_up_at = time.monotonic() + 30
+        give_up_at = time.monotonic() + 60
         while other.execute(waiting).fetchone() == (0,):
             assert process.popen.poll() is None, process.text()
             assert time.monotonic() < give_up_at
             time.sleep(0.02)
         process.popen.send_signal(signal.SIGTERM)
-        assert process.popen.wait(15) == 0
+        assert process.popen.wait(60) == 0
 
 
 @pytest.mark.parametrize(
@@ -184,5 +184,5 @@ def test_wrong_setting_stops_the_start_and_is_named(
 ) -> None:
     process = Process(tmp_path, **(variables | {variable: value}))
     processes.append(process)
-    assert process.popen.wait(20) == 2
+    assert process.popen.wait(60) == 2
     assert variable in process.text()
