@@ -37,7 +37,7 @@ async def snapshot(stream: AsyncIterator[pb.WatchCatalogResponse]) -> list[pb.Wa
 
 async def changes(stream: AsyncIterator[pb.WatchCatalogResponse], *, until: int) -> list[pb.WatchCatalogResponse]:
     found: list[pb.WatchCatalogResponse] = []
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         async for message in stream:
             assert not message.snapshot
             if message.entries:

@@ -226,5 +226,5 @@ def spooled(folder: Path) -> list[Path]:
 
 
 async def ready_address(ready_file: Path) -> str:
-    await eventually(ready_file.exists, within_s=30.0)
+    await eventually(ready_file.exists, within_s=60.0)
     return json.loads(await asyncio.to_thread(ready_file.read_text))["grpc"]

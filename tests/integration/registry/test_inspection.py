@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
@@ -47,7 +48,12 @@ def endless(tmp_path: Path) -> Iterator[Path]:
 
 def inspections() -> list[psutil.Process]:
     """Processes of this test that inspect something."""
-    return [child for child in psutil.Process().children() if "headrace_registry.onnx_inspection" in child.cmdline()]
+    found: list[psutil.Process] = []
+    for child in psutil.Process().children():
+        with suppress(psutil.NoSuchProcess):  # One that has ended meanwhile, zombies among them.
+            if "headrace_registry.onnx_inspection" in child.cmdline():
+                found.append(child)
+    return found
 
 
 async def test_file_that_takes_too_long_is_given_up_and_its_process_is_gone(endless: Path) -> None:

@@ -26,7 +26,7 @@ from support.restartable_postgres import RestartablePostgres
 CONTENT = onnx_models.tiny()
 
 
-async def uploaded_in_time(client: RegistryClient, content: bytes, within_s: float = 30.0) -> pb.Version:
+async def uploaded_in_time(client: RegistryClient, content: bytes, within_s: float = 60.0) -> pb.Version:
     """Uploads as a client does that repeats what is refused as UNAVAILABLE."""
     async with asyncio.timeout(within_s):
         while True:
@@ -104,6 +104,7 @@ async def test_orderly_stop_finishes_what_runs_and_exits_with_zero(
         "HEADRACE_PRINCIPAL_JWKS_FILE": str(keys.published),
         "HEADRACE_STATE_DIR": str(tmp_path / "state"),
         "HEADRACE_READY_FILE": str(tmp_path / "ready.json"),
+        "HEADRACE_SHUTDOWN_GRACE_S": "60",
         "PATH": os.environ.get("PATH", ""),
     }
     process = subprocess.Popen(  # noqa: ASYNC220 - starting it takes no time that matters here
@@ -113,7 +114,7 @@ async def test_orderly_stop_finishes_what_runs_and_exits_with_zero(
         stderr=subprocess.DEVNULL,
     )
     try:
-        await eventually((tmp_path / "ready.json").exists, within_s=30)
+        await eventually((tmp_path / "ready.json").exists, within_s=60)
         ready = json.loads((tmp_path / "ready.json").read_text())
         assert (ready["name"], ready["pid"], ready["mesh"]) == ("registry", process.pid, None)
         async with open_channel(ready["grpc"], own_connection=True) as channel:
@@ -129,9 +130,9 @@ async def test_orderly_stop_finishes_what_runs_and_exits_with_zero(
                 _, received = await downloading
                 assert received == content
                 # The feed ends without an error, although nobody asked it to.
-                async with asyncio.timeout(10):
+                async with asyncio.timeout(60):
                     assert [message.revision async for message in feed if message.entries] == []
-        assert await asyncio.to_thread(process.wait, 20) == 0
+        assert await asyncio.to_thread(process.wait, 60) == 0
         assert list((tmp_path / "state" / "uploads").iterdir()) == []
     finally:
         process.kill()
