@@ -43,5 +43,5 @@ def stub(channel: grpc.Channel) -> GRPCInferenceServiceStub:
 @pytest.fixture
 def class_labels(mesh: Mesh, channel: grpc.Channel) -> list[str]:
     """The file types in the order of the model's outputs, as the registry of the mesh tells them."""
-    answer = ModelServiceStub(channel).GetVersion(GetVersionRequest(model="magika"), metadata=mesh.metadata, timeout=10)
+    answer = ModelServiceStub(channel).GetVersion(GetVersionRequest(model="magika"), metadata=mesh.metadata, timeout=60)
     return list(answer.version.manifest.class_labels)

@@ -55,7 +55,7 @@ def test_each_real_file_gets_the_scores_and_the_label_that_it_gets_in_process(
 ) -> None:
     assert len(file_cases) >= 30
     for case in file_cases:
-        answer = stub.ModelInfer(_file_request(case.features[None]), metadata=mesh.metadata, timeout=30)
+        answer = stub.ModelInfer(_file_request(case.features[None]), metadata=mesh.metadata, timeout=60)
         scores = _output(answer, "target_label")
         np.testing.assert_allclose(scores[0], case.scores, rtol=0, atol=TOLERANCE, err_msg=str(case.path))
         assert class_labels[int(scores[0].argmax())] == case.label, case.path
@@ -85,7 +85,7 @@ def test_typed_contents_give_the_same_answer_as_raw_bytes(
         id="typed",
         inputs=[Tensor(name="bytes", datatype="INT32", shape=[1, 2048], contents=contents)],
     )
-    answer = stub.ModelInfer(request, metadata=mesh.metadata, timeout=30)
+    answer = stub.ModelInfer(request, metadata=mesh.metadata, timeout=60)
     assert answer.id == "typed"
     np.testing.assert_allclose(_output(answer, "target_label")[0], file_cases[0].scores, rtol=0, atol=TOLERANCE)
 
@@ -95,7 +95,7 @@ def test_conversation_frame_by_frame_with_its_state_on_the_wire_sounds_the_same_
 ) -> None:
     state = bytes(4 * 2 * 128)
     for index, case in enumerate(speech_cases):
-        answer = stub.ModelInfer(_frame_request(case.frame, state), metadata=mesh.metadata, timeout=30)
+        answer = stub.ModelInfer(_frame_request(case.frame, state), metadata=mesh.metadata, timeout=60)
         said, state = _output(answer, "output"), _output(answer, "stateN").tobytes()
         np.testing.assert_allclose(said, case.output, rtol=0, atol=TOLERANCE, err_msg=f"frame {index}")
         np.testing.assert_allclose(
@@ -110,7 +110,7 @@ def test_only_the_requested_output_comes_back(
 ) -> None:
     request = _frame_request(speech_cases[0].frame, bytes(4 * 2 * 128))
     request.outputs.add(name="output")
-    answer = stub.ModelInfer(request, metadata=mesh.metadata, timeout=30)
+    answer = stub.ModelInfer(request, metadata=mesh.metadata, timeout=60)
     assert [output.name for output in answer.outputs] == ["output"]
     assert len(answer.raw_output_contents) == 1
     assert (answer.model_name, answer.model_version) == ("silero_vad", "1")
@@ -134,7 +134,7 @@ def test_metadata_describes_the_tensors_of_a_sample(
     inputs: list[tuple[str, str, list[int]]],
     outputs: list[tuple[str, str, list[int]]],
 ) -> None:
-    answer = stub.ModelMetadata(ModelMetadataRequest(name=name), metadata=mesh.metadata, timeout=10)
+    answer = stub.ModelMetadata(ModelMetadataRequest(name=name), metadata=mesh.metadata, timeout=60)
     assert answer.name == name
     assert list(answer.versions) == ["1"]
     assert [(spec.name, spec.datatype, list(spec.shape)) for spec in answer.inputs] == inputs
@@ -144,8 +144,8 @@ def test_metadata_describes_the_tensors_of_a_sample(
 def test_server_is_live_and_ready_without_a_key_and_its_samples_are_ready(
     mesh: Mesh, stub: GRPCInferenceServiceStub
 ) -> None:
-    assert stub.ServerLive(ServerLiveRequest(), timeout=10).live
-    assert stub.ServerReady(ServerReadyRequest(), timeout=10).ready
-    assert stub.ServerMetadata(ServerMetadataRequest(), metadata=mesh.metadata, timeout=10).name == "headrace"
+    assert stub.ServerLive(ServerLiveRequest(), timeout=60).live
+    assert stub.ServerReady(ServerReadyRequest(), timeout=60).ready
+    assert stub.ServerMetadata(ServerMetadataRequest(), metadata=mesh.metadata, timeout=60).name == "headrace"
     for name in ("magika", "silero_vad"):
-        assert stub.ModelReady(ModelReadyRequest(name=name), metadata=mesh.metadata, timeout=10).ready
+        assert stub.ModelReady(ModelReadyRequest(name=name), metadata=mesh.metadata, timeout=60).ready
