@@ -84,7 +84,7 @@ async def test_a_line_is_what_structlog_would_write(reason: str, fmt: str) -> No
         ours_at, theirs_at = (datetime.fromisoformat(line[0]) for line in (mine, expected))
         assert mine[1] == expected[1]
     assert ours_at.tzinfo is not None
-    assert abs((ours_at - theirs_at).total_seconds()) < 5
+    assert abs((ours_at - theirs_at).total_seconds()) < 60
 
 
 @pytest.mark.parametrize("fmt", ["json", "console"])
@@ -105,13 +105,13 @@ async def test_lines_gather_into_few_writes_and_none_is_kept_for_long() -> None:
     for number in range(100):
         record(log, request_bytes=number)
     assert stream.writes == 0
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         while not stream.writes:
             await asyncio.sleep(0.01)
     assert [json.loads(line)["bytes"] for line in stream.getvalue().splitlines()] == list(range(100))
     assert stream.writes == 1
     record(log)
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         while stream.writes == 1:
             await asyncio.sleep(0.01)
 

@@ -82,7 +82,7 @@ class Script:
     async def play(self) -> None:
         running = asyncio.ensure_future(self.follower.run())
         over = asyncio.ensure_future(self.over.wait())
-        await asyncio.wait({running, over}, return_when=asyncio.FIRST_COMPLETED, timeout=5)
+        await asyncio.wait({running, over}, return_when=asyncio.FIRST_COMPLETED, timeout=30)
         over.cancel()
         running.cancel()
         await asyncio.gather(running, return_exceptions=True)

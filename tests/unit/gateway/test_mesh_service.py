@@ -207,7 +207,7 @@ async def test_runner_gets_nothing_for_a_backend_that_does_not_work_until_it_doe
 
 
 async def next_of(stream: AsyncIterator[pb.WatchRunnersResponse]) -> pb.Runner:
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         return (await anext(stream)).runner
 
 
