@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from base64 import b64encode
 from pathlib import Path
 from typing import Any
@@ -14,10 +12,10 @@ from google.protobuf import json_format
 from numpy.typing import NDArray
 
 from inference.open_inference_pb2 import ModelInferResponse
+from support.buf_curl import buf_curl, documents
 from support.mesh import Mesh
 from support.real_inputs import FileCase, SpeechCase
 
-BUF = Path(sys.executable).with_name("buf")
 TOLERANCE = 1e-5
 FRAMES = 12
 # The public surface; whatever else reflection lists would be an internal service on the public port.
@@ -33,34 +31,15 @@ SERVICES = {
 }
 
 
-def _buf_curl(mesh: Mesh, *arguments: str) -> str:
-    connection = ["--protocol", "grpc", "--http2-prior-knowledge", "--header", f"x-api-key: {mesh.api_key}"]
-    done = subprocess.run(
-        [BUF, "curl", *connection, *arguments], capture_output=True, text=True, timeout=60, check=False
-    )
-    assert done.returncode == 0, done.stderr[-4000:]
-    return done.stdout
-
-
 def _infer(mesh: Mesh, request: dict[str, Any], folder: Path) -> dict[str, NDArray[np.float32]]:
     body = folder / "request.json"
     body.write_text(json.dumps(request))
     url = f"http://{mesh.grpc}/inference.GRPCInferenceService/ModelInfer"
-    answer = json_format.Parse(_buf_curl(mesh, "--data", f"@{body}", url), ModelInferResponse())
+    answer = json_format.Parse(buf_curl(mesh, "--data", f"@{body}", url), ModelInferResponse())
     return {
         output.name: np.frombuffer(raw, np.float32).reshape(output.shape)
         for output, raw in zip(answer.outputs, answer.raw_output_contents, strict=True)
     }
-
-
-def _documents(printed: str) -> list[dict[str, Any]]:
-    """The JSON documents that follow one another."""
-    documents: list[dict[str, Any]] = []
-    while printed := printed.lstrip():
-        document, end = json.JSONDecoder().raw_decode(printed)
-        documents.append(document)
-        printed = printed[end:]
-    return documents
 
 
 def _base64(values: NDArray[Any]) -> str:
@@ -68,17 +47,17 @@ def _base64(values: NDArray[Any]) -> str:
 
 
 def test_reflection_lists_the_public_services_and_no_internal_one(mesh: Mesh) -> None:
-    listed = set(_buf_curl(mesh, "--list-services", f"http://{mesh.grpc}").split())
+    listed = set(buf_curl(mesh, "--list-services", f"http://{mesh.grpc}").split())
     assert listed >= {"inference.GRPCInferenceService", "headrace.registry.v1.ModelService"}
     assert listed <= SERVICES
 
 
 def test_buf_curl_shows_why_a_call_on_a_packed_stream_failed(mesh: Mesh) -> None:
     calls = {"calls": [{"id": 7, "infer": {"request": {"model_name": "absent"}}}]}
-    printed = _buf_curl(
+    printed = buf_curl(
         mesh, "--data", json.dumps(calls), f"http://{mesh.grpc}/headrace.gateway.v1.InferenceService/Stream"
     )
-    messages = _documents(printed)
+    messages = documents(printed)
     assert messages[0]["limits"]["callsMax"] == 1024
     (answer,) = (answer for message in messages for answer in message.get("answers", []))
     assert (answer["id"], answer["error"]["message"]) == ("7", "model 'absent' was not found")
