@@ -1,16 +1,21 @@
-"""What crosses the line between the mesh sessions and the models: one call in, one outcome out."""
+"""What crosses the line between the mesh sessions and the models: one call in, perhaps parts and one outcome out."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from typing import NamedTuple, TypeAlias
 
+from headrace.runner.internal.v1.mesh_pb2 import CallKind
 from headrace_common.errors import HeadraceError
 from headrace_common.lanes import PayloadParts
 
+Emit: TypeAlias = Callable[[bytes], None]
+"""Sends a part of a call's answer: at most so many bytes as travel inline, and only until its caller was told how it
+ended. A call of which too much is unsent is cancelled meanwhile."""
+
 
 class IncomingCall(NamedTuple):
-    """One inference call as it came from a gateway.
+    """One call as it came from a gateway.
 
     Attributes:
         tenant_id: Tenant that the call belongs to; must own the version.
@@ -20,7 +25,8 @@ class IncomingCall(NamedTuple):
         priority: 0 to 9, 9 is most urgent.
         attempt: How often the call was sent to some runner before, from 0.
         deadline: End of the call's time as a reading of the monotonic clock, in seconds.
-        payload: A serialised `inference.ModelInferRequest`.
+        payload: A serialised message, by `kind` an `inference.ModelInferRequest` or a `GenerateCall`.
+        emit: Takes parts of the answer; None where nobody takes any.
     """
 
     tenant_id: str
@@ -31,13 +37,15 @@ class IncomingCall(NamedTuple):
     attempt: int
     deadline: float
     payload: bytes | bytearray | memoryview
+    kind: CallKind.ValueType = CallKind.CALL_KIND_INFER
+    emit: Emit | None = None
 
 
 class Answer(NamedTuple):
     """The result of a call, times in microseconds.
 
     Attributes:
-        payload: A serialised `inference.ModelInferResponse`; a large one in parts.
+        payload: A serialised message, of the kind that answers the call's; a large one in parts.
         queue_us: Time that the call waited for an execution slot.
         compute_us: Time of its execution; in `input_us` and `output_us` of it tensors were read and written.
         rows: Rows of the execution, over all calls that shared it.

@@ -85,10 +85,14 @@ class Outbox(Generic[Header]):
         self._queued.append(Parcel(call_id, header, payload, offered))
         self._queued_bytes += 0 if offered else len(payload)
 
-    def pack(self) -> list[Parcel[Header]]:
-        """Takes the messages for the next small frame: as many as have credit and fit into a frame, maybe none."""
+    def pack(self, *, taken_bytes: int = 0) -> list[Parcel[Header]]:
+        """Takes the messages for the next small frame: as many as have credit and fit into a frame, maybe none.
+
+        Args:
+            taken_bytes: How much of the frame is taken already; the largest message must still fit.
+        """
         parcels: list[Parcel[Header]] = []
-        room = self._limits.frame_bytes_max
+        room = self._limits.frame_bytes_max - taken_bytes
         while self._queued and self._fits(self._queued[0]):
             parcel = self._queued[0]
             inline = 0 if parcel.offered else len(parcel.payload)

@@ -153,7 +153,7 @@ class Session:
 
     def _load_of_lane(self) -> tuple[int, int]:
         calls = self._calls
-        return (calls.queued, calls.queued + calls.open) if calls is not None else (0, 0)
+        return (calls.queued, calls.in_flight) if calls is not None else (0, 0)
 
     def _wake(self) -> None:
         self._small_due.notify()

@@ -11,12 +11,13 @@ import structlog
 from headrace.runner.internal.v1 import mesh_pb2
 from headrace_common import catalogue
 from headrace_common.clock import Clock
-from headrace_common.errors import DeadlineError, HeadraceError, ValidationError
+from headrace_common.errors import DeadlineError, HeadraceError, RunnerError, ValidationError
 from headrace_common.lanes import ByteBudget, Chunk, Inbox, LaneLimits, LaneViolation, Outbox
 from headrace_common.request_id import new_request_id
 from headrace_common.reused_message import ReusedMessage
 from headrace_common.rpc_status import to_status
 from headrace_runner.calls import Answer, Cancel, Ended, IncomingCall, Outcome
+from headrace_runner.mesh.part_queue import UNSENT_BYTES_MAX, PartQueue
 
 Begin = Callable[[IncomingCall, Ended], Cancel]
 
@@ -43,8 +44,9 @@ class _Result(NamedTuple):
 class SessionCalls:
     """Turns call frames into executions and executions into result frames; does no I/O itself.
 
-    Every call id gets exactly one terminal result. Its slot and its credit are free again only when that result is in
-    the outbox. Ids rise from frame to frame, so an id at or below the highest one seen before is never a new call.
+    Every call id gets exactly one terminal result, after its parts. Its slot and its credit are free again only when
+    that result is in the outbox. Ids rise from frame to frame, so an id at or below the highest one seen before is
+    never a new call.
 
     Args:
         begin: Takes one call; what it returns is called when the gateway cancels the call.
@@ -63,6 +65,7 @@ class SessionCalls:
         self._wake = wake
         self._inbox: Inbox[IncomingCall] = Inbox(limits=limits, budget=budget, wake=wake, aligned=True)
         self._outbox: Outbox[_Result] = Outbox(limits=limits)
+        self._parts = PartQueue()
         self._open: dict[int, _Open] = {}
         self._last_id = 0
         self._frame = ReusedMessage(mesh_pb2.ResultFrame)
@@ -75,8 +78,13 @@ class SessionCalls:
 
     @property
     def queued(self) -> int:
-        """Results that have not left yet."""
-        return self._outbox.queued
+        """Results that have not left yet, and calls of which parts have not."""
+        return self._outbox.queued + len(self._parts)
+
+    @property
+    def in_flight(self) -> int:
+        """Calls that came in and whose terminal result has not left."""
+        return len(self._open) + self._outbox.queued
 
     @property
     def sending(self) -> bool:
@@ -127,13 +135,20 @@ class SessionCalls:
 
     def next_small_frame(self) -> bytes | None:
         """The next frame for the small lane, or None when there is nothing to send."""
-        parcels = self._outbox.pack()
+        parts = self._parts.pack(self._limits.frame_bytes_max // 2)
+        # No terminal result may overtake a part of its call, so they wait while parts are left.
+        taken_bytes = sum(part.frame_bytes for part in parts)
+        parcels = [] if self._parts else self._outbox.pack(taken_bytes=taken_bytes)
         accepts = self._inbox.accepts()
-        credit = self._inbox.grant.due(only_if_needed=not (parcels or accepts))
-        if not (parcels or accepts or credit):
+        credit = self._inbox.grant.due(only_if_needed=not (parts or parcels or accepts))
+        if not (parts or parcels or accepts or credit):
             return None
-        frame = self._frame.take(sum(len(parcel.payload) for parcel in parcels if not parcel.offered))
+        frame = self._frame.take(taken_bytes + sum(len(parcel.payload) for parcel in parcels if not parcel.offered))
         frame.accepts.extend(accepts)
+        for part in parts:
+            frame.results.add(
+                id=part.call_id, attempt=part.attempt, payload_bytes=len(part.payload), payload=part.payload
+            )
         for parcel in parcels:
             if parcel.offered:
                 _write(frame.offers.add(), parcel.id, parcel.header, len(parcel.payload))
@@ -175,6 +190,8 @@ class SessionCalls:
             attempt,
             deadline,
             payload,
+            call.kind,
+            partial(self._emit, call_id),
         )
 
     def _start(self, call_id: int, call: IncomingCall) -> None:
@@ -182,6 +199,23 @@ class SessionCalls:
             self._open[call_id].cancel = self._begin(call, partial(self._ended, call_id))
         except Exception as error:  # noqa: BLE001 - whatever it is, only this call fails
             self._fail(call_id, error)
+
+    def _emit(self, call_id: int, payload: bytes) -> None:
+        call = self._open.get(call_id)
+        if call is None:
+            return
+        if len(payload) > self._limits.inline_bytes_max:
+            self._give_up(call_id, call, _too_large("part of an answer", len(payload), self._limits.inline_bytes_max))
+        elif not self._parts.push(call_id, call.attempt, payload):
+            self._give_up(call_id, call, _unread())
+        else:
+            self._wake()
+
+    def _give_up(self, call_id: int, call: _Open, error: HeadraceError) -> None:
+        if call.cancel is not None:
+            call.cancel()
+        self._parts.drop(call_id)
+        self._fail(call_id, error)
 
     def _ended(self, call_id: int, outcome: Outcome) -> None:
         if isinstance(outcome, HeadraceError):
@@ -194,10 +228,9 @@ class SessionCalls:
     def _cancel(self, call_id: int) -> None:
         call = self._open.get(call_id)
         if call is not None:
-            if call.cancel is not None:
-                call.cancel()
-            self._fail(call_id, _cancelled())
+            self._give_up(call_id, call, _cancelled())
         elif (withdrawn := self._outbox.withdraw(call_id)) is not None:
+            self._parts.drop(call_id)
             self._open[call_id] = _Open(withdrawn.header.attempt, 0.0)
             self._fail(call_id, _cancelled())
 
@@ -235,6 +268,14 @@ def _write(result: mesh_pb2.Result, call_id: int, header: _Result, payload_bytes
 
 def _cancelled() -> HeadraceError:
     return DeadlineError("the call was cancelled", entry=catalogue.CALL_CANCELLED)
+
+
+def _unread() -> HeadraceError:
+    return RunnerError(
+        f"more than {UNSENT_BYTES_MAX} bytes of the answer could not be sent; the call was cancelled",
+        entry=catalogue.READER_TOO_SLOW,
+        context={"limit": UNSENT_BYTES_MAX},
+    )
 
 
 def _too_large(what: str, payload_bytes: int, payload_bytes_max: int) -> HeadraceError:
