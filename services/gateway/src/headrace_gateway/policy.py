@@ -58,6 +58,7 @@ _BY_SERVICE: dict[str, dict[str, Access]] = {
         "Infer": Access.USER,
         "InferBatch": Access.USER,
         "Stream": Access.USER,
+        "Generate": Access.USER,
     },
     MESH: {
         "ListRunners": Access.VIEWER,

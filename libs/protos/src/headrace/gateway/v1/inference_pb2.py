@@ -25,36 +25,37 @@ _sym_db = _symbol_database.Default()
 from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb2
 from google.rpc import status_pb2 as google_dot_rpc_dot_status__pb2
 from headrace.gateway.v1 import execution_pb2 as headrace_dot_gateway_dot_v1_dot_execution__pb2
+from headrace.gateway.v1 import generation_pb2 as headrace_dot_gateway_dot_v1_dot_generation__pb2
 from inference import open_inference_pb2 as inference_dot_open__inference__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n#headrace/gateway/v1/inference.proto\x12\x13headrace.gateway.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x17google/rpc/status.proto\x1a#headrace/gateway/v1/execution.proto\x1a\x1einference/open_inference.proto\"a\n\x0cInferRequest\x12-\n\x07request\x18\x01 \x01(\x0b\x32\x1c.inference.ModelInferRequest\x12\x15\n\x08priority\x18\x02 \x01(\rH\x00\x88\x01\x01\x42\x0b\n\t_priority\"s\n\rInferResponse\x12/\n\x08response\x18\x01 \x01(\x0b\x32\x1d.inference.ModelInferResponse\x12\x31\n\texecution\x18\x02 \x01(\x0b\x32\x1e.headrace.gateway.v1.Execution\"a\n\x11InferBatchRequest\x12\x33\n\x08requests\x18\x01 \x03(\x0b\x32!.headrace.gateway.v1.InferRequest\x12\x17\n\x0fmax_concurrency\x18\x02 \x01(\r\"L\n\x12InferBatchResponse\x12\x36\n\x07results\x18\x01 \x03(\x0b\x32%.headrace.gateway.v1.InferBatchResult\"z\n\x10InferBatchResult\x12\x36\n\x08response\x18\x01 \x01(\x0b\x32\".headrace.gateway.v1.InferResponseH\x00\x12#\n\x05\x65rror\x18\x02 \x01(\x0b\x32\x12.google.rpc.StatusH\x00\x42\t\n\x07outcome\"P\n\rStreamRequest\x12.\n\x05\x63\x61lls\x18\x01 \x03(\x0b\x32\x1f.headrace.gateway.v1.StreamCall\x12\x0f\n\x07\x63\x61ncels\x18\x02 \x03(\x04\"\xa9\x01\n\nStreamCall\x12\n\n\x02id\x18\x01 \x01(\x04\x12\x32\n\x05infer\x18\x02 \x01(\x0b\x32!.headrace.gateway.v1.InferRequestH\x00\x12*\n\x07timeout\x18\x04 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x12\n\nrequest_id\x18\x05 \x01(\t\x12\x13\n\x0btraceparent\x18\x06 \x01(\tB\x06\n\x04\x63\x61ll\"\x89\x01\n\x0eStreamResponse\x12\x32\n\x07\x61nswers\x18\x01 \x03(\x0b\x32!.headrace.gateway.v1.StreamAnswer\x12\x31\n\x06limits\x18\x02 \x01(\x0b\x32!.headrace.gateway.v1.StreamLimits\x12\x10\n\x08\x64raining\x18\x03 \x01(\x08\"\x7f\n\x0cStreamAnswer\x12\n\n\x02id\x18\x01 \x01(\x04\x12\x33\n\x05infer\x18\x02 \x01(\x0b\x32\".headrace.gateway.v1.InferResponseH\x00\x12#\n\x05\x65rror\x18\x03 \x01(\x0b\x32\x12.google.rpc.StatusH\x00\x42\t\n\x07outcome\"\xa2\x01\n\x0cStreamLimits\x12\x11\n\tcalls_max\x18\x01 \x01(\r\x12\x11\n\tbytes_max\x18\x02 \x01(\x04\x12\x1d\n\x15\x63\x61lls_per_message_max\x18\x03 \x01(\r\x12\x19\n\x11message_bytes_max\x18\x04 \x01(\x04\x12\x32\n\x0f\x64\x65\x66\x61ult_timeout\x18\x05 \x01(\x0b\x32\x19.google.protobuf.Duration2\x98\x02\n\x10InferenceService\x12N\n\x05Infer\x12!.headrace.gateway.v1.InferRequest\x1a\".headrace.gateway.v1.InferResponse\x12]\n\nInferBatch\x12&.headrace.gateway.v1.InferBatchRequest\x1a\'.headrace.gateway.v1.InferBatchResponse\x12U\n\x06Stream\x12\".headrace.gateway.v1.StreamRequest\x1a#.headrace.gateway.v1.StreamResponse(\x01\x30\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n#headrace/gateway/v1/inference.proto\x12\x13headrace.gateway.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x17google/rpc/status.proto\x1a#headrace/gateway/v1/execution.proto\x1a$headrace/gateway/v1/generation.proto\x1a\x1einference/open_inference.proto\"a\n\x0cInferRequest\x12-\n\x07request\x18\x01 \x01(\x0b\x32\x1c.inference.ModelInferRequest\x12\x15\n\x08priority\x18\x02 \x01(\rH\x00\x88\x01\x01\x42\x0b\n\t_priority\"s\n\rInferResponse\x12/\n\x08response\x18\x01 \x01(\x0b\x32\x1d.inference.ModelInferResponse\x12\x31\n\texecution\x18\x02 \x01(\x0b\x32\x1e.headrace.gateway.v1.Execution\"a\n\x11InferBatchRequest\x12\x33\n\x08requests\x18\x01 \x03(\x0b\x32!.headrace.gateway.v1.InferRequest\x12\x17\n\x0fmax_concurrency\x18\x02 \x01(\r\"L\n\x12InferBatchResponse\x12\x36\n\x07results\x18\x01 \x03(\x0b\x32%.headrace.gateway.v1.InferBatchResult\"z\n\x10InferBatchResult\x12\x36\n\x08response\x18\x01 \x01(\x0b\x32\".headrace.gateway.v1.InferResponseH\x00\x12#\n\x05\x65rror\x18\x02 \x01(\x0b\x32\x12.google.rpc.StatusH\x00\x42\t\n\x07outcome\"P\n\rStreamRequest\x12.\n\x05\x63\x61lls\x18\x01 \x03(\x0b\x32\x1f.headrace.gateway.v1.StreamCall\x12\x0f\n\x07\x63\x61ncels\x18\x02 \x03(\x04\"\xa9\x01\n\nStreamCall\x12\n\n\x02id\x18\x01 \x01(\x04\x12\x32\n\x05infer\x18\x02 \x01(\x0b\x32!.headrace.gateway.v1.InferRequestH\x00\x12*\n\x07timeout\x18\x04 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x12\n\nrequest_id\x18\x05 \x01(\t\x12\x13\n\x0btraceparent\x18\x06 \x01(\tB\x06\n\x04\x63\x61ll\"\x89\x01\n\x0eStreamResponse\x12\x32\n\x07\x61nswers\x18\x01 \x03(\x0b\x32!.headrace.gateway.v1.StreamAnswer\x12\x31\n\x06limits\x18\x02 \x01(\x0b\x32!.headrace.gateway.v1.StreamLimits\x12\x10\n\x08\x64raining\x18\x03 \x01(\x08\"\x7f\n\x0cStreamAnswer\x12\n\n\x02id\x18\x01 \x01(\x04\x12\x33\n\x05infer\x18\x02 \x01(\x0b\x32\".headrace.gateway.v1.InferResponseH\x00\x12#\n\x05\x65rror\x18\x03 \x01(\x0b\x32\x12.google.rpc.StatusH\x00\x42\t\n\x07outcome\"\xa2\x01\n\x0cStreamLimits\x12\x11\n\tcalls_max\x18\x01 \x01(\r\x12\x11\n\tbytes_max\x18\x02 \x01(\x04\x12\x1d\n\x15\x63\x61lls_per_message_max\x18\x03 \x01(\r\x12\x19\n\x11message_bytes_max\x18\x04 \x01(\x04\x12\x32\n\x0f\x64\x65\x66\x61ult_timeout\x18\x05 \x01(\x0b\x32\x19.google.protobuf.Duration2\xf3\x02\n\x10InferenceService\x12N\n\x05Infer\x12!.headrace.gateway.v1.InferRequest\x1a\".headrace.gateway.v1.InferResponse\x12]\n\nInferBatch\x12&.headrace.gateway.v1.InferBatchRequest\x1a\'.headrace.gateway.v1.InferBatchResponse\x12U\n\x06Stream\x12\".headrace.gateway.v1.StreamRequest\x1a#.headrace.gateway.v1.StreamResponse(\x01\x30\x01\x12Y\n\x08Generate\x12$.headrace.gateway.v1.GenerateRequest\x1a%.headrace.gateway.v1.GenerateResponse0\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'headrace.gateway.v1.inference_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_INFERREQUEST']._serialized_start=186
-  _globals['_INFERREQUEST']._serialized_end=283
-  _globals['_INFERRESPONSE']._serialized_start=285
-  _globals['_INFERRESPONSE']._serialized_end=400
-  _globals['_INFERBATCHREQUEST']._serialized_start=402
-  _globals['_INFERBATCHREQUEST']._serialized_end=499
-  _globals['_INFERBATCHRESPONSE']._serialized_start=501
-  _globals['_INFERBATCHRESPONSE']._serialized_end=577
-  _globals['_INFERBATCHRESULT']._serialized_start=579
-  _globals['_INFERBATCHRESULT']._serialized_end=701
-  _globals['_STREAMREQUEST']._serialized_start=703
-  _globals['_STREAMREQUEST']._serialized_end=783
-  _globals['_STREAMCALL']._serialized_start=786
-  _globals['_STREAMCALL']._serialized_end=955
-  _globals['_STREAMRESPONSE']._serialized_start=958
-  _globals['_STREAMRESPONSE']._serialized_end=1095
-  _globals['_STREAMANSWER']._serialized_start=1097
-  _globals['_STREAMANSWER']._serialized_end=1224
-  _globals['_STREAMLIMITS']._serialized_start=1227
-  _globals['_STREAMLIMITS']._serialized_end=1389
-  _globals['_INFERENCESERVICE']._serialized_start=1392
-  _globals['_INFERENCESERVICE']._serialized_end=1672
+  _globals['_INFERREQUEST']._serialized_start=224
+  _globals['_INFERREQUEST']._serialized_end=321
+  _globals['_INFERRESPONSE']._serialized_start=323
+  _globals['_INFERRESPONSE']._serialized_end=438
+  _globals['_INFERBATCHREQUEST']._serialized_start=440
+  _globals['_INFERBATCHREQUEST']._serialized_end=537
+  _globals['_INFERBATCHRESPONSE']._serialized_start=539
+  _globals['_INFERBATCHRESPONSE']._serialized_end=615
+  _globals['_INFERBATCHRESULT']._serialized_start=617
+  _globals['_INFERBATCHRESULT']._serialized_end=739
+  _globals['_STREAMREQUEST']._serialized_start=741
+  _globals['_STREAMREQUEST']._serialized_end=821
+  _globals['_STREAMCALL']._serialized_start=824
+  _globals['_STREAMCALL']._serialized_end=993
+  _globals['_STREAMRESPONSE']._serialized_start=996
+  _globals['_STREAMRESPONSE']._serialized_end=1133
+  _globals['_STREAMANSWER']._serialized_start=1135
+  _globals['_STREAMANSWER']._serialized_end=1262
+  _globals['_STREAMLIMITS']._serialized_start=1265
+  _globals['_STREAMLIMITS']._serialized_end=1427
+  _globals['_INFERENCESERVICE']._serialized_start=1430
+  _globals['_INFERENCESERVICE']._serialized_end=1801
 # @@protoc_insertion_point(module_scope)

@@ -3,6 +3,7 @@
 import grpc
 import warnings
 
+from headrace.gateway.v1 import generation_pb2 as headrace_dot_gateway_dot_v1_dot_generation__pb2
 from headrace.gateway.v1 import inference_pb2 as headrace_dot_gateway_dot_v1_dot_inference__pb2
 
 GRPC_GENERATED_VERSION = '1.85.1'
@@ -55,6 +56,11 @@ class InferenceServiceStub:
                 request_serializer=headrace_dot_gateway_dot_v1_dot_inference__pb2.StreamRequest.SerializeToString,
                 response_deserializer=headrace_dot_gateway_dot_v1_dot_inference__pb2.StreamResponse.FromString,
                 _registered_method=True)
+        self.Generate = channel.unary_stream(
+                '/headrace.gateway.v1.InferenceService/Generate',
+                request_serializer=headrace_dot_gateway_dot_v1_dot_generation__pb2.GenerateRequest.SerializeToString,
+                response_deserializer=headrace_dot_gateway_dot_v1_dot_generation__pb2.GenerateResponse.FromString,
+                _registered_method=True)
 
 
 class InferenceServiceServicer:
@@ -99,6 +105,16 @@ class InferenceServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Generate(self, request, context):
+        """Generate streams what a language model makes of a prompt, token by token as they come. Nothing is generated twice: a
+        call that has had a token is not tried again, but may go on elsewhere, see `continue_elsewhere`. The RPC's deadline
+        is the call's. Cancelling stops the model within one token, or one batch of the prompt. A client that leaves more
+        than 1 MiB unread loses the call (READER_TOO_SLOW). A model that doesn't generate is MODEL_TASK_MISMATCH.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_InferenceServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -116,6 +132,11 @@ def add_InferenceServiceServicer_to_server(servicer, server):
                     servicer.Stream,
                     request_deserializer=headrace_dot_gateway_dot_v1_dot_inference__pb2.StreamRequest.FromString,
                     response_serializer=headrace_dot_gateway_dot_v1_dot_inference__pb2.StreamResponse.SerializeToString,
+            ),
+            'Generate': grpc.unary_stream_rpc_method_handler(
+                    servicer.Generate,
+                    request_deserializer=headrace_dot_gateway_dot_v1_dot_generation__pb2.GenerateRequest.FromString,
+                    response_serializer=headrace_dot_gateway_dot_v1_dot_generation__pb2.GenerateResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -205,6 +226,33 @@ class InferenceService:
             '/headrace.gateway.v1.InferenceService/Stream',
             headrace_dot_gateway_dot_v1_dot_inference__pb2.StreamRequest.SerializeToString,
             headrace_dot_gateway_dot_v1_dot_inference__pb2.StreamResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Generate(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/headrace.gateway.v1.InferenceService/Generate',
+            headrace_dot_gateway_dot_v1_dot_generation__pb2.GenerateRequest.SerializeToString,
+            headrace_dot_gateway_dot_v1_dot_generation__pb2.GenerateResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -7,6 +7,7 @@ one stream.
 
 from collections import abc as _abc
 from grpc import aio as _aio
+from headrace.gateway.v1 import generation_pb2 as _generation_pb2
 from headrace.gateway.v1 import inference_pb2 as _inference_pb2
 import abc as _abc_1
 import grpc as _grpc
@@ -62,6 +63,12 @@ class InferenceServiceStub:
     have, bytes that are no StreamRequest) ends the stream with INVALID_ARGUMENT. Closing the sending side lets calls
     in flight finish; cancelling the stream cancels them.
     """
+    Generate: _grpc.UnaryStreamMultiCallable[_generation_pb2.GenerateRequest, _generation_pb2.GenerateResponse]
+    """Generate streams what a language model makes of a prompt, token by token as they come. Nothing is generated twice: a
+    call that has had a token is not tried again, but may go on elsewhere, see `continue_elsewhere`. The RPC's deadline
+    is the call's. Cancelling stops the model within one token, or one batch of the prompt. A client that leaves more
+    than 1 MiB unread loses the call (READER_TOO_SLOW). A model that doesn't generate is MODEL_TASK_MISMATCH.
+    """
 
 @_typing.type_check_only
 class InferenceServiceAsyncStub(InferenceServiceStub):
@@ -94,6 +101,12 @@ class InferenceServiceAsyncStub(InferenceServiceStub):
     there is room. A message that breaks the contract (an identifier that is in flight, more calls than a message may
     have, bytes that are no StreamRequest) ends the stream with INVALID_ARGUMENT. Closing the sending side lets calls
     in flight finish; cancelling the stream cancels them.
+    """
+    Generate: _aio.UnaryStreamMultiCallable[_generation_pb2.GenerateRequest, _generation_pb2.GenerateResponse]  # type: ignore[assignment]
+    """Generate streams what a language model makes of a prompt, token by token as they come. Nothing is generated twice: a
+    call that has had a token is not tried again, but may go on elsewhere, see `continue_elsewhere`. The RPC's deadline
+    is the call's. Cancelling stops the model within one token, or one batch of the prompt. A client that leaves more
+    than 1 MiB unread loses the call (READER_TOO_SLOW). A model that doesn't generate is MODEL_TASK_MISMATCH.
     """
 
 class InferenceServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -142,6 +155,18 @@ class InferenceServiceServicer(metaclass=_abc_1.ABCMeta):
         there is room. A message that breaks the contract (an identifier that is in flight, more calls than a message may
         have, bytes that are no StreamRequest) ends the stream with INVALID_ARGUMENT. Closing the sending side lets calls
         in flight finish; cancelling the stream cancels them.
+        """
+
+    @_abc_1.abstractmethod
+    def Generate(
+        self,
+        request: _generation_pb2.GenerateRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_generation_pb2.GenerateResponse], _abc.AsyncIterator[_generation_pb2.GenerateResponse]]:
+        """Generate streams what a language model makes of a prompt, token by token as they come. Nothing is generated twice: a
+        call that has had a token is not tried again, but may go on elsewhere, see `continue_elsewhere`. The RPC's deadline
+        is the call's. Cancelling stops the model within one token, or one batch of the prompt. A client that leaves more
+        than 1 MiB unread loses the call (READER_TOO_SLOW). A model that doesn't generate is MODEL_TASK_MISMATCH.
         """
 
 def add_InferenceServiceServicer_to_server(servicer: InferenceServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
