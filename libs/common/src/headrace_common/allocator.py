@@ -18,11 +18,16 @@ _M_ARENA_MAX = -8
 _LARGEST_BYTES = 1 << 30
 
 
-def keep_freed_memory(kept_bytes: int = KEPT_BYTES) -> bool:
-    """Tells the C library to serve large blocks from one heap and to leave up to `kept_bytes` of it for later.
+def keep_freed_memory(kept_bytes: int = KEPT_BYTES, *, heaps: int = 1) -> bool:
+    """Tells the C library to serve large blocks from its heaps and to leave up to `kept_bytes` of them for later.
 
     By default every block over 128 KiB is a mapping of its own, and each of its pages faults on first use: for a
     60 MiB message that is most of the time that its copies block the event loop. Call it before threads start.
+
+    Args:
+        kept_bytes: Freed memory that stays with the process.
+        heaps: Threads that share one wait for each other, also for one of low priority that has just been stopped in
+            the middle of an allocation. With more of them than threads, none is shared; then less is used again.
 
     Returns:
         Whether the C library can be told; on others than glibc everything stays as it is.
@@ -31,7 +36,7 @@ def keep_freed_memory(kept_bytes: int = KEPT_BYTES) -> bool:
         mallopt = ctypes.CDLL(None).mallopt
     except (OSError, AttributeError):
         return False
-    settings = ((_M_ARENA_MAX, 1), (_M_MMAP_THRESHOLD, _LARGEST_BYTES), (_M_TRIM_THRESHOLD, kept_bytes))
+    settings = ((_M_ARENA_MAX, heaps), (_M_MMAP_THRESHOLD, _LARGEST_BYTES), (_M_TRIM_THRESHOLD, kept_bytes))
     return all(mallopt(parameter, value) for parameter, value in settings)
 
 

@@ -64,12 +64,14 @@ def run_service(
     settings_class: type[S],
     main: Callable[[S, Stop], Awaitable[None]],
     *,
+    heaps: int = 1,
     argv: Sequence[str] | None = None,
 ) -> int:
     """Runs `main(settings, stop)` until it returns, which it does soon after `stop` is requested.
 
     SIGTERM and SIGINT request the stop; a second one ends the process at once. The caller passes the result to
-    `sys.exit`: 0 after an orderly end, 1 after a failure, 2 where the settings are wrong.
+    `sys.exit`: 0 after an orderly end, 1 after a failure, 2 where the settings are wrong. `heaps` as for
+    `keep_freed_memory`.
     """
     options = _parser(name, settings_class).parse_args(argv)
     try:
@@ -82,7 +84,7 @@ def run_service(
             print(f"{variable}={value}")  # noqa: T201 - this is the command's output
         return 0
     configure_logs(service=name, level=settings.log_level, fmt=settings.log_format)
-    keep_freed_memory()
+    keep_freed_memory(heaps=heaps)
     collect_garbage_seldom()
     return uvloop.run(_supervised(settings, main))
 

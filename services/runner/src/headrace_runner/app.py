@@ -31,7 +31,7 @@ from headrace_runner.config import RunnerSettings
 from headrace_runner.device import available_cpus, memory_limit_bytes, open_device
 from headrace_runner.execution.policy import ExecutionLimits
 from headrace_runner.loading.fetch_pace import FetchPace
-from headrace_runner.loading.heap import Heap, kept_serving_bytes
+from headrace_runner.loading.heap import HEAPS, Heap, kept_serving_bytes
 from headrace_runner.loading.model_loader import ModelLoader
 from headrace_runner.loading.residency import Residency
 from headrace_runner.mesh.client import MeshClient
@@ -57,7 +57,7 @@ async def run(settings: RunnerSettings, stop: Stop) -> None:
     # Threads of executions and the event loop take turns in Python; the usual 5 ms are longer than most calls take.
     sys.setswitchinterval(_SWITCH_S)
     # Otherwise the C library hands memory back whenever a model leaves it free, with everything waiting.
-    keep_freed_memory(kept_serving_bytes(memory_limit_bytes()))
+    keep_freed_memory(kept_serving_bytes(memory_limit_bytes()), heaps=HEAPS)
     clock = SystemClock()
     metrics = Metrics()
     tls = TlsFiles.from_settings(settings)

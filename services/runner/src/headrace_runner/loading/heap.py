@@ -10,6 +10,9 @@ from typing import ClassVar
 from headrace_common.allocator import KEPT_BYTES
 from headrace_runner.device import resident_bytes
 
+HEAPS = 64
+"""More than a runner has threads, as a rule: executions of tenants that are above their part and loads run with low
+priority, and nobody else may wait for them inside `malloc`."""
 _KIB = 1 << 10
 # The most that the C library can be told.
 _KEPT_MAX_BYTES = (1 << 31) - 1
