@@ -4,16 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from types import TracebackType
-from typing import Any, Literal, Self, overload
+from typing import Any, Literal, Self, Unpack, overload
 
-from numpy.typing import ArrayLike
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
 
 from headrace_client import rpcs
 from headrace_client.async_administration import AsyncKeys, AsyncTenants
 from headrace_client.async_mesh import AsyncRunners, AsyncServer
 from headrace_client.async_models import AsyncModels
+from headrace_client.contracts.headrace.gateway.v1 import generation_pb2
 from headrace_client.contracts.inference import model_config_pb2, model_statistics_pb2, open_inference_pb2
 from headrace_client.errors import HeadraceError
+from headrace_client.generation import Generation
+from headrace_client.generation_request import GenerateOptions, Prompt, encode_generate
 from headrace_client.inference import (
     InferRequest,
     InferResult,
@@ -26,8 +30,9 @@ from headrace_client.many import CONCURRENCY, infer_many
 from headrace_client.options import Tls, client_options
 from headrace_client.retries import RetryPolicy
 from headrace_client.stream import InferStream
-from headrace_client.tensors import Tensor
+from headrace_client.tensors import Tensor, text_tensor
 from headrace_client.transport import Transport
+from headrace_client.tried_stream import TriedStream
 
 TIMEOUT_S = 30.0
 MESSAGE_BYTES_MAX = 64 << 20
@@ -144,6 +149,63 @@ class AsyncClient:
             repeatable=request.repeatable,
         )
         return decode_response(answer)
+
+    def generate(self, model: str, prompt: Prompt, **options: Unpack[GenerateOptions]) -> Generation:
+        """What a language model makes of a prompt, token by token; see `Generation` and, for all options, its class.
+
+        A failure before anything came is retried as those of other calls are, later ones never.
+
+        Args:
+            model: Name of the model.
+            prompt: Text, tokens, or a conversation: messages with `role` and `content`, or tuples of the two. Roles
+                are `system`, `user`, `assistant` and `tool`.
+            **options: See `GenerateOptions`.
+
+        Raises:
+            ValidationError: a value can't be sent.
+        """
+        return Generation(self.open_generation(model, prompt, options))
+
+    def open_generation(
+        self, model: str, prompt: Prompt, options: GenerateOptions
+    ) -> TriedStream[generation_pb2.GenerateResponse]:
+        """The call of a `Generation` that has not begun, for a client that reads it in a way of its own."""
+        return TriedStream(
+            transport=self._transport,
+            rpc=rpcs.GENERATE,
+            request=encode_generate(model, prompt, options),
+            timeout_s=options.get("timeout_s"),
+            request_id=options.get("request_id"),
+            traceparent=options.get("traceparent", ""),
+        )
+
+    async def embed(
+        self, model: str, texts: Sequence[str], *, version: str | int = "", timeout_s: float | None = None
+    ) -> NDArray[np.float32]:
+        """The embeddings of texts, shape (texts, dimensions).
+
+        Raises:
+            HeadraceError: the failure, typed.
+        """
+        inputs = {"text": text_tensor("texts", texts)}
+        return (await self.infer(model, inputs, version=version, timeout_s=timeout_s))["embedding"]
+
+    async def rerank(
+        self,
+        model: str,
+        query: str,
+        documents: Sequence[str],
+        *,
+        version: str | int = "",
+        timeout_s: float | None = None,
+    ) -> NDArray[np.float32]:
+        """How well each document answers the query: a score for each, in their order, larger for better.
+
+        Raises:
+            HeadraceError: the failure, typed.
+        """
+        inputs = {"query": text_tensor("query", [query]), "documents": text_tensor("documents", documents)}
+        return (await self.infer(model, inputs, version=version, timeout_s=timeout_s))["score"]
 
     def stream(self) -> InferStream:
         """A packed stream for many calls at once, to be used with `async with`."""

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from types import TracebackType
-from typing import Any, Literal, Self, overload
+from typing import Any, Literal, Self, Unpack, overload
 
-from numpy.typing import ArrayLike
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
 
 from headrace_client.administration import Keys, Tenants
 from headrace_client.async_client import MESSAGE_BYTES_MAX, TIMEOUT_S, AsyncClient
+from headrace_client.blocking_generation import BlockingGeneration
 from headrace_client.blocking_many import iterate_many
 from headrace_client.blocking_stream import BlockingStream
 from headrace_client.contracts.inference import model_config_pb2, model_statistics_pb2
 from headrace_client.errors import HeadraceError
+from headrace_client.generation_request import GenerateOptions, Prompt
 from headrace_client.inference import InferRequest, InferResult, ParameterValue
 from headrace_client.loop_thread import LoopThread
 from headrace_client.many import CONCURRENCY
@@ -111,6 +114,28 @@ class Client:
                 traceparent=traceparent,
             )
         )
+
+    def generate(self, model: str, prompt: Prompt, **options: Unpack[GenerateOptions]) -> BlockingGeneration:
+        """As `AsyncClient.generate`: what a language model makes of a prompt, token by token."""
+        return BlockingGeneration(stream=self._client.open_generation(model, prompt, options), loop=self._loop)
+
+    def embed(
+        self, model: str, texts: Sequence[str], *, version: str | int = "", timeout_s: float | None = None
+    ) -> NDArray[np.float32]:
+        """The embeddings of texts, shape (texts, dimensions)."""
+        return self._loop.run(self._client.embed(model, texts, version=version, timeout_s=timeout_s))
+
+    def rerank(
+        self,
+        model: str,
+        query: str,
+        documents: Sequence[str],
+        *,
+        version: str | int = "",
+        timeout_s: float | None = None,
+    ) -> NDArray[np.float32]:
+        """How well each document answers the query: a score for each, in their order, larger for better."""
+        return self._loop.run(self._client.rerank(model, query, documents, version=version, timeout_s=timeout_s))
 
     def stream(self) -> BlockingStream:
         """A packed stream for many calls at once, to be used with `with`."""

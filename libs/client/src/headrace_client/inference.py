@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from headrace_client import failures
 from headrace_client.contracts.google.protobuf import duration_pb2
-from headrace_client.contracts.headrace.gateway.v1 import inference_pb2
+from headrace_client.contracts.headrace.gateway.v1 import execution_pb2, inference_pb2
 from headrace_client.contracts.inference import open_inference_pb2
 from headrace_client.errors import TensorError, ValidationError
 from headrace_client.tensors import Tensor, decode, encode
@@ -131,7 +131,6 @@ def decode_response(message: inference_pb2.InferResponse) -> InferResult:
     for output, raw in zip(response.outputs, contents, strict=True):
         outputs[output.name] = decode(output.name, output.datatype, output.shape, raw)
         datatypes[output.name] = output.datatype
-    execution = message.execution
     return InferResult(
         model=response.model_name,
         version=response.model_version,
@@ -139,14 +138,24 @@ def decode_response(message: inference_pb2.InferResponse) -> InferResult:
         outputs=outputs,
         datatypes=datatypes,
         parameters={name: _parameter_value(value) for name, value in response.parameters.items()},
-        execution=Execution(
-            runner=execution.runner,
-            backend=execution.backend,
-            device_type=execution.device_type,
-            queue_s=_seconds(execution.queue_time),
-            compute_s=_seconds(execution.compute_time),
-        ),
+        execution=execution_of(message.execution),
     )
+
+
+def execution_of(message: execution_pb2.Execution) -> Execution:
+    """Where and how long a call ran."""
+    return Execution(
+        runner=message.runner,
+        backend=message.backend,
+        device_type=message.device_type,
+        queue_s=seconds_of(message.queue_time),
+        compute_s=seconds_of(message.compute_time),
+    )
+
+
+def seconds_of(duration: duration_pb2.Duration) -> float:
+    """A time of the contracts in seconds."""
+    return duration.seconds + duration.nanos / 1e9
 
 
 def version_text(version: str | int) -> str:
@@ -268,7 +277,3 @@ def _parameter(name: str, value: object) -> open_inference_pb2.InferParameter:
 def _parameter_value(message: open_inference_pb2.InferParameter) -> ParameterValue:
     chosen = message.WhichOneof("parameter_choice")
     return getattr(message, chosen) if chosen is not None else ""
-
-
-def _seconds(duration: duration_pb2.Duration) -> float:
-    return duration.seconds + duration.nanos / 1e9

@@ -7,7 +7,7 @@ from typing import Generic, TypeVar
 
 from google.protobuf.message import Message
 
-from headrace_client.contracts.headrace.gateway.v1 import inference_pb2, mesh_pb2
+from headrace_client.contracts.headrace.gateway.v1 import generation_pb2, inference_pb2, mesh_pb2
 from headrace_client.contracts.headrace.quota.v1 import tenants_pb2
 from headrace_client.contracts.headrace.registry.v1 import models_pb2
 from headrace_client.contracts.inference import model_repository_pb2, model_statistics_pb2, open_inference_pb2
@@ -36,6 +36,7 @@ class Rpc(Generic[Q, R]):
 _INFERENCE = "/headrace.gateway.v1.InferenceService/"
 INFER = Rpc(_INFERENCE + "Infer", inference_pb2.InferRequest, inference_pb2.InferResponse)
 STREAM = Rpc(_INFERENCE + "Stream", inference_pb2.StreamRequest, inference_pb2.StreamResponse)
+GENERATE = Rpc(_INFERENCE + "Generate", generation_pb2.GenerateRequest, generation_pb2.GenerateResponse)
 
 _MESH = "/headrace.gateway.v1.MeshService/"
 LIST_RUNNERS = Rpc(_MESH + "ListRunners", mesh_pb2.ListRunnersRequest, mesh_pb2.ListRunnersResponse)

@@ -75,6 +75,18 @@ def encode(name: str, value: ArrayLike | Tensor) -> RawTensor:
     return RawTensor(name=name, datatype=datatype, shape=array.shape, raw=raw)
 
 
+def text_tensor(name: str, texts: Sequence[str]) -> Tensor:
+    """A list of texts as a tensor of one axis.
+
+    Raises:
+        TensorError: it is something else.
+    """
+    elements: Any = texts
+    if isinstance(elements, str) or not all(isinstance(element, str) for element in elements):
+        raise _refused(name, "a list of texts is needed", failures.TENSOR_DATATYPE_MISMATCH)
+    return Tensor(list(texts), BYTES)
+
+
 def decode(name: str, datatype: str, shape: Sequence[int], raw: bytes) -> NDArray[Any]:
     """The array of a received tensor.
 

@@ -82,12 +82,12 @@ class Transport:
         Raises:
             HeadraceError: what the mesh answered, or that it didn't.
         """
-        content = _serialised(request)
+        content = serialised(request)
         metadata = self.metadata(request_id, traceparent)
 
         async def attempt(left_s: float) -> R:
             method: Any = self.channel().unary_unary(rpc.path)  # pyright: ignore[reportUnknownVariableType]
-            return _parsed(await self._typed(method(content, timeout=left_s, metadata=metadata)), rpc.response)
+            return parsed(await self.typed(method(content, timeout=left_s, metadata=metadata)), rpc.response)
 
         return await self._tried(attempt, timeout_s, repeatable=rpc.repeatable and repeatable)
 
@@ -110,7 +110,7 @@ class Transport:
             async def contents() -> AsyncIterator[bytes]:
                 try:
                     async for request in requests():
-                        yield _serialised(request)
+                        yield serialised(request)
                 except Exception as error:
                     failed.append(error)
                     raise
@@ -119,7 +119,7 @@ class Transport:
             call = method(contents(), timeout=left_s, metadata=metadata)
             ending = Ending(call)
             try:
-                return _parsed(await self._typed(call, ending), rpc.response)
+                return parsed(await self.typed(call, ending), rpc.response)
             except (HeadraceError, asyncio.CancelledError):
                 if failed:
                     raise failed[0] from None
@@ -148,10 +148,10 @@ class Transport:
         """
         left_s = None if timeout_s is None else checked_timeout_s(timeout_s)
         method: Any = self.channel().unary_stream(rpc.path)  # pyright: ignore[reportUnknownVariableType]
-        call = method(_serialised(request), timeout=left_s, metadata=self.metadata())
+        call = method(serialised(request), timeout=left_s, metadata=self.metadata())
         try:
-            while (raw := await self._typed(call.read())) is not grpc.aio.EOF:
-                yield _parsed(raw, rpc.response)
+            while (raw := await self.typed(call.read())) is not grpc.aio.EOF:
+                yield parsed(raw, rpc.response)
         finally:
             call.cancel()
 
@@ -217,7 +217,8 @@ class Transport:
                 attempts.succeeded()
                 return answer
 
-    async def _typed(self, call: Any, ending: Ending | None = None) -> Any:
+    async def typed(self, call: Any, ending: Ending | None = None) -> Any:
+        """What a call or a read of one gives, with its failure as a `HeadraceError`."""
         try:
             return await call
         except grpc.RpcError as error:
@@ -271,14 +272,24 @@ def _content(path: Path | None) -> bytes | None:
         raise ConfigError(f"{path} can't be read", failures.SECRET_UNAVAILABLE) from None
 
 
-def _serialised(request: Message) -> bytes:
+def serialised(request: Message) -> bytes:
+    """The bytes of a request.
+
+    Raises:
+        ValidationError: they are too many.
+    """
     try:
         return request.SerializeToString()
     except (EncodeError, ValueError):
         raise ValidationError("the request has 2 GiB or more", failures.MESSAGE_TOO_LARGE) from None
 
 
-def _parsed(raw: bytes, response: type[R]) -> R:
+def parsed(raw: bytes, response: type[R]) -> R:
+    """The message that came.
+
+    Raises:
+        InternalError: it is none.
+    """
     try:
         return response.FromString(raw)
     except DecodeError:
