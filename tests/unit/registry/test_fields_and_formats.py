@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from headrace.registry.v1.manifest_pb2 import ARTIFACT_FORMAT_ONNX
+from headrace.registry.v1.manifest_pb2 import ARTIFACT_FORMAT_GGUF, ARTIFACT_FORMAT_ONNX
 from headrace_common import catalogue
 from headrace_common.errors import HeadraceError
 from headrace_common.page_token import encode_page_token
@@ -22,6 +22,7 @@ from headrace_registry.field_rules import (
 from headrace_registry.paging import models_position, models_token, versions_position, versions_token
 from headrace_registry.segments import segment_key
 from support import onnx_models
+from support.gguf_files import gguf
 
 MODEL_NAMES = st.from_regex(r"[a-zA-Z0-9][a-zA-Z0-9._-]{0,127}", fullmatch=True)
 
@@ -113,7 +114,6 @@ def test_onnx_files_are_recognised(datatype: str) -> None:
 @pytest.mark.parametrize(
     ("head", "name"),
     [
-        (b"GGUF\x03\0\0\0", "GGUF"),
         (b"\x20\0\0\0TFL3", "TensorFlow Lite"),
         (b"\x89HDF\r\n\x1a\n", "HDF5"),
         (b"PK\x03\x04", "ZIP"),
@@ -133,3 +133,9 @@ def test_keys_of_tenants_never_meet() -> None:
     digest = bytes(range(32))
     assert segment_key("acme", digest) != segment_key("acme-2", digest)
     assert segment_key("acme", digest).startswith("tenants/acme/segments/00/")
+
+
+def test_gguf_files_are_recognised_by_their_first_bytes() -> None:
+    assert recognise(gguf()[:HEAD_BYTES]) == ARTIFACT_FORMAT_GGUF
+    assert recognise(b"GGUF") == ARTIFACT_FORMAT_GGUF
+    assert recognise(b"GGU") == ARTIFACT_FORMAT_ONNX

@@ -68,8 +68,8 @@ def test_everything_but_tensors_is_taken_as_stated() -> None:
     )
     manifest = merge(stated, signature([-1]))
     del manifest.inputs[:], manifest.outputs[:]
-    manifest.ClearField("format")
-    manifest.ClearField("batched")
+    for name in ("format", "task", "batched"):
+        manifest.ClearField(name)
     assert manifest == stated
 
 

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from onnx import AttributeProto, ModelProto, TensorProto, helper
 
 from headrace_common import wire
-from headrace_registry.onnx_walk import DEPTH_MAX, Fault, Refusal, check_onnx
+from headrace_registry.onnx_walk import DEPTH_MAX, check_onnx
+from headrace_registry.refusal import Fault, Refusal
 from support import onnx_models
 
 

@@ -9,10 +9,10 @@ import math
 import os
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import cast
+from typing import TypeVar, cast
 
 import structlog
 from prometheus_client import CollectorRegistry, Histogram
@@ -20,13 +20,18 @@ from prometheus_client import CollectorRegistry, Histogram
 from headrace.registry.v1.manifest_pb2 import TensorSpec
 from headrace_common import catalogue
 from headrace_common.errors import ModelError
+from headrace_common.gguf import GgufHeader
 from headrace_registry.artifact_format import unsupported
-from headrace_registry.onnx_walk import Fault
+from headrace_registry.gguf_answer import header_of
+from headrace_registry.refusal import Fault
+
+T = TypeVar("T")
 
 _ANSWER_BYTES_MAX = 4 << 20
 _TENSORS_MAX = 4_096
 _AXES_MAX = 64
 _NAME_CHARS_MAX = 1_024
+_REASON_CHARS_MAX = 300
 _DATATYPES = {
     "tensor(bool)": "BOOL",
     "tensor(int8)": "INT8",
@@ -90,20 +95,36 @@ class Inspector:
         Raises:
             ModelError: MODEL_FILE_INVALID, MODEL_FORMAT_UNSUPPORTED or MODEL_INSPECTION_LIMIT (INVALID_ARGUMENT).
         """
+        return await self._inspect("onnx_inspection", path, file_name, _signature_of)
+
+    async def inspect_gguf(self, path: Path, *, file_name: str) -> GgufHeader:
+        """What a GGUF on disk says of its model, without its chat template; otherwise as `inspect`."""
+        return await self._inspect("gguf_inspection", path, file_name, header_of)
+
+    async def _inspect(self, program: str, path: Path, file_name: str, read: Callable[[Mapping[str, object]], T]) -> T:
         async with self._places:
             with self._duration.time():
-                status, answer = await self._run(path)
+                status, answer = await self._run(program, path)
         if status is None or (status < 0 and -status in _LIMIT_SIGNALS):
             raise self._limit(file_name)
         if status != 0:
             self._log.warning("inspection failed", status=status)
             raise _not_valid(file_name, f"the file '{file_name}' makes its inspection fail")
-        return self._read(answer, file_name)
+        # Believes nothing: the process has handled hostile bytes.
+        try:
+            document = cast("dict[str, object]", json.loads(answer))
+            fault = document.get("fault")
+            if fault is not None:
+                raise self._refused(Fault(fault), str(document.get("subject"))[:_NAME_CHARS_MAX], file_name)
+            return read(document)
+        except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
+            self._log.warning("inspection answered nonsense", answer_bytes=len(answer))
+            raise _not_valid(file_name, f"the file '{file_name}' can't be inspected") from None
 
-    async def _run(self, path: Path) -> tuple[int | None, bytes]:
+    async def _run(self, program: str, path: Path) -> tuple[int | None, bytes]:
         """The exit status (None after the time limit) and what the process printed."""
         process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-I", "-B", "-m", "headrace_registry.onnx_inspection"),
+            *(sys.executable, "-I", "-B", "-m", f"headrace_registry.{program}"),
             *(os.fspath(path), str(self._memory_bytes), str(math.ceil(self._timeout_s))),
             stdin=asyncio.subprocess.DEVNULL,
             stdout=asyncio.subprocess.PIPE,
@@ -126,20 +147,6 @@ class Inspector:
                     process.kill()
                 await asyncio.shield(process.wait())
 
-    def _read(self, answer: bytes, file_name: str) -> Signature:
-        """Believes nothing: the process has handled hostile bytes."""
-        try:
-            document = cast("dict[str, object]", json.loads(answer))
-            fault = document.get("fault")
-            if fault is not None:
-                raise self._refused(Fault(fault), str(document.get("subject"))[:_NAME_CHARS_MAX], file_name)
-            return Signature(
-                inputs=_tensors(document["inputs"], "input"), outputs=_tensors(document["outputs"], "output")
-            )
-        except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
-            self._log.warning("inspection answered nonsense", answer_bytes=len(answer))
-            raise _not_valid(file_name, f"the file '{file_name}' can't be inspected") from None
-
     def _refused(self, fault: Fault, subject: str, file_name: str) -> ModelError:
         match fault:
             case Fault.OUT_OF_MEMORY:
@@ -156,6 +163,9 @@ class Inspector:
                 message = f"the graphs in '{file_name}' are nested too deeply"
             case Fault.REJECTED:
                 message = f"the file '{file_name}' is not a model that ONNX Runtime accepts"
+            case Fault.GGUF_INVALID:
+                shown = "".join(letter if letter.isprintable() else "?" for letter in subject[:_REASON_CHARS_MAX])
+                message = f"the file '{file_name}' {shown}"
             case Fault.NOT_ONNX:
                 message = f"the file '{file_name}' is not an ONNX model"
         return _not_valid(file_name, message)
@@ -178,6 +188,10 @@ async def _read_up_to(stream: asyncio.StreamReader, limit: int) -> bytes:
             break
         parts += part
     return bytes(parts)
+
+
+def _signature_of(document: Mapping[str, object]) -> Signature:
+    return Signature(inputs=_tensors(document["inputs"], "input"), outputs=_tensors(document["outputs"], "output"))
 
 
 def _tensors(value: object, kind: str) -> list[TensorSpec]:

@@ -7,15 +7,20 @@ from collections.abc import Iterable, Sequence
 
 from headrace.registry.v1.manifest_pb2 import (
     ARTIFACT_FORMAT_UNSPECIFIED,
+    MODEL_TASK_INFER,
+    MODEL_TASK_UNSPECIFIED,
     ArtifactFormat,
     Manifest,
+    ModelTask,
     TensorSpec,
 )
 from headrace_common.errors import ValidationError
+from headrace_common.gguf import GgufHeader
 from headrace_registry.artifact_format import DEFAULT_BACKENDS, unsupported
 from headrace_registry.execution_rules import check_execution, check_warm_up
 from headrace_registry.field_rules import DESCRIPTION_CHARS_MAX, TEXT_CHARS_MAX, check_pairs, check_text
 from headrace_registry.inspection import Signature
+from headrace_registry.language_rules import check_language, completed
 from headrace_registry.manifest_faults import ROOT, broken_text, mismatch, wrong
 from headrace_registry.placement_rules import check_placement, check_routing
 from headrace_registry.sequence_rules import check_sequence, check_states
@@ -44,6 +49,7 @@ def check_stated(stated: Manifest) -> None:
     for kind, tensors in (("inputs", stated.inputs), ("outputs", stated.outputs)):
         _check_tensors(kind, tensors)
     check_execution(stated.execution)
+    check_language(stated)
     if stated.HasField("batched") and not stated.batched and stated.execution.HasField("batching"):
         raise wrong("execution.batching", "needs a model that is batched, and `batched` is false")
     if stated.HasField("sequence"):
@@ -54,12 +60,15 @@ def check_stated(stated: Manifest) -> None:
     _check_texts(stated)
 
 
-def merged(*, stated: Manifest, artifact_format: ArtifactFormat.ValueType, inferred: Signature) -> Manifest:
+def merged(
+    *, stated: Manifest, artifact_format: ArtifactFormat.ValueType, inferred: Signature | GgufHeader
+) -> Manifest:
     """The manifest of the version.
 
     Rules: tensors are those of the file, in its order. A stated tensor is matched by name and may narrow free axes; an
     empty shape or datatype counts as not stated, so does a false `optional`. `batched` follows the narrowed shapes
-    unless it is stated. Everything else is taken as stated, the backend being the format's default.
+    unless it is stated. Everything else is taken as stated, the backend being the format's default. The tensors of a
+    language model are those of its task; its task and policy are filled in.
 
     Args:
         stated: Has passed `check_stated`.
@@ -78,8 +87,9 @@ def merged(*, stated: Manifest, artifact_format: ArtifactFormat.ValueType, infer
     manifest.backend = stated.backend or DEFAULT_BACKENDS[artifact_format]
     del manifest.inputs[:]
     del manifest.outputs[:]
-    manifest.inputs.extend(_merged_tensors("inputs", stated.inputs, inferred.inputs))
-    manifest.outputs.extend(_merged_tensors("outputs", stated.outputs, inferred.outputs))
+    signature = completed(manifest, inferred) if isinstance(inferred, GgufHeader) else _tensors(manifest, inferred)
+    manifest.inputs.extend(_merged_tensors("inputs", stated.inputs, signature.inputs))
+    manifest.outputs.extend(_merged_tensors("outputs", stated.outputs, signature.outputs))
     fixed = _tensor_without_rows([*manifest.inputs, *manifest.outputs])
     if stated.HasField("batched") and stated.batched and fixed is not None:
         raise mismatch("batched", f"is true, but the first axis of '{fixed}' is not free")
@@ -91,6 +101,16 @@ def merged(*, stated: Manifest, artifact_format: ArtifactFormat.ValueType, infer
     if manifest.ByteSize() > MANIFEST_BYTES_MAX:
         raise wrong("", f"has {manifest.ByteSize()} bytes with the tensors of the file, at most {MANIFEST_BYTES_MAX}")
     return manifest
+
+
+def _tensors(manifest: Manifest, inferred: Signature) -> Signature:
+    """What the file of a model of tensors says, which is no language model."""
+    if manifest.task not in (MODEL_TASK_UNSPECIFIED, MODEL_TASK_INFER):
+        raise mismatch("task", f"is {ModelTask.Name(manifest.task)}, which needs a GGUF, and the file is none")
+    if manifest.HasField("language"):
+        raise mismatch("language", "is only for language models, and the file is no GGUF")
+    manifest.task = MODEL_TASK_INFER
+    return inferred
 
 
 def _merged_tensors(kind: str, stated: Sequence[TensorSpec], inferred: Sequence[TensorSpec]) -> Iterable[TensorSpec]:

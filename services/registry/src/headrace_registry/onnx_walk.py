@@ -5,33 +5,14 @@ Source: the message and field numbers of onnx.proto, https://github.com/onnx/onn
 
 from __future__ import annotations
 
-from enum import Enum, StrEnum
+from enum import Enum
 
 from headrace_common import wire
 from headrace_common.errors import ValidationError
+from headrace_registry.refusal import Fault, Refusal
 
 DEPTH_MAX = 100
 """Deepest nesting of messages, that of protobuf's own parsers."""
-
-
-class Fault(StrEnum):
-    """Why a file is refused."""
-
-    NOT_ONNX = "not_onnx"
-    EXTERNAL_DATA = "external_data"
-    TOO_DEEP = "too_deep"
-    REJECTED = "rejected"
-    OPERATOR_UNKNOWN = "operator_unknown"
-    OUT_OF_MEMORY = "out_of_memory"
-
-
-class Refusal(Exception):
-    """The file is refused; `subject` names the tensor at fault where there is one."""
-
-    def __init__(self, fault: Fault, subject: str = "") -> None:
-        super().__init__(fault)
-        self.fault = fault
-        self.subject = subject
 
 
 class _Kind(Enum):

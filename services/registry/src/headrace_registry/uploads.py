@@ -15,6 +15,7 @@ from typing import TypeVar
 import structlog
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
+from headrace.registry.v1.manifest_pb2 import ARTIFACT_FORMAT_GGUF
 from headrace.registry.v1.models_pb2 import UploadVersionRequest
 from headrace_common import catalogue
 from headrace_common.errors import DeadlineError, HeadraceError, ModelError
@@ -144,13 +145,16 @@ class Uploads:
     async def _inspected(self, tenant_id: str, announced: Announcement, content: Content, path: Path) -> VersionDraft:
         artifact_format = recognise(await asyncio.to_thread(_head, path))
         file_name = announced.file_name or FILE_NAMES[artifact_format]
-        signature = await self._inspector.inspect(path, file_name=file_name)
+        if artifact_format == ARTIFACT_FORMAT_GGUF:
+            inferred = await self._inspector.inspect_gguf(path, file_name=file_name)
+        else:
+            inferred = await self._inspector.inspect(path, file_name=file_name)
         return VersionDraft(
             tenant_id=tenant_id,
             model=announced.model,
             version=announced.version,
             uid=str(uuid.uuid4()),
-            manifest=merged(stated=announced.stated, artifact_format=artifact_format, inferred=signature),
+            manifest=merged(stated=announced.stated, artifact_format=artifact_format, inferred=inferred),
             stated_manifest=announced.stated.SerializeToString(deterministic=True),
             path=file_name,
             content=content,
