@@ -89,11 +89,14 @@ class Generated:
     """What is new of a completion: whole characters, and every token that was chosen, those of held-back text too.
 
     Attributes:
+        untold_tokens: Tokens that were chosen besides, whose identity the backend doesn't know. They count as output.
+        logprobs: Of those of `token_ids` that the backend told one for, in their order.
         finish: Set in the last one.
     """
 
     text: str
     token_ids: Sequence[int]
+    untold_tokens: int = 0
     logprobs: Sequence[TokenLogprob] = ()
     finish: Finish | None = None
 

@@ -1,0 +1,1 @@
+"""Language models from GGUF files by llama.cpp, each in a process of its own."""

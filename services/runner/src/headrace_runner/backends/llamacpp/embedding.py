@@ -1,0 +1,57 @@
+"""Vectors of texts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TypeVar
+
+import numpy as np
+
+from headrace_runner.backends.llamacpp.process import ModelProcess
+from headrace_runner.backends.llamacpp.tensor_model import TensorModel, texts_of
+from headrace_runner.tensors.datatypes import Array
+from headrace_runner.tensors.signature import TensorSpec
+
+TEXT = "text"
+EMBEDDING = "embedding"
+
+T = TypeVar("T")
+
+
+class EmbeddingModel(TensorModel):
+    """Turns each text into a vector of length 1.
+
+    Args:
+        embedding_length: Elements of a vector.
+    """
+
+    def __init__(
+        self, *, process: ModelProcess, context_length: int, vocabulary_size: int, embedding_length: int
+    ) -> None:
+        super().__init__(process=process, context_length=context_length, vocabulary_size=vocabulary_size)
+        self._width = embedding_length
+        self.inputs = [TensorSpec(TEXT, "BYTES", (-1,))]
+        self.outputs = [TensorSpec(EMBEDDING, "FP32", (-1, embedding_length))]
+
+    async def _compute(self, inputs: Mapping[str, Array]) -> Array:
+        texts = texts_of(TEXT, inputs[TEXT])
+        prompts = [await self._tokens(TEXT, index, text) for index, text in enumerate(texts)]
+        vectors: list[list[float]] = []
+        for part in split(prompts, [len(prompt) for prompt in prompts], self._context_length):
+            answer = await self._client.ask("POST", "/v1/embeddings", {"input": part})
+            vectors += [row["embedding"] for row in sorted(answer["data"], key=lambda row: row["index"])]
+        return np.array(vectors, dtype=np.float32).reshape(len(texts), self._width)
+
+
+def split(items: Sequence[T], sizes: Sequence[int], limit: int) -> Iterator[list[T]]:
+    """Groups of neighbours with `limit` together at most, or one that is larger: what is asked for can't be stopped."""
+    group: list[T] = []
+    total = 0
+    for item, size in zip(items, sizes, strict=True):
+        if group and total + size > limit:
+            yield group
+            group, total = [], 0
+        group.append(item)
+        total += size
+    if group:
+        yield group

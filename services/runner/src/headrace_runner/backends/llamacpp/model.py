@@ -1,0 +1,127 @@
+"""A model that generates, in a process of its own."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing
+
+import structlog
+
+from headrace_common import catalogue
+from headrace_common.errors import HeadraceError, ModelError, RunnerUnavailable
+from headrace_runner.backends.generation import Generated, Prompt, PromptDone, Sampling
+from headrace_runner.backends.llamacpp.client import ModelClient, Refused
+from headrace_runner.backends.llamacpp.completion_body import completion_body
+from headrace_runner.backends.llamacpp.completion_reader import CompletionReader
+from headrace_runner.backends.llamacpp.constraint import GRAMMAR_FIELD, SCHEMA_FIELD, check_constraint, invalid
+from headrace_runner.backends.llamacpp.lost import process_lost
+from headrace_runner.backends.llamacpp.process import ModelProcess
+from headrace_runner.backends.llamacpp.prompt import Tokenizer
+
+_CONTEXT_EXCEEDED = "exceed_context_size_error"
+_POLL_S = 0.002
+_POLL_MAX_S = 0.05
+_FREE_MAX_S = 30.0
+
+
+class LlamaCppModel:
+    """Implements `GenerativeModel`.
+
+    Args:
+        process: Runs the model already; closed with this.
+        slots: Sequences that the process computes at the same time.
+        context_length: Tokens of one of them.
+        vocabulary_size: Tokens are below it.
+        has_template: Whether the model has a chat template.
+    """
+
+    def __init__(
+        self, *, process: ModelProcess, slots: int, context_length: int, vocabulary_size: int, has_template: bool
+    ) -> None:
+        self.slots = slots
+        self.context_length = context_length
+        self.process = process
+        self._client = ModelClient(process=process)
+        self._tokenizer = Tokenizer(client=self._client, vocabulary_size=vocabulary_size, has_template=has_template)
+        self._running = 0
+        self._log = structlog.stdlib.get_logger("llamacpp")
+
+    @property
+    def memory_bytes(self) -> int:
+        return self.process.memory_bytes
+
+    async def tokens_of(self, prompt: Prompt) -> list[int]:
+        try:
+            return await self._tokenizer.tokens_of(prompt)
+        except Refused as refused:
+            raise self._failed(refused) from None
+        except TimeoutError:
+            raise process_lost() from None
+
+    async def generate(self, prompt: Sequence[int], sampling: Sampling) -> AsyncGenerator[PromptDone | Generated, None]:
+        if len(prompt) >= self.context_length:
+            raise self._too_long(len(prompt))
+        check_constraint(sampling)
+        body = completion_body(prompt, sampling, context_length=self.context_length)
+        reader = CompletionReader(tokens_of=self._tokenizer.text, top_logprobs=sampling.top_logprobs)
+        finished = False
+        self._running += 1
+        try:
+            async with self._client.stream("/completion", body) as events, aclosing(events):
+                async for event in events:
+                    part = await reader.read(event)
+                    finished = isinstance(part, Generated) and part.finish is not None
+                    yield part
+                    if finished:
+                        return
+            raise process_lost()
+        except Refused as refused:
+            finished = True
+            raise self._refusal(refused, prompt, sampling) from None
+        finally:
+            self._running -= 1
+            if not finished:
+                await self._slot_free()
+
+    def close(self) -> None:
+        self.process.close()
+
+    async def _slot_free(self) -> None:
+        """Waits until no more slots are busy than there are completions. The connection is closed already."""
+        try:
+            async with asyncio.timeout(_FREE_MAX_S):
+                pause_s = _POLL_S
+                while await self._busy_slots() > self._running:
+                    await asyncio.sleep(pause_s)
+                    pause_s = min(1.5 * pause_s, _POLL_MAX_S)
+        except RunnerUnavailable:
+            # With its process the slot is gone too.
+            return
+        except (TimeoutError, Refused) as error:
+            self._log.warning("a slot did not get free", error=str(error))
+
+    async def _busy_slots(self) -> int:
+        return sum(bool(slot["is_processing"]) for slot in await self._client.ask("GET", "/slots"))
+
+    def _refusal(self, refused: Refused, prompt: Sequence[int], sampling: Sampling) -> HeadraceError:
+        if refused.kind == _CONTEXT_EXCEEDED:
+            return self._too_long(len(prompt))
+        if sampling.grammar:
+            self._log.info("grammar refused", error=refused.message)
+            return invalid(GRAMMAR_FIELD, "it is no GBNF that llama.cpp can use")
+        if sampling.json_schema:
+            self._log.info("schema refused", error=refused.message)
+            return invalid(SCHEMA_FIELD, "llama.cpp can't use it")
+        return self._failed(refused)
+
+    def _failed(self, refused: Refused) -> ModelError:
+        self._log.warning("llama.cpp refused a request", status=refused.status, kind=refused.kind)
+        return ModelError("the model failed while it computed this request", entry=catalogue.MODEL_EXECUTION_FAILED)
+
+    def _too_long(self, tokens: int) -> ModelError:
+        return ModelError(
+            f"the prompt has {tokens} tokens, the model's context has room for {self.context_length - 1} and an answer",
+            entry=catalogue.CONTEXT_LENGTH_EXCEEDED,
+            context={"actual": tokens, "limit": self.context_length},
+        )

@@ -1,0 +1,133 @@
+"""How a model's process is set up: from the manifest and from what the file says of itself."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from headrace.registry.v1 import manifest_pb2
+from headrace_common import catalogue
+from headrace_common.errors import DeviceError, ModelError
+from headrace_common.gguf import POOLING_RANK, GgufHeader
+
+CONTEXT_DEFAULT = 4096
+SLOTS_DEFAULT = 8
+SLOTS_MAX = 256
+PROMPT_BATCH_DEFAULT = 64
+_BATCH_BOUNDS = (16, 4096)
+# Beside the weights and the cache: the program itself, and what it computes with.
+_BASE_BYTES = 64 << 20
+_POOLINGS = {
+    manifest_pb2.POOLING_MEAN: "mean",
+    manifest_pb2.POOLING_CLS: "cls",
+    manifest_pb2.POOLING_LAST: "last",
+}
+_FILE_POOLINGS = {1: "mean", 2: "cls", 3: "last"}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProcessSettings:
+    """What a model's process is started with.
+
+    Attributes:
+        name: For the log.
+        slots: Sequences at the same time.
+        context_length: Tokens of each of them.
+        batch: Tokens of a prompt that are computed at once.
+        pooling: How vectors are made: `mean`, `cls`, `last` or `rank`; empty for a model that generates.
+        chat_template: In place of the file's own; empty means that one.
+    """
+
+    path: Path
+    name: str
+    slots: int
+    context_length: int
+    batch: int
+    threads: int
+    pooling: str = ""
+    chat_template: str = ""
+
+
+def settings_of(path: Path, manifest: manifest_pb2.Manifest, header: GgufHeader, threads: int) -> ProcessSettings:
+    """What a manifest asks for, checked against the file.
+
+    Raises:
+        ModelError: MODEL_LOAD_FAILED (FAILED_PRECONDITION): the file can't do what the manifest says.
+    """
+    policy = manifest.language
+    context = policy.context_length or min(header.context_length, CONTEXT_DEFAULT)
+    if context > header.context_length:
+        raise _unfit(
+            f"language.context_length is {context}, the model was trained for at most {header.context_length} tokens"
+        )
+    if not header.vocabulary_size:
+        raise _unfit("the file has no vocabulary")
+    name = header.name or path.stem
+    if manifest.task in (manifest_pb2.MODEL_TASK_EMBED, manifest_pb2.MODEL_TASK_RERANK):
+        # With several sequences llama.cpp computes wrong vectors, and an input must fit into one batch.
+        return ProcessSettings(
+            path=path,
+            name=name,
+            slots=1,
+            context_length=context,
+            batch=context,
+            threads=threads,
+            pooling=_pooling(manifest, header),
+        )
+    slots = policy.slots or SLOTS_DEFAULT
+    if slots > SLOTS_MAX:
+        raise _unfit(f"language.slots is {slots}, at most {SLOTS_MAX} are possible")
+    batch = policy.prompt_batch or PROMPT_BATCH_DEFAULT
+    if not _BATCH_BOUNDS[0] <= batch <= _BATCH_BOUNDS[1]:
+        raise _unfit(f"language.prompt_batch is {batch}, it must be from {_BATCH_BOUNDS[0]} to {_BATCH_BOUNDS[1]}")
+    return ProcessSettings(
+        path=path,
+        name=name,
+        slots=slots,
+        context_length=context,
+        # llama.cpp aborts where a batch has no room for a token of each slot.
+        batch=max(batch, slots),
+        threads=threads,
+        chat_template=policy.chat_template,
+    )
+
+
+def require_memory(
+    settings: ProcessSettings, header: GgufHeader, *, file_bytes: int, available_bytes: int | None
+) -> None:
+    """Refuses what can't fit; llama.cpp would take all there is first.
+
+    Raises:
+        DeviceError: DEVICE_OUT_OF_MEMORY (RESOURCE_EXHAUSTED).
+    """
+    if available_bytes is None:
+        return
+    cache_bytes = header.kv_bytes_per_token() * settings.context_length * settings.slots
+    needed = file_bytes + cache_bytes + _BASE_BYTES
+    if needed > available_bytes:
+        raise DeviceError(
+            f"the model needs about {_mib(needed)} MiB, {_mib(cache_bytes)} of them for {settings.slots} sequences of"
+            f" {settings.context_length} tokens, and {_mib(max(0, available_bytes))} MiB are free; a smaller"
+            " language.context_length or language.slots takes less",
+            entry=catalogue.DEVICE_OUT_OF_MEMORY,
+            context={"device": "cpu"},
+        )
+
+
+def _pooling(manifest: manifest_pb2.Manifest, header: GgufHeader) -> str:
+    if manifest.task == manifest_pb2.MODEL_TASK_RERANK:
+        if header.pooling_type != POOLING_RANK:
+            # llama.cpp would answer, with numbers that mean nothing.
+            raise _unfit("the model was not trained to rank: its file names no pooling of the type rank")
+        return "rank"
+    if header.pooling_type == POOLING_RANK:
+        raise _unfit("the model ranks documents, it makes no vectors")
+    return _POOLINGS.get(manifest.language.pooling) or _FILE_POOLINGS.get(header.pooling_type or 0, "mean")
+
+
+def _mib(amount: int) -> int:
+    return amount >> 20
+
+
+def _unfit(message: str) -> ModelError:
+    return ModelError(message, entry=catalogue.MODEL_LOAD_FAILED)

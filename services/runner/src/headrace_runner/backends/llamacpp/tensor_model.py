@@ -1,0 +1,131 @@
+"""Models that make vectors or scores of texts: tensors in, tensors out, in the threads of a replica."""
+
+from __future__ import annotations
+
+import asyncio
+from abc import ABC, abstractmethod
+from collections.abc import Coroutine, Mapping, Sequence
+from contextlib import suppress
+from threading import Lock, get_ident
+from typing import Any
+
+import numpy as np
+import structlog
+
+from headrace_common import catalogue
+from headrace_common.errors import ModelError, TensorError
+from headrace_runner.backends.llamacpp.client import ModelClient, Refused
+from headrace_runner.backends.llamacpp.process import ModelProcess
+from headrace_runner.backends.llamacpp.prompt import Tokenizer
+from headrace_runner.tensors.datatypes import Array
+from headrace_runner.tensors.parameters import ParameterValue
+from headrace_runner.tensors.signature import TensorSpec
+
+
+class TensorModel(ABC):
+    """Implements `LoadedModel` and `Interruptible`.
+
+    Args:
+        process: Runs the model already; closed with this.
+        context_length: Tokens that one input may have.
+    """
+
+    inputs: Sequence[TensorSpec]
+    outputs: Sequence[TensorSpec]
+
+    def __init__(self, *, process: ModelProcess, context_length: int, vocabulary_size: int) -> None:
+        self.process = process
+        self._client = ModelClient(process=process)
+        self._tokenizer = Tokenizer(client=self._client, vocabulary_size=vocabulary_size, has_template=False)
+        self._context_length = context_length
+        self._interrupting = Lock()
+        self._running: dict[int, tuple[asyncio.AbstractEventLoop, asyncio.Task[Array]]] = {}
+        self._log = structlog.stdlib.get_logger("llamacpp")
+
+    @property
+    def memory_bytes(self) -> int:
+        return self.process.memory_bytes
+
+    def infer(
+        self, inputs: Mapping[str, Array], outputs: Sequence[str], parameters: Mapping[str, ParameterValue]
+    ) -> Sequence[Array]:
+        try:
+            computed = asyncio.run(self._interruptible(self._compute(inputs)))
+        except Refused as refused:
+            self._log.warning("llama.cpp refused a request", status=refused.status, kind=refused.kind)
+            raise _failed() from None
+        except (asyncio.CancelledError, TimeoutError):
+            raise _failed() from None
+        return [computed for _ in outputs]
+
+    def interrupt(self, thread_id: int | None = None) -> None:
+        with self._interrupting:
+            running = [found for thread, found in self._running.items() if thread_id in (None, thread)]
+            for loop, task in running:
+                with suppress(RuntimeError):
+                    loop.call_soon_threadsafe(task.cancel)
+
+    def close(self) -> None:
+        self.process.close()
+
+    @abstractmethod
+    async def _compute(self, inputs: Mapping[str, Array]) -> Array:
+        """The output. What it asks the process for is stopped when it is cancelled, but for the request that runs."""
+
+    async def _interruptible(self, work: Coroutine[Any, Any, Array]) -> Array:
+        task = asyncio.ensure_future(work)
+        with self._interrupting:
+            self._running[get_ident()] = asyncio.get_running_loop(), task
+        try:
+            return await task
+        finally:
+            with self._interrupting:
+                del self._running[get_ident()]
+
+    async def _tokens(self, tensor: str, index: int, text: str) -> list[int]:
+        """The tokens of one input.
+
+        Raises:
+            TensorError: TENSOR_ELEMENT_INVALID (INVALID_ARGUMENT): it has none.
+            ModelError: CONTEXT_LENGTH_EXCEEDED (INVALID_ARGUMENT).
+        """
+        tokens = await self._tokenizer.text(text, begins=True)
+        if not text or not tokens:
+            raise _element_invalid(tensor, index, "is empty")
+        self._require_room(tensor, index, len(tokens))
+        return tokens
+
+    def _require_room(self, tensor: str, index: int, tokens: int) -> None:
+        if tokens > self._context_length:
+            raise ModelError(
+                f"element {index} of input '{tensor}' has {tokens} tokens, the model takes {self._context_length}",
+                entry=catalogue.CONTEXT_LENGTH_EXCEEDED,
+                context={"actual": tokens, "limit": self._context_length},
+            )
+
+
+def texts_of(tensor: str, array: Array) -> list[str]:
+    """The elements of a BYTES tensor.
+
+    Raises:
+        TensorError: TENSOR_ELEMENT_INVALID (INVALID_ARGUMENT): one is not UTF-8.
+    """
+    texts: list[str] = []
+    for index, element in enumerate(np.ravel(array)):
+        try:
+            texts.append(element.decode() if isinstance(element, bytes) else str(element))
+        except UnicodeDecodeError:
+            raise _element_invalid(tensor, index, "is not UTF-8") from None
+    return texts
+
+
+def _element_invalid(tensor: str, index: int, why: str) -> TensorError:
+    return TensorError(
+        f"element {index} of input '{tensor}' {why}",
+        entry=catalogue.TENSOR_ELEMENT_INVALID,
+        context={"tensor": tensor, "datatype": "BYTES"},
+    )
+
+
+def _failed() -> ModelError:
+    return ModelError("the model failed while it computed this request", entry=catalogue.MODEL_EXECUTION_FAILED)
