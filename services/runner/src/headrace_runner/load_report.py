@@ -6,12 +6,12 @@ import heapq
 from collections.abc import Iterable
 
 from headrace.runner.internal.v1.mesh_pb2 import ModelLoad
-from headrace_runner.execution.replica import Replica
+from headrace_runner.execution.serving import ServingReplica
 
 REPORTED_MAX = 512
 
 
-def most_recent(replicas: Iterable[tuple[float, str, Replica]]) -> list[ModelLoad]:
+def most_recent(replicas: Iterable[tuple[float, str, ServingReplica]]) -> list[ModelLoad]:
     """Reports of the models that were called last, so that a heartbeat stays small however many there are.
 
     Args:

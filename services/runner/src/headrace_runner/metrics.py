@@ -15,6 +15,7 @@ from prometheus_client.core import CounterMetricFamily, HistogramMetricFamily, M
 from prometheus_client.registry import Collector
 
 from headrace_common.latency_counts import LatencyCounts
+from headrace_runner.execution.generation.generation_counts import GenerationCounts, GenerationFamilies
 from headrace_runner.execution.sequence_counts import SequenceCounts, SequenceFamilies
 
 _LOAD_BUCKETS_S = (0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0)
@@ -116,12 +117,13 @@ class RunnerMetrics(Collector):
 
     def describe(self) -> Iterator[Metric]:
         """The families' names, for the registry's check against duplicates."""
-        return iter((*self._families(), *SequenceFamilies()))
+        return iter((*self._families(), *SequenceFamilies(), *GenerationFamilies()))
 
     def collect(self) -> Iterator[Metric]:
         """What the replicas' counts say now. Called in the thread that serves the metrics."""
         families = calls, queue_wait, compute, batch_rows, execution, repeated, given_up = self._families()
         sequences = SequenceFamilies()
+        generation = GenerationFamilies()
         for labels, replica in list(self._replicas.items()):
             replica.batch_rows.add_to(batch_rows, labels)
             replica.execution.add_to(execution, labels)
@@ -132,12 +134,13 @@ class RunnerMetrics(Collector):
             replica.queue_wait.add_to(queue_wait, labels)
             replica.compute.add_to(compute, labels)
             sequences.add(labels, replica.sequences)
+            generation.add(labels, replica.generation)
         cache = CounterMetricFamily(
             "headrace_runner_model_cache", "Calls by whether their model was in memory", labels=("result",)
         )
         cache.add_metric(("hit",), self.hits)
         cache.add_metric(("miss",), self.misses)
-        return iter((*families, *sequences, cache))
+        return iter((*families, *sequences, *generation, cache))
 
     @staticmethod
     def _families() -> tuple[
@@ -202,6 +205,7 @@ class ReplicaMetrics:
         executions_repeated: Executions of single calls whose batch had failed.
         executions_given_up: Executions that took longer than they may.
         sequences: Of the state that is kept.
+        generation: Of tokens and slots, where the model generates.
     """
 
     __slots__ = (
@@ -212,6 +216,7 @@ class ReplicaMetrics:
         "execution",
         "executions_given_up",
         "executions_repeated",
+        "generation",
         "queue_wait",
         "sequences",
     )
@@ -226,6 +231,7 @@ class ReplicaMetrics:
         self.executions_repeated = 0
         self.executions_given_up = 0
         self.sequences = SequenceCounts()
+        self.generation = GenerationCounts()
 
     @property
     def executions(self) -> int:

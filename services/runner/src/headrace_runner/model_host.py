@@ -10,6 +10,7 @@ from typing import Any
 import structlog
 
 from headrace.gateway.v1.mesh_pb2 import BackendInfo, ModelState
+from headrace.registry.v1.manifest_pb2 import ModelTask
 from headrace.registry.v1.models_pb2 import Version
 from headrace.runner.internal.v1.mesh_pb2 import Device, Heartbeat, ModelEvent
 from headrace_common import catalogue
@@ -21,6 +22,7 @@ from headrace_common.tasks import TaskGuard
 from headrace_runner.backends.reports import BackendReports
 from headrace_runner.calls import Cancel, Ended, IncomingCall
 from headrace_runner.device import Gauges
+from headrace_runner.execution.generation.generative_replica import GenerativeReplica
 from headrace_runner.load_report import most_recent
 from headrace_runner.loading.load_retry import LoadRetry
 from headrace_runner.loading.model_loader import LoadedReplica, ModelLoader
@@ -102,8 +104,9 @@ class ModelHost:
 
         Raises:
             ModelUnavailable: MODEL_LOADING (UNAVAILABLE): the version is not in memory; another runner may have it.
-            ModelError: MODEL_NOT_FOUND (NOT_FOUND): the version belongs to another tenant.
-            HeadraceError: What `Replica.begin` raises.
+            ModelError: MODEL_NOT_FOUND (NOT_FOUND): the version belongs to another tenant; MODEL_TASK_MISMATCH
+                (INVALID_ARGUMENT): the model doesn't do what is asked of it.
+            HeadraceError: What `begin` of the replica raises.
         """
         entry = self._entries.get(call.version_uid)
         if entry is not None and entry.tenant_id != call.tenant_id:
@@ -113,6 +116,8 @@ class ModelHost:
             raise ModelUnavailable("the model is not in this runner's memory", entry=catalogue.MODEL_LOADING)
         self._metrics.hits += 1
         self._residency.touch(call.version_uid, self._clock.monotonic())
+        if call.kind not in entry.loaded.replica.kinds:
+            raise _other_task(entry.version)
         return entry.loaded.replica.begin(call, ended)
 
     def want(self, *, tenant_id: str, version: Version, ticket: str, ttl_s: float) -> None:
@@ -190,6 +195,9 @@ class ModelHost:
         """How busy this process is now."""
         now = self._clock.monotonic()
         loaded = [(uid, entry.loaded.replica) for uid, entry in self._entries.items() if entry.loaded is not None]
+        for uid, replica in loaded:
+            if isinstance(replica, GenerativeReplica):
+                self._residency.measured(uid, replica.memory_bytes)
         return Heartbeat(
             queue_depth=sum(replica.waiting for _, replica in loaded),
             in_flight=sum(replica.in_flight for _, replica in loaded),
@@ -372,6 +380,14 @@ class ModelHost:
         task = self._tasks.spawn(work, name=name)
         self._working.add(task)
         task.add_done_callback(self._working.discard)
+
+
+def _other_task(version: Version) -> ModelError:
+    return ModelError(
+        f"{version.model}:{version.version} doesn't generate text",
+        entry=catalogue.MODEL_TASK_MISMATCH,
+        context={"model": version.model, "task": ModelTask.Name(version.manifest.task)},
+    )
 
 
 def _released(version_uid: str) -> ModelEvent:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 from headrace.registry.v1.manifest_pb2 import Manifest
+from headrace_runner.backends.generation import GenerativeModel
 from headrace_runner.tensors.datatypes import Array
 from headrace_runner.tensors.parameters import ParameterValue
 from headrace_runner.tensors.signature import TensorSpec
@@ -129,7 +130,7 @@ class Backend(Protocol):
 
     def load(
         self, artifact_dir: Path, files: Sequence[str], manifest: Manifest, device_type: str, threads: int
-    ) -> LoadedModel:
+    ) -> LoadedModel | GenerativeModel:
         """Loads an artefact. Blocks.
 
         Args:

@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 from contextlib import suppress
 from functools import partial
+from typing import ClassVar
 
 import structlog
 
+from headrace.runner.internal.v1.mesh_pb2 import CallKind
 from headrace_common.clock import Clock
 from headrace_common.deadline_wheel import DeadlineWheel
 from headrace_common.errors import HeadraceError, InferenceTimeout, RunnerUnavailable
@@ -67,6 +69,8 @@ class Replica:
         batched: Whether the first axis of every tensor counts rows.
         sequences: The state that is kept for sequences; None for a model without.
     """
+
+    kinds: ClassVar[frozenset[int]] = frozenset((CallKind.CALL_KIND_INFER,))
 
     def __init__(
         self,

@@ -8,6 +8,7 @@ from headrace.registry.v1 import manifest_pb2
 from headrace_common import catalogue
 from headrace_common.errors import ModelError
 from headrace_runner.backends.contract import LoadedModel
+from headrace_runner.execution.generation.triton_request import SIGNATURE as GENERATION
 from headrace_runner.tensors.datatypes import DATATYPES
 from headrace_runner.tensors.signature import Signature, TensorSpec
 
@@ -33,6 +34,24 @@ def signature_of(manifest: manifest_pb2.Manifest, model: LoadedModel) -> Signatu
         if taken not in stated or given not in named:
             raise _mismatch("sequence", f"the model has no state from '{given}' to '{taken}'")
     return Signature(inputs=inputs, outputs=outputs, states=states)
+
+
+def check_generation(manifest: manifest_pb2.Manifest) -> None:
+    """Checks the tensor names that a manifest states for a model that generates.
+
+    Raises:
+        ModelError: MODEL_MANIFEST_MISMATCH (INVALID_ARGUMENT): the manifest names others than such models have, or
+            says that the model does something else.
+    """
+    if manifest.task not in (manifest_pb2.MODEL_TASK_UNSPECIFIED, manifest_pb2.MODEL_TASK_GENERATE):
+        raise _mismatch("task", "the model generates text, and the manifest says that it does something else")
+    for field, stated, own in (
+        ("inputs", manifest.inputs, GENERATION.inputs),
+        ("outputs", manifest.outputs, GENERATION.outputs),
+    ):
+        for spec in stated:
+            if spec.name not in own:
+                raise _mismatch(field, f"the model has no '{spec.name}' among its {field}")
 
 
 def _spec(spec: manifest_pb2.TensorSpec) -> TensorSpec:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import secrets
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 from dataclasses import dataclass
+from functools import partial
+from typing import NamedTuple
 
 import structlog
 
@@ -17,17 +20,20 @@ from headrace_runner.artifacts.disk_cache import ArtifactLease, DiskCache
 from headrace_runner.artifacts.source import ArtifactSource
 from headrace_runner.backends.contract import LoadedModel
 from headrace_runner.backends.discovery import BackendSet, backend_name
-from headrace_runner.execution.policy import ExecutionLimits, policy_of, threads_of
+from headrace_runner.backends.generation import GenerativeModel
+from headrace_runner.execution.generation.generative_replica import GenerativeReplica
+from headrace_runner.execution.policy import ExecutionLimits, SchedulingPolicy, policy_of, threads_of
 from headrace_runner.execution.replica import Replica
 from headrace_runner.execution.sequence_policy import SequencePolicy, sequence_policy_of
+from headrace_runner.execution.serving import ServingReplica
 from headrace_runner.execution.tenant_use import TenantUse
 from headrace_runner.loading.fetch_pace import FetchPace
 from headrace_runner.loading.heap import Heap
 from headrace_runner.loading.load_priority import LoadPriority
 from headrace_runner.loading.load_thread import LoadThread
-from headrace_runner.loading.manifest_check import signature_of
-from headrace_runner.loading.warm_up import warm_up
-from headrace_runner.metrics import RunnerMetrics
+from headrace_runner.loading.manifest_check import check_generation, signature_of
+from headrace_runner.loading.warm_up import warm_up, warm_up_generation
+from headrace_runner.metrics import ReplicaMetrics, RunnerMetrics
 from headrace_runner.tensors.infer_response import ResponseWriter
 from headrace_runner.tensors.signature import Signature
 
@@ -47,10 +53,22 @@ class LoadedReplica:
         lease: Keeps the artefact on disk while the model is loaded.
     """
 
-    replica: Replica
+    replica: ServingReplica
     backend: str
     memory_bytes: int
     lease: ArtifactLease
+
+
+class _TensorModel(NamedTuple):
+    """A model that computes tensors, as it was loaded."""
+
+    model: LoadedModel
+    signature: Signature
+    sequences: SequencePolicy | None
+    memory_bytes: int
+
+    def close(self) -> None:
+        self.model.close()
 
 
 class ModelLoader:
@@ -129,8 +147,8 @@ class ModelLoader:
         policy = policy_of(version.manifest, self._limits)
         threads = threads_of(version.manifest, policy, self._limits)
         try:
-            model, signature, sequences, memory_bytes = await self._thread.run(
-                version.uid, lambda: self._load_aside(version, lease, threads), lambda result: result[0].close()
+            loaded = await self._thread.run(
+                version.uid, lambda: self._load_aside(version, lease, threads), lambda result: result.close()
             )
         except TimeoutError:
             raise DeadlineError(
@@ -139,12 +157,22 @@ class ModelLoader:
             ) from None
         finally:
             self.has_freed = True
-        replica = Replica(
+        backend = backend_name(version.manifest)
+        if isinstance(loaded, GenerativeModel):
+            return LoadedReplica(
+                await self._generative(tenant_id, version, loaded, policy), backend, loaded.memory_bytes, lease
+            )
+        return LoadedReplica(self._computing(tenant_id, version, loaded, policy), backend, loaded.memory_bytes, lease)
+
+    def _computing(
+        self, tenant_id: str, version: Version, loaded: _TensorModel, policy: SchedulingPolicy
+    ) -> ServingReplica:
+        return Replica(
             name=f"{version.model}:{version.version}",
             tenant_id=tenant_id,
             use=self._use,
-            model=model,
-            signature=signature,
+            model=loaded.model,
+            signature=loaded.signature,
             writer=ResponseWriter(
                 model_name=version.model,
                 model_version=str(version.version),
@@ -154,15 +182,38 @@ class ModelLoader:
             policy=policy,
             batched=version.manifest.batched,
             clock=self._clock,
-            metrics=self._metrics.replica(
-                tenant_id=tenant_id,
-                model=version.model,
-                version=version.version,
-                backend=backend_name(version.manifest),
-            ),
-            sequences=sequences,
+            metrics=self._counts(tenant_id, version),
+            sequences=loaded.sequences,
         )
-        return LoadedReplica(replica, backend_name(version.manifest), memory_bytes, lease)
+
+    async def _generative(
+        self, tenant_id: str, version: Version, model: GenerativeModel, policy: SchedulingPolicy
+    ) -> ServingReplica:
+        try:
+            name = f"{version.model}:{version.version}"
+            await warm_up_generation(model, name, timeout_s=self._warm_up_timeout_s)
+        except BaseException:
+            model.close()
+            raise
+        return GenerativeReplica(
+            model_name=version.model,
+            model_version=str(version.version),
+            model=model,
+            policy=policy,
+            # How long an execution may take by default says nothing about a text, whose end is its deadline.
+            timeout_s=version.manifest.execution.timeout.ToTimedelta().total_seconds(),
+            clock=self._clock,
+            metrics=self._counts(tenant_id, version),
+            seeds=partial(secrets.randbits, 32),
+        )
+
+    def _counts(self, tenant_id: str, version: Version) -> ReplicaMetrics:
+        return self._metrics.replica(
+            tenant_id=tenant_id,
+            model=version.model,
+            version=version.version,
+            backend=backend_name(version.manifest),
+        )
 
     async def unload(self, loaded: LoadedReplica, *, grace_s: float | None = None) -> bool:
         """Frees a replica once its last execution has ended; `Replica.close` says what the rest means."""
@@ -183,15 +234,11 @@ class ModelLoader:
         """Takes no more loads; one that is under way is not waited for, and its model is freed when it ends."""
         self._thread.close()
 
-    def _load_aside(
-        self, version: Version, lease: ArtifactLease, threads: int
-    ) -> tuple[LoadedModel, Signature, SequencePolicy | None, int]:
+    def _load_aside(self, version: Version, lease: ArtifactLease, threads: int) -> _TensorModel | GenerativeModel:
         with self._priority.lowered():
             return self._load_blocking(version, lease, threads)
 
-    def _load_blocking(
-        self, version: Version, lease: ArtifactLease, threads: int
-    ) -> tuple[LoadedModel, Signature, SequencePolicy | None, int]:
+    def _load_blocking(self, version: Version, lease: ArtifactLease, threads: int) -> _TensorModel | GenerativeModel:
         name = f"{version.model}:{version.version}"
         backend = self._backends.choose(version.manifest)
         before = self._heap.used_bytes()
@@ -204,6 +251,9 @@ class ModelLoader:
                 threads,
             )
             try:
+                if isinstance(model, GenerativeModel):
+                    check_generation(version.manifest)
+                    return model
                 signature = signature_of(version.manifest, model)
                 sequences = sequence_policy_of(
                     version.manifest, signature, model=name, bytes_max=self._limits.sequence_bytes_max
@@ -225,4 +275,4 @@ class ModelLoader:
         samples = version.manifest.execution.warm_up
         warm_up(model, signature, samples, name, timeout_s=self._warm_up_timeout_s)
         grown = min(self._heap.used_bytes() - before, _MEASURED_RATIO_MAX * version.size_bytes + _MEASURED_SLACK_BYTES)
-        return model, signature, sequences, model.memory_bytes or max(grown, version.size_bytes)
+        return _TensorModel(model, signature, sequences, model.memory_bytes or max(grown, version.size_bytes))

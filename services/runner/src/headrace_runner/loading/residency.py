@@ -67,6 +67,12 @@ class Residency:
         self._residents[uid] = _Resident(memory_bytes, now, now)
         self.bytes_used += memory_bytes
 
+    def measured(self, uid: str, memory_bytes: int) -> None:
+        """Notes what a model in memory takes by now."""
+        resident = self._residents[uid]
+        self.bytes_used += memory_bytes - resident.memory_bytes
+        resident.memory_bytes = memory_bytes
+
     def remove(self, uid: str) -> None:
         """Notes that a model is no longer in memory."""
         resident = self._residents.pop(uid, None)

@@ -1,16 +1,19 @@
-"""The first executions of a model, which are slower than all others: samples of its manifest, or zeros."""
+"""The first executions of a model, which are slower than all others: samples of its manifest, zeros, or a token."""
 
 from __future__ import annotations
 
+import asyncio
 import math
 import threading
 from collections.abc import Sequence
+from contextlib import aclosing
 
 import numpy as np
 import structlog
 
 from headrace.registry.v1.manifest_pb2 import WarmUpSample, WarmUpTensor
 from headrace_runner.backends.contract import Interruptible, LoadedModel
+from headrace_runner.backends.generation import GenerativeModel, Sampling
 from headrace_runner.tensors.datatypes import DATATYPES, Array
 from headrace_runner.tensors.elements import to_array
 from headrace_runner.tensors.infer_request import RequestTensor
@@ -44,6 +47,24 @@ def warm_up(
         return False
     finally:
         limit.close()
+    return True
+
+
+async def warm_up_generation(model: GenerativeModel, name: str, *, timeout_s: float) -> bool:
+    """Generates one token, for whatever a model puts off until its first. One that can't is no error.
+
+    Returns:
+        Whether it did within `timeout_s`.
+    """
+    try:
+        async with asyncio.timeout(timeout_s):
+            prompt = await model.tokens_of("a")
+            async with aclosing(model.generate(prompt, Sampling(max_tokens=1, temperature=0.0, seed=0))) as events:
+                async for _ in events:
+                    pass
+    except Exception as error:  # noqa: BLE001 - a backend may raise anything
+        structlog.stdlib.get_logger("loading").info("warm-up did not run", model=name, error=str(error))
+        return False
     return True
 
 

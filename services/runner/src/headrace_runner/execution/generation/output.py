@@ -1,0 +1,139 @@
+"""What has come of a call's completions, and what of that is to be sent next. Pure: the caller tells the time."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from headrace_runner.backends.generation import Finish, Generated, PromptDone, TokenLogprob
+
+
+class Delta(NamedTuple):
+    """What is new of a completion, by its number."""
+
+    completion: int
+    text: str
+    token_ids: Sequence[int]
+    logprobs: Sequence[TokenLogprob]
+    finish: Finish | None
+
+
+class Usage(NamedTuple):
+    """Tokens of a call."""
+
+    prompt_tokens: int
+    cached_prompt_tokens: int
+    completion_tokens: int
+
+
+class _Completion:
+    """One completion, and what of it has not been sent."""
+
+    __slots__ = ("at_s", "finish", "logprobs", "sent", "texts", "token_ids")
+
+    def __init__(self) -> None:
+        self.texts: list[str] = []
+        self.token_ids: list[int] = []
+        self.logprobs: list[TokenLogprob] = []
+        self.finish: Finish | None = None
+        self.sent = False
+        self.at_s = 0.0
+
+    @property
+    def due(self) -> bool:
+        return not self.sent and (self.finish is not None or bool(self.texts))
+
+    def drain(self, index: int) -> Delta:
+        delta = Delta(index, "".join(self.texts), self.token_ids, self.logprobs, self.finish)
+        self.texts, self.token_ids, self.logprobs = [], [], []
+        self.sent = self.finish is not None
+        return delta
+
+
+class Output:
+    """Gathers what the model gives for one call.
+
+    A token is sent together with the text that it belongs to. So a caller that goes on elsewhere with the tokens that
+    it has goes on with exactly the text that it has, though text that may begin a stop text, or ends within a
+    character, is held back.
+
+    Attributes:
+        prompt_tokens: Tokens of the prompt.
+        first_token_s: When the first token came; 0 before.
+        last_token_s: When the last one came.
+    """
+
+    def __init__(self, *, completions: int, prompt_tokens: int) -> None:
+        self.prompt_tokens = prompt_tokens
+        self.first_token_s = 0.0
+        self.last_token_s = 0.0
+        self._completions = [_Completion() for _ in range(completions)]
+        self._unfinished = completions
+        self._tokens = 0
+        self._cached_tokens = 0
+        self._computed_tokens = 0
+        self._computed_news = False
+
+    @property
+    def finished(self) -> bool:
+        """Whether every completion has come to its end."""
+        return not self._unfinished
+
+    @property
+    def due(self) -> bool:
+        """Whether there is something to send."""
+        return self._computed_news or any(completion.due for completion in self._completions)
+
+    @property
+    def usage(self) -> Usage:
+        """Tokens so far; the prompt counts once, however many completions it has."""
+        return Usage(self.prompt_tokens, min(self._cached_tokens, self.prompt_tokens), self._tokens)
+
+    def computed(self, done: PromptDone) -> None:
+        """So much of the prompt has been computed."""
+        self._cached_tokens = max(self._cached_tokens, done.cached_tokens)
+        computed_tokens = min(done.computed_tokens, self.prompt_tokens)
+        if computed_tokens > self._computed_tokens and not self._tokens:
+            self._computed_tokens = computed_tokens
+            self._computed_news = True
+
+    def take(self, index: int, generated: Generated, now: float) -> float | None:
+        """Something new of a completion.
+
+        Returns:
+            Seconds since its tokens before, for each of its tokens; None where there is none of either.
+        """
+        completion = self._completions[index]
+        gap_s: float | None = None
+        if generated.token_ids:
+            self._tokens += len(generated.token_ids)
+            self._computed_news = False
+            self.first_token_s = self.first_token_s or now
+            self.last_token_s = now
+            gap_s = (now - completion.at_s) / len(generated.token_ids) if completion.at_s else None
+            completion.at_s = now
+        if generated.text:
+            completion.texts.append(generated.text)
+        completion.token_ids += generated.token_ids
+        completion.logprobs += generated.logprobs
+        if generated.finish is not None and completion.finish is None:
+            completion.finish = generated.finish
+            self._unfinished -= 1
+        return gap_s
+
+    def finish_all(self) -> None:
+        """Nothing is left to generate."""
+        for completion in self._completions:
+            completion.finish = completion.finish or Finish.LENGTH
+        self._unfinished = 0
+
+    def drain(self) -> list[Delta]:
+        """Takes what is to be sent of the completions."""
+        return [completion.drain(index) for index, completion in enumerate(self._completions) if completion.due]
+
+    def drain_progress(self) -> int | None:
+        """Takes how much of the prompt has been computed, if that is news; never after the first token."""
+        if not self._computed_news:
+            return None
+        self._computed_news = False
+        return self._computed_tokens
