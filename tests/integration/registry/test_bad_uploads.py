@@ -47,6 +47,11 @@ CASES: dict[str, Case] = {
     "GGUF of zeros": (upload(b"GGUF" + bytes(60)), catalogue.MODEL_FILE_INVALID, None),
     "GGUF cut off": (upload(gguf()[:-1]), catalogue.MODEL_FILE_INVALID, None),
     "GGUF that is an adapter": (upload(gguf(toy_values(general__type="adapter"))), catalogue.MODEL_FILE_INVALID, None),
+    "GGUF without a vocabulary": (
+        upload(gguf(toy_values(tokenizer__ggml__tokens=None))),
+        catalogue.MODEL_FILE_INVALID,
+        None,
+    ),
     "context length in the manifest of an ONNX file": (
         upload(MODEL, manifest=Manifest(language=LanguagePolicy(context_length=512))),
         catalogue.MODEL_MANIFEST_MISMATCH,

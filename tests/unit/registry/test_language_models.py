@@ -98,7 +98,7 @@ def test_a_model_is_given_no_more_context_than_it_was_trained_for() -> None:
         (replace(SMALL, pooling_type=3), pb.Manifest(task=pb.MODEL_TASK_GENERATE), pb.MODEL_TASK_GENERATE, 0),
         (SMALL, pb.Manifest(task=pb.MODEL_TASK_EMBED), pb.MODEL_TASK_EMBED, pb.POOLING_MEAN),
         (RANKER, pb.Manifest(), pb.MODEL_TASK_RERANK, 0),
-        (RANKER, pb.Manifest(task=pb.MODEL_TASK_EMBED), pb.MODEL_TASK_EMBED, pb.POOLING_MEAN),
+        (RANKER, pb.Manifest(task=pb.MODEL_TASK_RERANK), pb.MODEL_TASK_RERANK, 0),
         (
             SMALL,
             pb.Manifest(task=pb.MODEL_TASK_EMBED, language=LANGUAGE(pooling=pb.POOLING_LAST)),
@@ -182,6 +182,7 @@ EMBED = pb.Manifest(task=pb.MODEL_TASK_EMBED)
         (SMALL, pb.Manifest(task=pb.MODEL_TASK_RERANK), "task"),
         (EMBEDDER, pb.Manifest(task=pb.MODEL_TASK_GENERATE), "task"),
         (RANKER, pb.Manifest(task=pb.MODEL_TASK_GENERATE), "task"),
+        (RANKER, pb.Manifest(task=pb.MODEL_TASK_EMBED), "task"),
         (SMALL, pb.Manifest(format=pb.ARTIFACT_FORMAT_ONNX), "format"),
         (SMALL, said(sequence={"states": [{"input": "a", "output": "b"}]}), "sequence"),
         (SMALL, said(execution={"instances": 2}), "execution.instances"),

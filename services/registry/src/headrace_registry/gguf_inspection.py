@@ -24,6 +24,8 @@ def inspect(path: Path) -> Mapping[str, object]:
         header = read_header(path)
     except GgufInvalid as error:
         raise Refusal(Fault.GGUF_INVALID, str(error)) from None
+    if not header.vocabulary_size:
+        raise Refusal(Fault.GGUF_INVALID, "has no vocabulary, so it can't take text")
     return {"header": asdict(replace(header, chat_template=""))}
 
 

@@ -109,9 +109,10 @@ def _task(stated: ModelTask.ValueType, header: GgufHeader) -> ModelTask.ValueTyp
         raise mismatch("task", "is MODEL_TASK_INFER, the file is a GGUF, which generates, embeds or ranks")
     if stated == MODEL_TASK_RERANK and not ranks:
         raise mismatch("task", "is MODEL_TASK_RERANK, the model has nothing that ranks (no `pooling_type` 4)")
-    if stated == MODEL_TASK_GENERATE and (encodes or ranks):
-        does = "ranks documents" if ranks else "makes vectors"
-        raise mismatch("task", f"is MODEL_TASK_GENERATE, the model ('{header.architecture[:64]}') only {does}")
+    if stated != MODEL_TASK_RERANK and ranks:
+        raise mismatch("task", f"is {ModelTask.Name(stated)}, the model only ranks documents")
+    if stated == MODEL_TASK_GENERATE and encodes:
+        raise mismatch("task", f"is MODEL_TASK_GENERATE, a model like this ('{header.architecture[:64]}') makes vectors")
     return stated
 
 

@@ -8,7 +8,7 @@ import os
 import shutil
 import signal
 import sys
-from collections.abc import Coroutine, Mapping
+from collections.abc import Coroutine, Mapping, Sequence
 from pathlib import Path
 
 from rich.text import Text
@@ -23,15 +23,17 @@ from headrace_cli.mesh.options import DEFAULT_GRPC_PORT, MeshOptions
 from headrace_cli.mesh.orphan_guard import OrphanGuard
 from headrace_cli.mesh.ready_file import ready_content, write_atomically
 from headrace_cli.mesh.rolling_restart import RollingRestart
+from headrace_cli.mesh.sample_models import SampleModels
 from headrace_cli.mesh.state_dir import StateDir
 from headrace_cli.mesh.supervisor import Supervisor
 from headrace_cli.mesh.up_report import UpReport
 from headrace_cli.mesh.upkeep import Upkeep
-from headrace_cli.samples import available_samples
+from headrace_cli.samples import Sample, available_samples
 from headrace_client import AsyncClient, HeadraceError
 from headrace_common.clock import Clock
 
 API_KEY = "community"
+_LANGUAGE_MODEL = "smollm2"
 _LOG_CHECK_S = 10.0
 _JOIN_TIMEOUT_S = 60.0
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -134,17 +136,20 @@ class Up:
         address = assembly.public_address
         if self._options.grpc_port is None and not address.endswith(f":{DEFAULT_GRPC_PORT}"):
             self._report.notice(f"port {DEFAULT_GRPC_PORT} is taken; the gateway listens on {address} instead")
-        await self._first_request(assembly)
+        models = await self._first_request(assembly)
         self._publish(supervisor, assembly, control)
         self._report.ready(
             address=address,
             api_key=API_KEY,
-            examples=self._examples(address),
+            examples=self._examples(address, models),
             logs=self._state.logs,
         )
 
-    async def _first_request(self, assembly: MeshAssembly) -> None:
+    async def _first_request(self, assembly: MeshAssembly) -> list[str]:
         """See every gateway answer, register the samples, and ask magika's model something real.
+
+        Returns:
+            The names of the samples.
 
         Raises:
             MeshError: the mesh did not answer.
@@ -158,9 +163,15 @@ class Up:
                 details.append(
                     f"{len(gateways)} gateway{'s'[: len(gateways) != 1]}, {runners} runner{'s'[: runners != 1]}"
                 )
-            versions = await self._register_samples(client)
+            samples = available_samples() if self._options.samples else []
+            if self._options.samples and not samples:
+                self._report.notice("no sample models are installed: pip install magika silero-vad")
+            models = SampleModels(client=client)
+            versions = await self._register(models, "samples", [sample for sample in samples if not sample.large])
             if "magika" in versions and runners > 0:
                 await self._ask(client, "magika", versions["magika"])
+            versions |= await self._register(models, "language models", [sample for sample in samples if sample.large])
+            return list(versions)
         except (HeadraceError, TimeoutError) as error:
             raise MeshError(
                 f"the mesh runs, but does not answer: {error}",
@@ -169,20 +180,13 @@ class Up:
         finally:
             await client.close()
 
-    async def _register_samples(self, client: AsyncClient) -> dict[str, int]:
+    async def _register(self, models: SampleModels, step: str, samples: Sequence[Sample]) -> dict[str, int]:
         """Versions by the samples' names; a file that is there already becomes no new version."""
-        found = available_samples() if self._options.samples else []
-        versions: dict[str, int] = {}
-        if found:
-            with self._report.step("samples") as details:
-                for sample in found:
-                    stored = await client.models.push(
-                        sample.model_path, name=sample.name, manifest=sample.manifest_path
-                    )
-                    versions[sample.name] = stored.version
-                    details.append(f"{sample.name}:{stored.version}")
-        elif self._options.samples:
-            self._report.notice("no sample models are installed: pip install magika silero-vad")
+        if not samples:
+            return {}
+        with self._report.step(step) as details:
+            versions = await models.register(samples)
+            details += [f"{name}:{version}" for name, version in versions.items()]
         return versions
 
     async def _ask(self, client: AsyncClient, model: str, version: int) -> None:
@@ -226,10 +230,15 @@ class Up:
             with contextlib.suppress(OSError):
                 path.unlink()
 
-    def _examples(self, address: str) -> list[str]:
+    def _examples(self, address: str, models: Sequence[str]) -> list[str]:
         at = "" if address.endswith(f":{DEFAULT_GRPC_PORT}") else f" --endpoint {address}"
         command = command_name()
+        generates = [
+            f'{command} generate {_LANGUAGE_MODEL} "Once upon a time"{at}',
+            f"{command} chat {_LANGUAGE_MODEL}{at}",
+        ]
         return [
+            *(generates if _LANGUAGE_MODEL in models else []),
             f"{command} models list{at}",
             f"{command} runners list{at}",
             f"{command} models push model.onnx --name my-model{at}",

