@@ -156,6 +156,11 @@ class Runner:
         """The test ends the call itself."""
         self._received.remove(call)
 
+    def part(self, call: mesh_pb2.Call, payload: bytes) -> None:
+        """Sends a part of an answer."""
+        result = mesh_pb2.Result(id=call.id, attempt=call.attempt, payload=payload, payload_bytes=len(payload))
+        self.session.on_results(mesh_pb2.ResultFrame(results=[result]))
+
     def answer(
         self, call: mesh_pb2.Call, payload: bytes = b"", *, failure: HeadraceError | None = None, rows: int = 1
     ) -> None:

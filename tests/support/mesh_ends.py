@@ -29,11 +29,16 @@ class SentCall:
     outcomes: list[Outcome] = field(default_factory=list[Outcome])
     id: int = 0
     version_uid: str = "v"
+    streams: bool = False
+    parts: list[bytes] = field(default_factory=list[bytes])
 
     def describe(self, into: mesh_pb2.Call) -> None:
         into.tenant_id = "t"
         into.version_uid = self.version_uid
         into.timeout_ms = 1_000
+
+    def part(self, payload: bytes) -> None:
+        self.parts.append(payload)
 
     def answered(self, outcome: Outcome) -> None:
         self.outcomes.append(outcome)

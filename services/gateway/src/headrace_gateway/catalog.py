@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 
 from headrace.registry.internal.v1.catalog_pb2 import CatalogEntry
+from headrace.registry.v1.manifest_pb2 import MODEL_TASK_GENERATE
 from headrace.registry.v1.models_pb2 import VERSION_STATE_READY, Version
 from headrace_common.catalogue import (
     CATALOG_NOT_READY,
@@ -34,6 +35,7 @@ class CatalogVersion:
         uid: Identifier across the mesh, never reused.
         version: Number, 1 or more; `version_text` is the same as the Open Inference Protocol writes it.
         proto: The registry's record with the manifest; shared, so nobody may change it.
+        generates: Whether it continues prompts, so that its answers come in parts.
     """
 
     tenant_id: str
@@ -42,6 +44,7 @@ class CatalogVersion:
     version: int
     version_text: str
     proto: Version
+    generates: bool = False
 
 
 Renewed = Callable[[CatalogVersion | None, CatalogVersion], None]
@@ -296,4 +299,5 @@ def _version(entry: CatalogEntry) -> CatalogVersion:
         version=entry.version.version,
         version_text=str(entry.version.version),
         proto=entry.version,
+        generates=entry.version.manifest.task == MODEL_TASK_GENERATE,
     )

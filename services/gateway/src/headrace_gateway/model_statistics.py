@@ -34,7 +34,7 @@ def statistics_of(
         inference_count=meters.rows,
         execution_count=sum(batch.executions for batch in meters.batches.values()),
         inference_stats=statistics.InferStatistics(
-            success=_seconds(count, meters.latency.sum_s),
+            success=_seconds(count, meters.latency.sum_s + meters.parts_s),
             fail=_seconds(sum(times for times, _ in failed), sum(seconds for _, seconds in failed)),
             queue=_microseconds(count, meters.queue_us),
             compute_input=_microseconds(count, meters.input_us),

@@ -22,8 +22,9 @@ from headrace_common.request_id import TRACEPARENT_KEY
 from headrace_common.rpc_method import MethodRunner
 from headrace_common.rpc_runtime import AdmissionGate
 from headrace_gateway.identity import Identity
-from headrace_gateway.inference import InferenceHandler, PayloadGate, UnaryEndpoint
+from headrace_gateway.inference import InferenceHandler, OneRequestEndpoint, PayloadGate, unary_endpoint
 from headrace_gateway.inference.call import accept_traceparent
+from headrace_gateway.inference.generation.generate_service import GenerateService
 from headrace_gateway.inference.inference_service import InferenceService
 from headrace_gateway.inference.packed_stream import PackedStream, StreamLimits
 from headrace_gateway.inference.stream_endpoint import Opening, StreamEndpoint
@@ -73,9 +74,12 @@ def inference_endpoints(
         f"/{PACKED}/InferBatch": service.infer_batch,
     }
     endpoints: dict[str, Endpoint] = {
-        path: UnaryEndpoint(path=path, answer=answer, log=log, runtime=runtime)
+        path: unary_endpoint(path=path, answer=answer, log=log, runtime=runtime)
         for path, answer in unary_answers.items()
     }
+    generation = GenerateService(inference=inference)
+    path = f"/{PACKED}/Generate"
+    endpoints[path] = OneRequestEndpoint(path=path, serve=generation.generate, streams=True, log=log, runtime=runtime)
 
     def packed(opening: Opening) -> PackedStream:
         return PackedStream(

@@ -134,6 +134,10 @@ class Inbox(Generic[Header]):
                 self._accepts.remove(call_id)
             self._budget.release((id(self), call_id))
 
+    def holds(self, call_id: int) -> bool:
+        """Whether a message of that id came in and is not done yet."""
+        return call_id in self._inline_bytes
+
     def accepts(self) -> list[int]:
         """Takes the ids whose offers are accepted and have not been told yet."""
         told, self._accepts = self._accepts, []

@@ -2,8 +2,8 @@
 
 from headrace_gateway.inference.call import Caller
 from headrace_gateway.inference.dispatcher import Dispatcher
-from headrace_gateway.inference.endpoint import UnaryEndpoint
+from headrace_gateway.inference.endpoint import OneRequestEndpoint, unary_endpoint
 from headrace_gateway.inference.handler import InferenceHandler
 from headrace_gateway.inference.payload_gate import PayloadGate
 
-__all__ = ["Caller", "Dispatcher", "InferenceHandler", "PayloadGate", "UnaryEndpoint"]
+__all__ = ["Caller", "Dispatcher", "InferenceHandler", "OneRequestEndpoint", "PayloadGate", "unary_endpoint"]

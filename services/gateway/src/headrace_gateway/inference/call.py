@@ -15,6 +15,7 @@ from headrace_gateway.mesh.session_calls import Answer
 from headrace_gateway.version_meters import VersionMeters
 
 if TYPE_CHECKING:
+    from headrace_gateway.inference.generation.answer_parts import AnswerParts
     from headrace_gateway.inference.resilience.hedge import Hedge
     from headrace_gateway.inference.resilience.traffic import ReplicaTraffic
 
@@ -42,7 +43,7 @@ class InferenceCall:
     """A call and what has happened to it so far. Event loop only.
 
     Attributes:
-        payload: The client's ModelInferRequest, as it came.
+        payload: The client's ModelInferRequest as it came, or a GenerateCall around its GenerateRequest.
         arrived_at: Reading of the monotonic clock, as `deadline` is, at which the answer is worth nothing any more.
         ended: Told once how the call ended; None when that was told or nobody wants to know any more.
         tag: Whatever `ended` knows the call by.
@@ -58,6 +59,11 @@ class InferenceCall:
         waits_since: When it began to wait for a replica, 0 while it doesn't.
         retry_at: When its pause before a retry is over, 0 while there is none.
         latency_critical: Whether it may not be sent to a replica only because that one is cheap.
+        parts: Takes parts of the answer; None for a call that is answered whole.
+        parted: Told each part by the session that has the call: the dispatcher.
+        kind: What the payload is.
+        affinity: The same for calls that should go to the same replica; empty where any will do.
+        held_bytes: What the gateway holds for it, by its own count.
         sequence: Tells its sequence from others of the version, whose state a runner keeps; empty where it has none.
         sequence_start: Whether it begins it.
     """
@@ -89,15 +95,26 @@ class InferenceCall:
     latency_critical: bool = False
     sequence: str = ""
     sequence_start: bool = False
+    parts: AnswerParts | None = None
+    parted: Callable[[InferenceCall, bytes], None] | None = None
+    kind: mesh_pb2.CallKind.ValueType = mesh_pb2.CALL_KIND_INFER
+    affinity: bytes = b""
+    held_bytes: int = 0
 
     @property
     def version_uid(self) -> str:
         """What a session counts it by."""
         return self.version.uid
 
+    @property
+    def streams(self) -> bool:
+        """Whether its answer may come in parts."""
+        return self.parts is not None
+
     def describe(self, into: mesh_pb2.Call) -> None:
         """Writes what a runner must know beside the payload."""
         version = self.version
+        into.kind = self.kind
         into.tenant_id = version.tenant_id
         into.version_uid = version.uid
         into.timeout_ms = max(0, int((self.deadline - self.sent_at) * 1000))
@@ -105,6 +122,11 @@ class InferenceCall:
         into.request_id = self.request_id
         if self.traceparent:
             into.traceparent = self.traceparent
+
+    def part(self, payload: bytes) -> None:
+        """What the session says that has the call, before the last part of the answer."""
+        assert self.parted is not None, "a call is routed before it is sent"
+        self.parted(self, payload)
 
     def answered(self, outcome: Outcome) -> None:
         """What the session says that has the call."""

@@ -79,6 +79,7 @@ class Dispatcher:
         self._wants.touch(version)
         model = self._traffic.models.get(version.uid) or self._traffic.model(version)
         call.routed = self._answered
+        call.parted = self._parted
         self.budget.calls += 1
         if not model.tenant.active:
             self._traffic.active(model.tenant, self._clock.monotonic())
@@ -145,7 +146,7 @@ class Dispatcher:
         call.sent_at = now
         replica.began(now)
         call.id = session.calls.send(call)
-        if model.hedge_after_s and not call.attempt and not call.sequence:
+        if model.hedge_after_s and not call.attempt and not call.sequence and call.parts is None:
             self.hedges.plan(call, now + model.hedge_after_s)
         return True
 
@@ -168,6 +169,13 @@ class Dispatcher:
         if self.line.models:
             self.line.place_free(self._clock.monotonic())
 
+    def _parted(self, call: InferenceCall, payload: bytes) -> None:
+        replica, parts = call.replica, call.parts
+        if replica is not None and parts is not None:
+            now = self._clock.monotonic()
+            self.health.heard(replica, call.sent_at, now)
+            parts.add(call, payload, now)
+
     def _answered(self, call: InferenceCall, outcome: Outcome) -> None:
         replica = call.replica
         if replica is None:
@@ -180,10 +188,12 @@ class Dispatcher:
             self.health.failed(replica, outcome, call.sent_at, now)
             self._failed(call, replica, outcome)
         else:
+            # Of an answer in parts the first one tells how fast the replica is; how many follow is the request's doing.
+            latency_s = now - call.sent_at if call.parts is None else call.parts.first_s or now - call.sent_at
             self.health.answered(replica, outcome, call.sent_at, now)
-            replica.session.observe(call.version_uid, now - call.sent_at, outcome)
+            replica.session.observe(call.version_uid, latency_s, outcome)
             if replica.model.line:
-                replica.model.pace.answered(now - call.sent_at, now)
+                replica.model.pace.answered(latency_s, now)
             if call.hedge is not None:
                 self.hedges.drop(call)
             call.finished(call, outcome)
@@ -197,9 +207,12 @@ class Dispatcher:
                 call.last_error = error
                 return
             self.hedges.drop(call)
-        if not self.retries.allow(call, error):
+        parts = call.parts
+        if (parts is not None and not parts.may_go_on) or not self.retries.allow(call, error):
             call.finished(call, error)
             return
+        if parts is not None:
+            call.payload = parts.next_request()
         self._go_on(call, replica.model, error)
 
     def _note(self, call: InferenceCall, replica: ReplicaTraffic, error: HeadraceError) -> None:

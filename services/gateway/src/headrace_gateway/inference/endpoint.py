@@ -1,4 +1,4 @@
-"""A unary inference RPC as grpc sees it: metadata in, status and access log out, nothing else per call."""
+"""An inference RPC of one request as grpc sees it: metadata in, status and access log out, nothing else per call."""
 
 from __future__ import annotations
 
@@ -23,27 +23,25 @@ from headrace_gateway.inference.call import Caller, accept_traceparent
 Context = grpc.aio.ServicerContext[Any, Any]
 
 
-class UnaryEndpoint:
-    """Answers calls that were admitted on their metadata. The body reaches `answer` as it came.
+Serve = Callable[[bytes, Caller, Context], Awaitable[Any]]
+
+
+class OneRequestEndpoint:
+    """Answers calls of one request that were admitted on their metadata. The body reaches `serve` as it came.
 
     Args:
         path: Full name of the method, such as `/package.Service/Method`.
-        answer: Serialised request and its caller to serialised response.
+        serve: Serialised request, its caller and its RPC to what grpc's handler is to return.
+        streams: Whether the answer is a stream of responses.
         log: Where a line per call goes, if anywhere.
         runtime: Limits, metrics and log of the process.
     """
 
-    def __init__(
-        self,
-        *,
-        path: str,
-        answer: Callable[[bytes, Caller], Awaitable[bytes]],
-        log: AccessLog | None,
-        runtime: RpcRuntime,
-    ) -> None:
-        self.gate = runtime.calls
+    def __init__(self, *, path: str, serve: Serve, streams: bool, log: AccessLog | None, runtime: RpcRuntime) -> None:
+        self.gate = runtime.streams if streams else runtime.calls
         self._path = path
-        self._answer = answer
+        self._serve = serve
+        self._streams = streams
         self._log = log
         self._runtime = runtime
         self._counts = runtime.counts.method(path)
@@ -53,7 +51,7 @@ class UnaryEndpoint:
         if principal is None:
             raise ValueError(f"{self._path} needs a principal")
 
-        async def respond(request: bytes, context: Context) -> bytes:
+        async def respond(request: bytes, context: Context) -> Any:
             try:
                 return await self._respond(request, context, principal)
             except grpc.aio.AbortError as aborted:
@@ -63,9 +61,11 @@ class UnaryEndpoint:
                 aborted.__context__ = None
                 raise aborted.with_traceback(None) from None
 
+        if self._streams:
+            return grpc.unary_stream_rpc_method_handler(respond)  # pyright: ignore
         return grpc.unary_unary_rpc_method_handler(respond)  # pyright: ignore
 
-    async def _respond(self, request: bytes, context: Context, principal: Principal) -> bytes:
+    async def _respond(self, request: bytes, context: Context, principal: Principal) -> Any:
         started_s = time.monotonic()
         metadata = metadata_map(context.invocation_metadata())
         request_id = request_id_of(metadata)
@@ -81,7 +81,7 @@ class UnaryEndpoint:
             )
             self.gate.enter()
             try:
-                answer = await self._answer(request, caller)
+                answer = await self._serve(request, caller, context)
             finally:
                 self.gate.leave()
             code, reason = "OK", ""
@@ -123,3 +123,14 @@ class UnaryEndpoint:
                 "the call's deadline was over before any work began", entry=catalogue.DEADLINE_ALREADY_OVER
             )
         return remaining_s
+
+
+def unary_endpoint(
+    *, path: str, answer: Callable[[bytes, Caller], Awaitable[bytes]], log: AccessLog | None, runtime: RpcRuntime
+) -> OneRequestEndpoint:
+    """One response: serialised request and its caller to serialised response."""
+
+    def serve(request: bytes, caller: Caller, _context: Context) -> Awaitable[bytes]:
+        return answer(request, caller)
+
+    return OneRequestEndpoint(path=path, serve=serve, streams=False, log=log, runtime=runtime)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
+from headrace.runner.internal.v1 import mesh_pb2
 from headrace_common import catalogue
 from headrace_common.clock import Clock
 from headrace_common.deadline_wheel import DeadlineWheel
@@ -11,7 +12,11 @@ from headrace_common.errors import HeadraceError, InferenceTimeout
 from headrace_gateway.catalog import Catalog
 from headrace_gateway.inference.call import Caller, Ended, InferenceCall, Outcome
 from headrace_gateway.inference.dispatcher import Dispatcher
+from headrace_gateway.inference.generation.answer_parts import AnswerParts, Sink
+from headrace_gateway.inference.generation.prompt_fields import prompt_affinity, read_generate, session_affinity
+from headrace_gateway.inference.generation.token_stream import TokenStream
 from headrace_gateway.inference.message_bounds import too_large
+from headrace_gateway.inference.outlook import wrong_task
 from headrace_gateway.inference.payload_gate import PayloadGate
 from headrace_gateway.inference.request_fields import RequestFieldReader
 from headrace_gateway.inference.sequence_order import SequenceOrder
@@ -21,6 +26,8 @@ from headrace_gateway.metrics import GatewayMetrics
 _TICK_S = 0.025
 TIMEOUT_MAX_S = 86_400.0
 """No call waits longer than a day, whatever its client says."""
+GENERATE_BYTES_MAX = 16 << 20
+"""Largest request to generate; at most half of the largest message."""
 
 
 class InferenceHandler:
@@ -52,7 +59,14 @@ class InferenceHandler:
         self._order: SequenceOrder[InferenceCall] = SequenceOrder()
 
     def begin(
-        self, request: bytes, caller: Caller, ended: Ended, tag: int = 0, *, windowed: bool = False
+        self,
+        request: bytes,
+        caller: Caller,
+        ended: Ended,
+        tag: int = 0,
+        *,
+        windowed: bool = False,
+        sink: Sink | None = None,
     ) -> InferenceCall:
         """Starts a call; `ended` is told its outcome once, later, unless it is cancelled. `tag` stays with the call.
 
@@ -62,11 +76,12 @@ class InferenceHandler:
             ended: Told once.
             tag: Whatever `ended` knows the call by.
             windowed: Whether it is one of a stream or batch that bounds how many it has open.
+            sink: Takes all parts of the answer but the last; None where it must come whole.
 
         Raises:
             HeadraceError: MESSAGE_TOO_LARGE, SERVER_OVERLOADED, CONCURRENCY_EXCEEDED (RESOURCE_EXHAUSTED),
-                CIRCUIT_OPEN (UNAVAILABLE), REQUEST_MALFORMED, FIELD_REQUIRED (INVALID_ARGUMENT), the catalogue's
-                (NOT_FOUND …). Nothing was begun.
+                CIRCUIT_OPEN (UNAVAILABLE), REQUEST_MALFORMED, FIELD_REQUIRED, MODEL_TASK_MISMATCH (INVALID_ARGUMENT),
+                the catalogue's (NOT_FOUND …). Nothing was begun.
         """
         now = self._clock.monotonic()
         size = len(request)
@@ -95,6 +110,70 @@ class InferenceHandler:
         if fields.sequence and version.proto.manifest.HasField("sequence"):
             call.sequence = fields.sequence
             call.sequence_start = fields.sequence_start
+        elif version.generates:
+            if sink is None:
+                raise wrong_task(version)
+            call.parts = AnswerParts(request=request, meters=call.meters.generation, sink=sink)
+            call.affinity = session_affinity(fields.sequence) if fields.sequence else prompt_affinity(request)
+        return self._admit(call)
+
+    def generate(self, request: bytes, caller: Caller, ended: Ended, sink: Sink) -> InferenceCall:
+        """Starts a call whose answer are GenerateResponses: the last one is the answer, `sink` gets those before.
+
+        Args:
+            request: A serialised GenerateRequest.
+            caller: Who calls.
+            ended: Told once.
+            sink: Takes the messages for the client.
+
+        Raises:
+            HeadraceError: As `begin`, and FIELD_INVALID, FIELD_TOO_LONG (INVALID_ARGUMENT). Nothing was begun.
+        """
+        now = self._clock.monotonic()
+        # The tokens of a continuation come on top.
+        limit = min(GENERATE_BYTES_MAX, self._message_bytes_max // 2)
+        if len(request) > limit:
+            raise too_large(len(request), limit)
+        fields = read_generate(request)
+        version = self._catalog.resolve(caller.tenant_id, fields.model_name, fields.model_version)
+        if not version.generates:
+            raise wrong_task(version)
+        meters = self._metrics.version(version)
+        parts = TokenStream(
+            request=request,
+            can_continue=fields.can_continue,
+            model_name=version.model,
+            model_version=version.version_text,
+            meters=meters.generation,
+            sink=sink,
+        )
+        return self._admit(
+            InferenceCall(
+                version,
+                caller.request_id,
+                caller.traceparent,
+                fields.priority,
+                now,
+                now + min(caller.timeout_s, TIMEOUT_MAX_S),
+                parts.request,
+                meters,
+                ended,
+                0,
+                self._finished,
+                parts=parts,
+                kind=mesh_pb2.CALL_KIND_GENERATE,
+                affinity=fields.affinity,
+            )
+        )
+
+    def give_up(self, call: InferenceCall, error: HeadraceError) -> None:
+        """Ends a call that is under way with a failure of this side."""
+        self._dispatcher.cancel(call)
+        self._finished(call, error)
+
+    def _admit(self, call: InferenceCall) -> InferenceCall:
+        now, size = call.arrived_at, len(call.payload)
+        call.held_bytes = size
         try:
             self._payloads.enter(size)
             try:
@@ -109,6 +188,8 @@ class InferenceHandler:
             call.meters.failed(error.reason, self._clock.monotonic() - now)
             raise
         call.meters.in_flight += 1
+        if call.parts is not None:
+            call.parts.meters.streams += 1
         self._deadlines.add(call, call.deadline)
         return call
 
@@ -197,16 +278,21 @@ class InferenceHandler:
             return
         self._close(call)
         now = self._clock.monotonic()
+        parts = call.parts
+        if parts is not None:
+            outcome = parts.end(call, outcome, now)
         if isinstance(outcome, HeadraceError):
             call.meters.failed(outcome.reason, now - call.arrived_at)
         else:
-            call.meters.answered(outcome, call.arrived_at, now)
+            call.meters.answered(outcome, call.arrived_at, now, first_at=parts.first_at if parts is not None else 0.0)
         ended(call, outcome)
 
     def _close(self, call: InferenceCall) -> None:
         call.ended = None
         call.meters.in_flight -= 1
         self._deadlines.discard(call, call.deadline)
-        self._payloads.leave(len(call.payload))
+        self._payloads.leave(call.held_bytes)
+        if call.parts is not None:
+            call.parts.meters.streams -= 1
         if call.sequence:
             self._pass_turn(call)

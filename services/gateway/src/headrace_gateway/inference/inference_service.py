@@ -19,8 +19,8 @@ from headrace_gateway.inference.handler import InferenceHandler
 from headrace_gateway.inference.message_bounds import Repeated, check_counts, too_large, too_many
 from headrace_gateway.inference.open_calls import OpenCalls
 from headrace_gateway.inference.payload_gate import PayloadGate
+from headrace_gateway.inference.request_fields import checked_priority
 
-PRIORITY_MAX = 9
 REQUESTS_MAX = 1_024
 _REPEATED = {1: Repeated("requests")}
 _MARGIN_MAX_S = 0.2
@@ -204,19 +204,3 @@ def prioritised(caller: Caller, message: raw.RawInferRequest, field: str = "prio
     if not message.HasField("priority"):
         return caller
     return caller._replace(priority=checked_priority(message.priority, field))
-
-
-def checked_priority(priority: int, field: str) -> int:
-    """The priority, if it is one.
-
-    Raises:
-        ValidationError: FIELD_INVALID (INVALID_ARGUMENT).
-    """
-    if priority > PRIORITY_MAX:
-        raise ValidationError(
-            f"{field} must be 0 to {PRIORITY_MAX}, {PRIORITY_MAX} is most urgent",
-            entry=catalogue.FIELD_INVALID,
-            field=field,
-            context={"field": field},
-        )
-    return priority

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from headrace.registry.v1 import manifest_pb2
 from headrace_common import catalogue
 from headrace_common.errors import DeadlineError, DeviceUnavailable, HeadraceError, ModelError, RouteUnavailable
 from headrace_gateway.catalog import CatalogVersion
@@ -65,6 +66,18 @@ def no_runner(version: CatalogVersion) -> HeadraceError:
         f"no runner is connected that can run model '{version.model}'",
         entry=catalogue.RUNNER_NOT_AVAILABLE,
         context={"model": version.model, "backend": version.proto.manifest.backend},
+    )
+
+
+def wrong_task(version: CatalogVersion) -> HeadraceError:
+    """What a call fails with whose method is for models of another kind."""
+    task = manifest_pb2.ModelTask.Name(version.proto.manifest.task or manifest_pb2.MODEL_TASK_INFER)
+    task = task.removeprefix("MODEL_TASK_").lower()
+    does = "generates, for which there are Generate and ModelStreamInfer" if version.generates else "does not generate"
+    return ModelError(
+        f"model '{version.model}' {does}",
+        entry=catalogue.MODEL_TASK_MISMATCH,
+        context={"model": version.model, "task": task},
     )
 
 

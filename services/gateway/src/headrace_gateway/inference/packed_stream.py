@@ -19,7 +19,6 @@ from headrace_common.rpc_status import to_status
 from headrace_gateway.inference.call import Caller, InferenceCall, Outcome, accept_traceparent
 from headrace_gateway.inference.execution import write_response
 from headrace_gateway.inference.handler import InferenceHandler
-from headrace_gateway.inference.inference_service import checked_priority
 from headrace_gateway.inference.message_bounds import (
     STREAM_ID_CHARS,
     Repeated,
@@ -29,6 +28,7 @@ from headrace_gateway.inference.message_bounds import (
     too_many,
 )
 from headrace_gateway.inference.open_calls import OpenCalls
+from headrace_gateway.inference.request_fields import checked_priority
 from headrace_gateway.mesh.session_calls import Answer
 
 _ANSWERS_BYTES = 1 << 20

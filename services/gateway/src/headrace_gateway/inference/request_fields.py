@@ -18,6 +18,7 @@ _ROUTING = frozenset(("priority", "timeout", "latency_critical", "sequence_id", 
 
 PRIORITY_DEFAULT = 5
 """Between 0 and 9, 9 is most urgent."""
+PRIORITY_MAX = 9
 
 
 class RequestFields(NamedTuple):
@@ -159,3 +160,19 @@ def _value_of(choice: memoryview) -> bool | int | str | None:
         elif number == _STRING and isinstance(value, memoryview):
             found = wire.text(value)
     return found
+
+
+def checked_priority(priority: int, field: str) -> int:
+    """The priority, if it is one.
+
+    Raises:
+        ValidationError: FIELD_INVALID (INVALID_ARGUMENT).
+    """
+    if priority > PRIORITY_MAX:
+        raise ValidationError(
+            f"{field} must be 0 to {PRIORITY_MAX}, {PRIORITY_MAX} is most urgent",
+            entry=catalogue.FIELD_INVALID,
+            field=field,
+            context={"field": field},
+        )
+    return priority

@@ -14,9 +14,10 @@ from headrace_gateway.mesh.runner_work import RunnerWork
 
 
 class Answer(NamedTuple):
-    """A runner's answer: a serialised ModelInferResponse, and where the time went, in microseconds.
+    """A runner's answer: a serialised message that answers the call's, and where the time went, in microseconds.
 
     Attributes:
+        payload: Of an answer in parts the last one.
         compute_us: The execution; in `input_us` and `output_us` of it tensors were read and written.
         batch_rows: Rows of the execution, over all calls that it answered; these are `batch_calls`, at least 1.
         leads_batch: Whether this answer stands for the execution; exactly one of its answers does.
@@ -36,12 +37,17 @@ class Call(Protocol):
     """A call as a session sees it.
 
     Attributes:
-        payload: A serialised ModelInferRequest.
+        payload: A serialised message, of the kind that the call has.
         attempt: How often it was sent to some runner before.
     """
 
     payload: bytes
     attempt: int
+
+    @property
+    def streams(self) -> bool:
+        """Whether its answer may come in parts."""
+        ...
 
     @property
     def version_uid(self) -> str:
@@ -52,16 +58,33 @@ class Call(Protocol):
         """Writes the call's fields but for its id, attempt and payload."""
         ...
 
+    def part(self, payload: bytes) -> None:
+        """Told a part of the answer, before the last one. To be told only while it `streams`; may make it `leave`.
+
+        Raises:
+            LaneViolation: It is none.
+        """
+        ...
+
     def answered(self, outcome: Answer | HeadraceError) -> None:
         """Told once, on the event loop, how the call ended here, unless the caller leaves first."""
         ...
+
+
+class _Left(NamedTuple):
+    """A call that nobody waits for any more and that the runner has yet to end."""
+
+    attempt: int
+    version_uid: str
+    streams: bool
 
 
 class SessionCalls:
     """Opens calls, and closes each with the runner's one terminal answer; does no I/O itself.
 
     A call that nobody waits for any more stays open until its terminal answer, so that its slot is never counted as
-    free while the runner still works on it. One event loop.
+    free while the runner still works on it. Parts of answers take no credit, so whoever gets them must bound what it
+    keeps. One event loop.
 
     Args:
         limits: Sizes of the lanes.
@@ -82,6 +105,7 @@ class SessionCalls:
         ended: Callable[[], None],
         gather_s: Callable[[], float] = lambda: 0.0,
     ) -> None:
+        self._limits = limits
         self._work = work
         self._wake = wake
         self._gather_s = gather_s
@@ -89,8 +113,7 @@ class SessionCalls:
         self._outbox: Outbox[Call] = Outbox(limits=limits)
         self._inbox: Inbox[mesh_pb2.Result] = Inbox(limits=limits, budget=budget, wake=wake)
         self._open: dict[int, Call] = {}
-        # Attempts and versions of calls that nobody waits for any more and that the runner has yet to end.
-        self._left: dict[int, tuple[int, str]] = {}
+        self._left: dict[int, _Left] = {}
         self._cancels: list[int] = []
         self._last_id = 0
         self._frame = ReusedMessage(mesh_pb2.CallFrame)
@@ -141,7 +164,7 @@ class SessionCalls:
             self._work.ended(call.version_uid)
             self._ended()
             return
-        self._left[call_id] = (call.attempt, call.version_uid)
+        self._left[call_id] = _Left(call.attempt, call.version_uid, call.streams)
         self._cancels.append(call_id)
         self._wake()
 
@@ -158,8 +181,8 @@ class SessionCalls:
         failed, self._open = list(self._open.values()), {}
         for call in failed:
             self._work.ended(call.version_uid)
-        for _, version_uid in self._left.values():
-            self._work.ended(version_uid)
+        for left in self._left.values():
+            self._work.ended(left.version_uid)
         self._left.clear()
         self._inbox.close()
         for call in failed:
@@ -180,11 +203,16 @@ class SessionCalls:
             self._outbox.accepted(call_id)
         for result in frame.results:
             self._check(result)
+            if not result.terminal:
+                self._pass_on(result)
+                continue
             self._inbox.done(result.id)
             self._inbox.message(result.id, len(result.payload))
             self._finish(result, result.payload)
         for result in frame.offers:
             self._check(result)
+            if not result.terminal:
+                raise LaneViolation("a part of a result was offered")
             # Outlives the frame, which its owner may use again.
             kept = mesh_pb2.Result()
             kept.CopyFrom(result)
@@ -233,12 +261,18 @@ class SessionCalls:
         return self._outbox.next_chunk()
 
     def _check(self, result: mesh_pb2.Result) -> None:
-        call = self._open.get(result.id)
-        if call is None and result.id not in self._left:
+        call = self._open.get(result.id) or self._left.get(result.id)
+        if call is None:
             raise LaneViolation("result for a call that is not open")
-        attempt = self._left[result.id][0] if call is None else call.attempt
-        if attempt != result.attempt or not result.terminal:
+        if call.attempt != result.attempt or not (result.terminal or call.streams):
             raise LaneViolation("result does not belong to the call")
+
+    def _pass_on(self, part: mesh_pb2.Result) -> None:
+        if part.status or len(part.payload) > self._limits.inline_bytes_max or self._inbox.holds(part.id):
+            raise LaneViolation("a part of a result that fails, is too large, or comes after the end")
+        call = self._open.get(part.id)
+        if call is not None:
+            call.part(part.payload)
 
     def _finish(self, result: mesh_pb2.Result, payload: bytes) -> None:
         call_id = result.id
@@ -246,7 +280,7 @@ class SessionCalls:
         self._outbox.answered(call_id)
         call = self._open.pop(call_id, None)
         if call is None:
-            self._work.ended(self._left.pop(call_id)[1])
+            self._work.ended(self._left.pop(call_id).version_uid)
         else:
             self._work.ended(call.version_uid)
             call.answered(from_status_bytes(result.status) if result.status else _answer(result, payload))

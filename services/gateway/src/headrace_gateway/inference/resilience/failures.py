@@ -22,7 +22,7 @@ has at most its bulkhead of calls, each of which moves once, and a runner that i
 GONE = _reasons(catalogue.RUNNER_LOST, catalogue.MODEL_LOADING)
 """The gateway knows at once that the runner is no replica any more; after the others it is one that has refused."""
 
-ELSEWHERE = MOVES | _reasons(catalogue.RUNNER_OVERLOADED, catalogue.DEVICE_OUT_OF_MEMORY)
+ELSEWHERE = MOVES | _reasons(catalogue.RUNNER_OVERLOADED, catalogue.DEVICE_OUT_OF_MEMORY, catalogue.MODEL_PROCESS_LOST)
 """Failures of one runner that say nothing about another."""
 
 ASK_NEXT = _reasons(catalogue.SEQUENCE_NOT_FOUND)
@@ -44,6 +44,7 @@ RUNNER_FAULTS = _reasons(catalogue.INTERNAL_ERROR)
 REPLICA_FAULTS = RUNNER_FAULTS | _reasons(
     catalogue.EXECUTION_TIMEOUT,
     catalogue.MODEL_EXECUTION_FAILED,
+    catalogue.MODEL_PROCESS_LOST,
     catalogue.DEVICE_OUT_OF_MEMORY,
 )
 """What a circuit breaker counts. Never what a client did wrong, and never a refusal for load. Neither the loss of a

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, TypeAlias
 
 from headrace.runner.internal.v1 import mesh_pb2
 from headrace_common.errors import HeadraceError
+from headrace_common.lanes import LaneViolation
 from headrace_gateway.inference.resilience.traffic import ReplicaTraffic
 from headrace_gateway.mesh.session_calls import Answer
 
@@ -29,6 +30,7 @@ class Hedge:
     """
 
     __slots__ = ("_routed", "attempt", "call", "id", "payload", "replica", "sent_at", "version_uid")
+    streams = False
 
     def __init__(self, *, call: InferenceCall, replica: ReplicaTraffic, sent_at: float, routed: HedgeAnswered) -> None:
         self.call = call
@@ -44,6 +46,11 @@ class Hedge:
         """Writes what a runner must know beside the payload."""
         self.call.describe(into)
         into.timeout_ms = max(0, int((self.call.deadline - self.sent_at) * 1000))
+
+    def part(self, payload: bytes) -> None:
+        """Never told: calls that are answered in parts are not hedged."""
+        del payload
+        raise LaneViolation("a second copy has its answer whole")
 
     def answered(self, outcome: Answer | HeadraceError) -> None:
         """What the session says that has the copy."""

@@ -52,6 +52,12 @@ class ReplicaHealth:
             replica.record.succeeded()
         replica.window.observe(answer.queue_us, answer.compute_us, now)
 
+    def heard(self, replica: ReplicaTraffic, sent_at: float, now: float) -> None:
+        """A part of a good answer. A breaker that is not closed need not wait for the rest of it."""
+        replica.ok_at = replica.heard_at = now
+        if replica.breaker.state:
+            replica.breaker.succeeded(now, sent_at)
+
     def expired(self, replica: ReplicaTraffic, error: HeadraceError, sent_at: float, now: float) -> None:
         """No answer until the deadline."""
         self._judge(replica, error, sent_at, now)
@@ -106,7 +112,8 @@ class ReplicaHealth:
                 self._listen(session.token, now)
         silent: dict[RunnerSession, int] = {}
         for model in list(self.traffic.models.values()):
-            if model.sent and len(model.replicas) > 1:
+            # One that generates may be silent for as long as a prompt takes.
+            if model.sent and len(model.replicas) > 1 and not model.version.generates:
                 for replica in self._silent(model, now):
                     replica.breaker.trip(now)
                     silent[replica.session] = silent.get(replica.session, 0) + 1

@@ -182,9 +182,10 @@ class ModelTraffic:
     def call_s(self, sessions: Iterable[RunnerSession]) -> float:
         """Time between two answers while these replicas are busy, by what executions took; 0 when that says nothing.
 
-        It says nothing where calls share executions: then they take the less the more there are.
+        It says nothing where calls share executions: then they take the less the more there are. Nor where a call takes
+        as long as its client likes.
         """
-        if self.version.proto.manifest.batched:
+        if self.version.proto.manifest.batched or self.version.generates:
             return 0.0
         per_s = 0.0
         for session in sessions:
@@ -266,6 +267,9 @@ class Traffic:
         if manifest.batched:
             # One batch runs, and the next one gathers.
             limit_min = max(limit_min, 2 * (batching.max_batch_size or _BATCH_SIZE))
+        # How long calls wait that take as long as their clients like doesn't tell how many are too many. As many may
+        # wait as are computed: no slot is free then, and placement sees whether there are too few.
+        limit_max = min(limit_min, limits.runner_calls_max) if model.version.generates else limits.runner_calls_max
         return ReplicaTraffic(
             model=model,
             session=session,
@@ -279,7 +283,7 @@ class Traffic:
             record=self._record(session.id),
             window=AdaptiveLimit(
                 limit_min=limit_min,
-                limit_max=limits.runner_calls_max,
+                limit_max=limit_max,
                 # Calls that wait on purpose, for others to share an execution with, are not too many.
                 wait_base_s=WAIT_BASE_S + batching.max_queue_delay.ToNanoseconds() / 1e9,
             ),

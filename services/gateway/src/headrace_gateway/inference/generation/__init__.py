@@ -1,0 +1,1 @@
+"""Calls that are answered in parts, as the model makes them."""

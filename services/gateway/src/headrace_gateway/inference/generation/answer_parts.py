@@ -1,0 +1,103 @@
+"""The parts of an answer on their way from a runner to a client."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, TypeAlias
+
+from headrace_common import catalogue
+from headrace_common.errors import HeadraceError, RunnerError
+from headrace_gateway.inference.generation.generation_meters import GenerationMeters
+from headrace_gateway.inference.resilience import failures
+
+if TYPE_CHECKING:
+    from headrace_gateway.inference.call import InferenceCall, Outcome
+    from headrace_gateway.mesh.session_calls import Answer
+
+UNREAD_BYTES_MAX = 1 << 20
+"""Bytes of one call's parts that are kept for a client that doesn't read."""
+PART_OVERHEAD_BYTES = 64
+"""What a part takes in memory beside its bytes, so that many small ones are bounded like few large ones."""
+
+Sink: TypeAlias = "Callable[[InferenceCall, bytes], None]"
+"""Takes a message for the client. It must bound what it keeps, and may end the call."""
+
+
+class AnswerParts:
+    """Passes parts on as they come. What a client has of such an answer can't be continued. Pure: told the time.
+
+    Args:
+        request: What a runner is sent for the whole answer.
+        sink: Gets the messages for the client.
+
+    Attributes:
+        begun: Whether the client has a part of the answer, so that it can't be begun anew.
+        first_at: Reading of the monotonic clock when the first one came, 0 before; `first_s` is how long after the call
+            was sent.
+    """
+
+    def __init__(self, *, request: bytes, meters: GenerationMeters, sink: Sink) -> None:
+        self.request = request
+        self.meters = meters
+        self.begun = False
+        self.first_at = 0.0
+        self.first_s = 0.0
+        self.last_at = 0.0
+        self._sink = sink
+
+    def add(self, call: InferenceCall, payload: bytes, now: float) -> None:
+        """A part came.
+
+        Raises:
+            LaneViolation: It is none.
+        """
+        self.count(call, 1, now)
+        self.begun = True
+        self.send(call, payload)
+
+    def end(self, call: InferenceCall, outcome: Outcome, now: float) -> Outcome:
+        """The call's outcome as the client is to be told it."""
+        if isinstance(outcome, HeadraceError):
+            return self._failed(call, outcome) if self.begun else outcome
+        return self.last(call, outcome, now)
+
+    def last(self, call: InferenceCall, answer: Answer, now: float) -> Outcome:
+        """The answer with the client's last message in place of the runner's last part."""
+        if not self.first_at:
+            self.count(call, 1, now)
+        return answer
+
+    @property
+    def may_go_on(self) -> bool:
+        """Whether another attempt can go on after what the client has."""
+        return not self.begun
+
+    def next_request(self) -> bytes:
+        """What another attempt is sent. To be called once for each, while one `may_go_on`."""
+        return self.request
+
+    def count(self, call: InferenceCall, tokens: int, now: float) -> None:
+        """Measures what came."""
+        if not self.first_at:
+            self.first_at = now
+            self.first_s = now - call.sent_at
+            self.meters.first_token.observe(now - call.arrived_at)
+        elif tokens:
+            self.meters.inter_token.observe((now - self.last_at) / tokens)
+        self.last_at = now
+
+    def send(self, call: InferenceCall, message: bytes) -> None:
+        """Gives the client a message."""
+        self._sink(call, message)
+
+    def _failed(self, call: InferenceCall, error: HeadraceError) -> HeadraceError:
+        """Once there is output, no failure may ask a client to try the same again."""
+        if not error.retryable and error.reason not in failures.ELSEWHERE:
+            return error
+        self.meters.failovers["interrupted"] += 1
+        model = call.version.model
+        return RunnerError(
+            f"the answer of model '{model}' was interrupted, and no other runner could go on: {error.message}",
+            entry=catalogue.GENERATION_INTERRUPTED,
+            context={"model": model, "cause": error.reason},
+        )

@@ -1,0 +1,74 @@
+"""`InferenceService.Generate`: a stream of messages for one request."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import grpc.aio
+
+from headrace_common.errors import HeadraceError
+from headrace_gateway.inference.call import Caller, InferenceCall, Outcome
+from headrace_gateway.inference.generation.answer_parts import UNREAD_BYTES_MAX
+from headrace_gateway.inference.generation.unread_parts import UnreadParts
+from headrace_gateway.inference.handler import InferenceHandler
+from headrace_gateway.inference.message_bounds import reader_too_slow
+
+Context = grpc.aio.ServicerContext[Any, Any]
+
+
+class GenerateService:
+    """Writes what runners generate, as it comes. Event loop only."""
+
+    def __init__(self, *, inference: InferenceHandler) -> None:
+        self._inference = inference
+
+    async def generate(self, request: bytes, caller: Caller, context: Context) -> None:
+        """Serialised GenerateRequest in, serialised GenerateResponses written. Cancelling it cancels the call.
+
+        Raises:
+            HeadraceError: `InferenceHandler.generate`'s, INFERENCE_TIMEOUT (DEADLINE_EXCEEDED), READER_TOO_SLOW
+                (RESOURCE_EXHAUSTED), GENERATION_INTERRUPTED (ABORTED), the dispatcher's, the runner's.
+        """
+        await _Generation(self._inference, context).run(request, caller)
+
+
+class _Generation:
+    """One stream."""
+
+    def __init__(self, inference: InferenceHandler, context: Context) -> None:
+        self._inference = inference
+        self._context = context
+        self._unread = UnreadParts()
+        self._outcome: Outcome | None = None
+        # Ends a write that waits for a client that doesn't read.
+        self._stuck = asyncio.timeout(None)
+
+    async def run(self, request: bytes, caller: Caller) -> None:
+        call = self._inference.generate(request, caller, self._ended, self._take)
+        try:
+            async with self._stuck:
+                # Not with the first message: a status can't follow headers whose sending was cancelled with that write,
+                # and the client would wait for ever.
+                await self._context.send_initial_metadata(())
+                while (message := await self._unread.next()) is not None:
+                    await self._context.write(message)
+        except TimeoutError:
+            if not self._stuck.expired():
+                raise
+        finally:
+            self._inference.cancel(call)
+        if isinstance(self._outcome, HeadraceError):
+            raise self._outcome
+        assert self._outcome is not None, "a stream that is not cancelled ends with its call"
+        await self._context.write(self._outcome.payload)
+
+    def _take(self, call: InferenceCall, message: bytes) -> None:
+        if not self._unread.add(message):
+            call.meters.generation.readers_too_slow += 1
+            self._inference.give_up(call, reader_too_slow(UNREAD_BYTES_MAX))
+            self._stuck.reschedule(asyncio.get_running_loop().time())
+
+    def _ended(self, _call: InferenceCall, outcome: Outcome) -> None:
+        self._outcome = outcome
+        self._unread.close()

@@ -1,0 +1,157 @@
+"""What a gateway must know of a request to generate, read without parsing it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from hashlib import blake2b
+from itertools import islice
+from typing import NamedTuple
+
+from headrace_common import catalogue, wire
+from headrace_common.errors import ValidationError
+from headrace_gateway.inference.request_fields import PRIORITY_DEFAULT, checked_priority
+
+BEGINNING_BYTES = 256
+"""So much of prompts is compared: requests whose prompts begin alike find more of their prompt computed together."""
+SESSION_CHARS_MAX = 128
+
+_NAME, _VERSION = 1, 2
+_TEXT, _TOKEN_IDS, _CHAT = 4, 5, 6
+_SAMPLING, _COMPLETIONS = 7, 8
+_PRIORITY, _SESSION, _CONTINUE = 11, 12, 13
+_JSON_SCHEMA, _GRAMMAR = 13, 14
+_MESSAGES, _ROLE = 1, 1
+_INPUTS, _RAW_CONTENTS, _INPUT_NAME = 5, 7, 1
+_FIELDS_MAX = 64
+# Looked at; whether there are too many is for runners to say.
+_SAMPLING_FIELDS, _MESSAGE_FIELDS = 2_048, 64
+_USER = b"user"
+_PROMPT_INPUT = b"text_input"
+
+
+class GenerateFields(NamedTuple):
+    """Model name and version as the client wrote them, and what routing and failover look at.
+
+    Attributes:
+        priority: 5 where the client states none.
+        affinity: The same for requests that should go to the same replica.
+        can_continue: Whether another replica may go on after what the client has: it may, and there is one completion
+            without a constraint.
+    """
+
+    model_name: str
+    model_version: str
+    priority: int
+    affinity: bytes
+    can_continue: bool
+
+
+def read_generate(request: bytes | memoryview) -> GenerateFields:
+    """Walks a GenerateRequest; as in protobuf, the last of a repeated scalar wins.
+
+    Raises:
+        ValidationError: REQUEST_MALFORMED, FIELD_REQUIRED, FIELD_INVALID, FIELD_TOO_LONG (INVALID_ARGUMENT).
+    """
+    found: dict[int, int | memoryview] = {}
+    constrained = False
+    for number, _, value in wire.fields(request, fields_max=_FIELDS_MAX):
+        found[number] = value
+        if number in (_TEXT, _TOKEN_IDS, _CHAT):
+            # Of a oneof the last one holds.
+            for other in {_TEXT, _TOKEN_IDS, _CHAT} - {number}:
+                found.pop(other, None)
+        elif number == _SAMPLING:
+            constrained |= _is_constrained(_view(value))
+    if not found.get(_NAME):
+        raise ValidationError(
+            "model_name is required",
+            entry=catalogue.FIELD_REQUIRED,
+            field="model_name",
+            context={"field": "model_name"},
+        )
+    continues = bool(found.get(_CONTINUE, True)) and _number(found.get(_COMPLETIONS, 0)) <= 1 and not constrained
+    return GenerateFields(
+        wire.text(found[_NAME]),
+        wire.text(found.get(_VERSION, memoryview(b""))),
+        checked_priority(_number(found[_PRIORITY]), "priority") if _PRIORITY in found else PRIORITY_DEFAULT,
+        _affinity(found),
+        continues,
+    )
+
+
+def prompt_affinity(request: bytes) -> bytes:
+    """The affinity of a ModelInferRequest by the beginning of its `text_input`; empty where it has none in raw form."""
+    index = at = -1
+    raw: list[memoryview] = []
+    for number, _, value in wire.fields(request, fields_max=wire.REQUEST_FIELDS_MAX):
+        if number == _INPUTS:
+            index += 1
+            if bytes(_first(_view(value), _INPUT_NAME)) == _PROMPT_INPUT:
+                at = index
+        elif number == _RAW_CONTENTS:
+            raw.append(_view(value))
+    return _digest(raw[at][:BEGINNING_BYTES]) if 0 <= at < len(raw) and len(raw[at]) else b""
+
+
+def session_affinity(session: str) -> bytes:
+    """The affinity of the requests of a session."""
+    return _digest(session.encode(), person=b"session")
+
+
+def _affinity(found: dict[int, int | memoryview]) -> bytes:
+    session = wire.text(found.get(_SESSION, memoryview(b"")))
+    if len(session) > SESSION_CHARS_MAX:
+        raise ValidationError(
+            f"session has {len(session)} characters, at most {SESSION_CHARS_MAX} are accepted",
+            entry=catalogue.FIELD_TOO_LONG,
+            field="session",
+            context={"field": "session", "limit": SESSION_CHARS_MAX},
+        )
+    if session:
+        return session_affinity(session)
+    for prompt in (_TEXT, _TOKEN_IDS):
+        if prompt in found:
+            return _digest(_view(found[prompt])[:BEGINNING_BYTES])
+    if _CHAT in found:
+        return _digest(b"\0".join(_opening(_view(found[_CHAT])))[:BEGINNING_BYTES])
+    return b""
+
+
+def _opening(chat: memoryview) -> Iterator[bytes]:
+    """A conversation as far as it is the same in each of its turns: up to what its user says first."""
+    left = BEGINNING_BYTES
+    for number, _, value in islice(wire.fields(chat), _MESSAGE_FIELDS):
+        if number == _MESSAGES:
+            message = _view(value)
+            yield bytes(message[:left])
+            left -= min(left, len(message))
+            if not left or bytes(_first(message, _ROLE)) == _USER:
+                return
+
+
+def _is_constrained(sampling: memoryview) -> bool:
+    looked_at = list(islice(wire.fields(sampling), _SAMPLING_FIELDS))
+    return len(looked_at) == _SAMPLING_FIELDS or any(number in (_JSON_SCHEMA, _GRAMMAR) for number, _, _ in looked_at)
+
+
+def _first(message: memoryview, field: int) -> memoryview:
+    for number, _, value in islice(wire.fields(message), _MESSAGE_FIELDS):
+        if number == field:
+            return _view(value)
+    return memoryview(b"")
+
+
+def _view(value: int | memoryview) -> memoryview:
+    if isinstance(value, int):
+        raise wire.malformed()
+    return value
+
+
+def _number(value: int | memoryview) -> int:
+    if not isinstance(value, int):
+        raise wire.malformed()
+    return value
+
+
+def _digest(beginning: bytes | memoryview, *, person: bytes = b"prompt") -> bytes:
+    return blake2b(beginning, digest_size=8, person=person).digest()

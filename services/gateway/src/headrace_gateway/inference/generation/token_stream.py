@@ -1,0 +1,162 @@
+"""What a client has of a generation, and how another runner goes on after it."""
+
+from __future__ import annotations
+
+from array import array
+from typing import TYPE_CHECKING
+
+from google.protobuf.message import DecodeError
+
+from headrace.gateway.v1.execution_pb2 import Execution
+from headrace.gateway.v1.generation_pb2 import GenerateResponse
+from headrace.runner.internal.v1 import mesh_pb2
+from headrace_common import wire
+from headrace_common.errors import InternalError
+from headrace_common.lanes import LaneViolation
+from headrace_gateway.inference.execution import write_execution
+from headrace_gateway.inference.generation.answer_parts import AnswerParts, Sink
+from headrace_gateway.inference.generation.generation_meters import GenerationMeters
+
+if TYPE_CHECKING:
+    from headrace_gateway.inference.call import InferenceCall, Outcome
+    from headrace_gateway.mesh.session_calls import Answer
+
+_REQUEST = mesh_pb2.GenerateCall.REQUEST_FIELD_NUMBER
+_EXECUTION = GenerateResponse.EXECUTION_FIELD_NUMBER
+_WITHHELD_MAX = 256
+
+
+class TokenStream(AnswerParts):
+    """Passes GenerateResponses on as they came, and remembers the tokens where another runner may go on after them.
+
+    There it passes tokens on only together with their text. A runner holds text back that may be the beginning of a
+    stop text or a part of a character; tokens without it are withheld, and the next runner makes them anew. Withheld is
+    also the end of a completion, until the call's end: what has ended can't be continued. So what the client has is
+    always a whole beginning, and the seam can't be seen. Pure.
+
+    Args:
+        request: A serialised GenerateRequest.
+        can_continue: Whether another runner may go on.
+        model_name: Told with the first message, as is `model_version`.
+    """
+
+    def __init__(
+        self,
+        *,
+        request: bytes,
+        can_continue: bool,
+        model_name: str,
+        model_version: str,
+        meters: GenerationMeters,
+        sink: Sink,
+    ) -> None:
+        super().__init__(request=wire.encode_len_field(_REQUEST, request), meters=meters, sink=sink)
+        self._can_continue = can_continue
+        self._named = GenerateResponse(model_name=model_name, model_version=model_version).SerializeToString()
+        self._told = False
+        self._emitted = array("I")
+        # Of those how many another attempt has made than the one under way.
+        self._emitted_before = 0
+        self._withheld: list[bytes] = []
+
+    def add(self, call: InferenceCall, payload: bytes, now: float) -> None:
+        """A part came.
+
+        Raises:
+            LaneViolation: It is none.
+        """
+        try:
+            message = GenerateResponse.FromString(payload)
+        except DecodeError:
+            raise LaneViolation("a part of a generation is malformed") from None
+        if message.deltas:
+            self._count_tokens(call, message, now)
+            if self._can_continue and _is_open(message):
+                self._withheld.append(payload)
+                if len(self._withheld) < _WITHHELD_MAX:
+                    return
+                # A model that goes on without saying anything.
+                self._can_continue = False
+                payload = self._withheld.pop()
+            payload, message = self._whole(payload, message)
+            self._keep(message)
+            self.begun = True
+        elif self.begun or (self._told and not message.HasField("progress")):
+            return
+        self.send(call, self._shown(payload, message))
+
+    def last(self, call: InferenceCall, answer: Answer, now: float) -> Outcome:
+        """The answer with the client's last message in place of the runner's last part."""
+        try:
+            message = GenerateResponse.FromString(answer.payload)
+        except DecodeError:
+            return InternalError("the runner's answer can't be read")
+        if message.deltas:
+            self._count_tokens(call, message, now)
+        payload, message = self._whole(answer.payload, message)
+        if self._emitted_before:
+            payload = self._across(message)
+        usage, tokens = message.usage, self.meters.tokens
+        tokens["prompt"] += usage.prompt_tokens
+        tokens["cached_prompt"] += usage.cached_prompt_tokens
+        execution = Execution()
+        write_execution(execution, call, answer)
+        shown = self._shown(payload, message)
+        return answer._replace(payload=shown + wire.encode_len_field(_EXECUTION, execution.SerializeToString()))
+
+    @property
+    def may_go_on(self) -> bool:
+        """Whether another attempt can go on after what the client has."""
+        return self._can_continue or not self.begun
+
+    def next_request(self) -> bytes:
+        """What another attempt is sent. To be called once for each, while one `may_go_on`."""
+        self._withheld.clear()
+        if not self.begun:
+            return self.request
+        self.meters.failovers["continued"] += 1
+        self._emitted_before = len(self._emitted)
+        return self.request + mesh_pb2.GenerateCall(emitted=self._emitted).SerializeToString()
+
+    def _count_tokens(self, call: InferenceCall, message: GenerateResponse, now: float) -> None:
+        tokens = sum(len(delta.token_ids) for delta in message.deltas)
+        self.count(call, tokens, now)
+        self.meters.tokens["completion"] += tokens
+
+    def _whole(self, payload: bytes, message: GenerateResponse) -> tuple[bytes, GenerateResponse]:
+        """A part with what was withheld before it: protobuf reads messages one after another as one."""
+        if not self._withheld:
+            return payload, message
+        payload = b"".join((*self._withheld, payload))
+        self._withheld.clear()
+        return payload, GenerateResponse.FromString(payload)
+
+    def _keep(self, message: GenerateResponse) -> None:
+        if self._can_continue:
+            for delta in message.deltas:
+                self._emitted.extend(delta.token_ids)
+
+    def _shown(self, payload: bytes, message: GenerateResponse) -> bytes:
+        """The client's message: the model's name is in the first, and progress in none after a token."""
+        if not self._told:
+            self._told = True
+            return payload if message.model_name else payload + self._named
+        if not message.model_name and not (self.begun and message.HasField("progress")):
+            return payload
+        message.ClearField("model_name")
+        message.ClearField("model_version")
+        if self.begun:
+            message.ClearField("progress")
+        return message.SerializeToString()
+
+    def _across(self, message: GenerateResponse) -> bytes:
+        """The last message of a call that several runners answered, counted over all of them."""
+        message.usage.completion_tokens += self._emitted_before
+        message.timings.time_to_first_token.FromNanoseconds(int(self.first_s * 1e9))
+        message.timings.generation_time.FromNanoseconds(int((self.last_at - self.first_at) * 1e9))
+        return message.SerializeToString()
+
+
+def _is_open(message: GenerateResponse) -> bool:
+    """Whether another runner could not go on right after it: tokens without their text, or the end."""
+    return not any(delta.text for delta in message.deltas) or any(delta.finish_reason for delta in message.deltas)
