@@ -26,6 +26,9 @@ def paths(command: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]
 
 
 COMMANDS = [
+    "chat",
+    "embed",
+    "generate",
     "infer",
     *(f"keys {name}" for name in ("create", "list", "revoke")),
     *(f"models {name}" for name in ("archive", "download", "list", "load", "push", "show", "stats", "unload")),
@@ -69,6 +72,14 @@ def test_each_has_help(path: str) -> None:
         (["infer", "m:x", "-i", "[1]"], "whole number of 1 or more"),
         (["infer", "m"], "--input"),
         (["infer", "m", "-i", "[1]", "--priority", "10"], "--priority"),
+        (["generate", "m:x", "Hi"], "whole number of 1 or more"),
+        (["generate", "m", "Hi", "--file", __file__], "either PROMPT or --file"),
+        (["generate", "m", "Hi", "--temperature", "warm"], "--temperature"),
+        (["generate", "m", "Hi", "--logit-bias", "5"], "TOKEN=NUMBER"),
+        (["generate", "m", "Hi", "--json-schema", "@/nowhere.json"], "/nowhere.json can't be read"),
+        (["chat"], "MODEL"),
+        (["embed", "m", "Hi", "--file", __file__], "either TEXT or --file"),
+        (["embed", "m", " "], "no text to embed"),
         (["keys", "create", "--role", "king"], "--role"),
         (["keys", "create", "--expires-in-days", "nan"], "--expires-in-days"),
         (["keys", "create", "--expires-in-days", "1e9"], "--expires-in-days"),

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from headrace_cli.commands import infer, keys, models, restart, runners, status, tenants, up
+from headrace_cli.commands import chat, embed, generate, infer, keys, models, restart, runners, status, tenants, up
 from headrace_cli.documents import print_json
 from headrace_cli.terminal import output
 
@@ -26,6 +26,9 @@ app.command("up")(up.up)
 app.command("restart")(restart.restart)
 app.command("status")(status.status)
 app.command("infer")(infer.infer)
+app.command("generate")(generate.generate)
+app.command("chat")(chat.chat)
+app.command("embed")(embed.embed)
 app.add_typer(models.app, name="models")
 app.add_typer(runners.app, name="runners")
 app.add_typer(tenants.app, name="tenants")

@@ -35,11 +35,22 @@ def version_page(version: models_pb2.Version, others: Sequence[models_pb2.Versio
     shown.add_row("state", enum_text(version, "state"))
     shown.add_row("format", enum_text(manifest, "format"))
     shown.add_row("backend", words(manifest.backend))
+    if manifest.task:
+        shown.add_row("task", enum_text(manifest, "task"))
+    if manifest.HasField("language"):
+        language = manifest.language
+        shown.add_row("language", f"{language.slots} slots of {language.context_length} tokens")
+    shown.add_row("task", enum_text(manifest, "task"))
+    if manifest.HasField("language"):
+        language = manifest.language
+        shown.add_row("context", f"{language.context_length} tokens, {language.slots} at once")
     shown.add_row("created", time_text(version, "create_time") + " UTC")
     shown.add_row("uid", version.uid)
     for file in version.files:
         shown.add_row("file", words(f"{file.path}  {size_text(file.size_bytes)}"))
         shown.add_row("sha256", file.sha256)
+    for name, value in sorted(manifest.metadata.items()):
+        shown.add_row(words(name), words(value))
     yield shown
     yield tensor_table(manifest)
     if manifest.class_labels:

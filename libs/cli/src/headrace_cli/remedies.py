@@ -30,6 +30,10 @@ _BY_REASON = {
     "TENSOR_MISSING": "`headrace models show` tells the inputs; repeat --input for each.",
     "TENSOR_DATATYPE_MISMATCH": "`headrace models show` tells the datatypes; convert the values first.",
     "TENSOR_OUTPUT_UNKNOWN": "`headrace models show` tells the outputs; without --output all come back.",
+    "MODEL_TASK_MISMATCH": "`headrace models show` tells the task: `generate` and `chat` are for models that generate, "
+    "`embed` for those that embed, `infer` for all others.",
+    "CONTEXT_LENGTH_EXCEEDED": "Shorten the prompt; in a chat /clear begins anew.",
+    "GENERATION_INTERRUPTED": "Ask again.",
     "CONFIG_FILE_INVALID": "Correct the profile file, or name another one with HEADRACE_CONFIG.",
     "SECRET_UNAVAILABLE": "Check that the file is there and that you may read it.",
     "SETTING_INVALID": "Correct the option, the variable or the profile.",

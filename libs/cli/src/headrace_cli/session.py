@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import functools
-import inspect
 import math
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Concatenate, ParamSpec, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, Concatenate, ParamSpec
 
 import typer
 
 from headrace_cli.local_mesh import local_endpoint
+from headrace_cli.shared_options import shares
 
 if TYPE_CHECKING:
     from headrace_client import Client, ClientOptions
@@ -94,27 +93,13 @@ def checked_number(value: float | None) -> float | None:
 
 def calls_mesh(command: Callable[Concatenate[Session, P], None]) -> Callable[..., None]:
     """Give a command the options of `Session`, after its own ones; it receives them as its first argument."""
-    hints = get_type_hints(command, include_extras=True)
-    _, *own = inspect.signature(command).parameters.values()
-    shared = inspect.signature(_shared).parameters.values()
-    shared_hints = get_type_hints(_shared, include_extras=True)
 
-    @functools.wraps(command)
-    def called(**arguments: Any) -> None:
+    def session(**arguments: Any) -> Session:
         # Read when gRPC is first imported: its own log would mix with what is said here.
         os.environ.setdefault("GRPC_VERBOSITY", "NONE")
-        session = Session(**{parameter.name: arguments.pop(parameter.name) for parameter in shared})
-        command(session, **arguments)  # pyright: ignore[reportCallIssue]
+        return Session(**arguments)
 
-    parameters = [
-        parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY, annotation=known[parameter.name])
-        for known, group in ((hints, own), (shared_hints, shared))
-        for parameter in group
-    ]
-    signature: Any = inspect.Signature(parameters, return_annotation=None)
-    called.__signature__ = signature  # pyright: ignore[reportAttributeAccessIssue]
-    called.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
-    return called
+    return shares(_shared, session)(command)
 
 
 def _shared(
