@@ -38,8 +38,8 @@ class Range(NamedTuple):
     def __str__(self) -> str:
         kind = "a whole number" if self.whole else "a number"
         if self.above:
-            return f"{kind} above {self.minimum:g}, at most {self.maximum:g}"
-        return f"{kind} from {self.minimum:g}" + (f" to {self.maximum:g}" if self.maximum < TOKENS_MAX else "")
+            return f"{kind} above {self.minimum}, at most {self.maximum}"
+        return f"{kind} from {self.minimum}" + (f" to {self.maximum}" if self.maximum < TOKENS_MAX else "")
 
     def check(self, field: str, value: object) -> Any:
         """The number; one that JSON wrote as `5.0` counts as whole.
