@@ -99,20 +99,17 @@ async def test_parts_reach_the_client_as_they_come_and_the_last_one_tells_where_
     assert stage.core.payloads.held_bytes == 0
 
 
-async def test_tokens_are_sent_with_their_text_and_the_end_with_the_last_message() -> None:
-    stage = Stage(runners=1)
+@pytest.mark.parametrize(
+    "part", [delta("", 2), delta("b", 2, finish=generation.FINISH_REASON_STOP)], ids=["held back", "ended"]
+)
+async def test_nobody_goes_on_after_what_is_no_whole_beginning(part: bytes) -> None:
+    stage = Stage()
     stage.begin()
     runner, call = stage.at()
     runner.part(call, delta("a", 1))
-    runner.part(call, delta("", 2))
-    assert stage.token_ids == [1], "its text is held back: another runner could not go on after it"
-    runner.part(call, delta("bc", 3))
-    runner.part(call, delta("d", 4, finish=generation.FINISH_REASON_STOP))
-    assert (stage.text, stage.token_ids) == ("abc", [1, 2, 3])
-    runner.answer(call, generation.GenerateResponse(id="g", usage={"completion_tokens": 4}).SerializeToString())
-    assert (stage.text, stage.token_ids) == ("abcd", [1, 2, 3, 4])
-    (finished,) = [piece for piece in stage.messages[-1].deltas if piece.finish_reason]
-    assert finished.text == "d"
+    runner.part(call, part)
+    stage.lose(runner, call)
+    assert (stage.reason, stage.token_ids) == ("GENERATION_INTERRUPTED", [1, 2])
 
 
 @pytest.mark.parametrize("fields", [{"continue_elsewhere": False}, {"completions": 2}, {"sampling": SCHEMA}])
@@ -146,7 +143,6 @@ async def test_another_runner_goes_on_after_what_the_client_has(failure: Headrac
     runner, call = stage.at()
     runner.part(call, delta("a", 1))
     runner.part(call, delta("b", 2))
-    runner.part(call, delta("", 99))
     if failure is None:
         stage.lose(runner, call)
     else:

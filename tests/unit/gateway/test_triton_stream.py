@@ -14,6 +14,7 @@ from headrace_gateway.inference.packed_stream import StreamLimits
 from headrace_gateway.inference.triton_stream import TritonStream
 from inference import open_inference_pb2 as oip
 from support.gateway_core import GatewayCore, Runner
+from support.generated_texts import GENERATES
 
 LIMITS = StreamLimits(
     message_bytes_max=1 << 20, default_timeout_s=30.0, calls_max=4, bytes_max=1_000, unread_bytes_max=200
@@ -208,3 +209,77 @@ async def test_a_draining_stream_answers_what_it_has_and_refuses_the_rest() -> N
         stage.runner.answer(call, response("x"))
     assert len(stage.answered()) == 2
     assert not stage.stream.in_flight
+
+
+class Generating(Stage):
+    """The same with a model that generates."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.runner.loaded(self.core.register("m", manifest=GENERATES))
+
+
+def piece(text: bytes) -> bytes:
+    """As runners write a part."""
+    more = {"triton_final_response": oip.InferParameter(bool_param=False)}
+    return oip.ModelInferResponse(id="a", raw_output_contents=[text], parameters=more).SerializeToString()
+
+
+async def test_a_model_that_generates_answers_in_parts_and_marks_the_last() -> None:
+    stage = Generating()
+    stage.send("a")
+    (call,) = stage.runner.received()
+    for text in (b"x", b"y"):
+        stage.runner.part(call, piece(text))
+    answers = stage.answered()
+    assert [answer.infer_response.raw_output_contents[0] for answer in answers] == [b"x", b"y"]
+    assert not any(answer.infer_response.parameters["triton_final_response"].bool_param for answer in answers)
+    assert (stage.stream.in_flight, stage.gate.taken) == (1, 1)
+    stage.runner.answer(call, piece(b"z"))
+    (final,) = stage.answered()
+    assert final.infer_response.raw_output_contents == [b"z"]
+    assert final.infer_response.parameters["triton_final_response"].bool_param
+    assert (stage.stream.in_flight, stage.gate.taken) == (0, 0)
+
+
+async def test_an_answer_that_breaks_off_ends_with_a_failure_that_names_its_request() -> None:
+    stage = Generating()
+    stage.send("a")
+    (call,) = stage.runner.received()
+    stage.runner.part(call, piece(b"x"))
+    stage.runner.forget(call)
+    stage.runner.session.close()
+    part, failed = stage.answered()
+    assert part.infer_response.raw_output_contents == [b"x"]
+    assert failed.infer_response.parameters["headrace_reason"].string_param == "GENERATION_INTERRUPTED"
+    assert failed.infer_response.parameters["triton_final_response"].bool_param
+    assert (failed.infer_response.id, stage.stream.in_flight) == ("a", 0)
+
+
+async def test_parts_that_nobody_reads_end_their_call_and_no_other() -> None:
+    stage = Generating()
+    stage.send("a")
+    stage.send("b")
+    first, second = stage.runner.received()
+    stage.runner.part(second, piece(b"x"))
+    for _ in range(20):
+        stage.runner.part(first, piece(bytes(20)))
+    stage.runner.received()
+    assert stage.runner.cancelled == [first.id]
+    answers = stage.answered()
+    assert answers[-1].infer_response.parameters["headrace_reason"].string_param == "READER_TOO_SLOW"
+    assert answers[-1].infer_response.id == "a"
+    stage.runner.part(second, piece(b"y"))
+    assert stage.answered()[0].infer_response.raw_output_contents == [b"y"]
+
+
+async def test_a_stream_that_ends_takes_its_parts_with_it() -> None:
+    stage = Generating()
+    stage.send("a")
+    (call,) = stage.runner.received()
+    stage.runner.part(call, piece(b"x"))
+    stage.stream.close()
+    stage.runner.received()
+    assert (stage.runner.cancelled, stage.gate.taken) == ([call.id], 0)
+    stage.runner.part(call, piece(b"y"))
+    assert stage.answered() == []

@@ -84,6 +84,12 @@ class GatewaySettings(ServiceSettings):
     slow_start_s: float = Field(
         10.0, ge=0, le=600, description="Time in which a new or recovered replica gets up to its share, seconds."
     )
+    affinity_slack: float = Field(
+        0.5,
+        ge=0,
+        description="How many more calls for each slot than the least busy replica the one may have that computed the "
+        "beginning of a prompt; 0 sends prompts to the least busy only.",
+    )
     prewarm: CommaList = Field(
         (), description="Models to load at the start and keep, as tenant/model or tenant/model:version,…."
     )
@@ -157,6 +163,7 @@ def routing_rules(settings: GatewaySettings) -> RoutingRules:
         tenant_policies={tenant: Policy(policy) for tenant, policy in settings.tenant_routing.items()},
         device_preference=settings.device_preference,
         device_wait_ratio=settings.device_wait_ratio,
+        affinity_slack=settings.affinity_slack,
         slow_start_s=settings.slow_start_s,
     )
 

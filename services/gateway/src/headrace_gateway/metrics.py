@@ -11,6 +11,7 @@ from prometheus_client.registry import Collector
 
 from headrace_common.feed_follower import FeedFollower
 from headrace_gateway.catalog import CatalogVersion
+from headrace_gateway.inference.generation.generation_metrics import generation_families
 from headrace_gateway.version_meters import VersionMeters
 
 OK = "OK"
@@ -70,7 +71,7 @@ class GatewayMetrics(Collector):
 
     def describe(self) -> Iterator[Metric]:
         """The families' names, for the registry's check against duplicates."""
-        return iter(self._families())
+        return iter((*self._families(), *generation_families([])))
 
     def collect(self) -> Iterator[Metric]:
         """What the versions' meters say now. Called in the thread that serves the metrics."""
@@ -83,7 +84,8 @@ class GatewayMetrics(Collector):
                     requests.add_metric((*labels, result), count)
             meters.latency.add_to(latency, labels)
             in_flight.add_metric(labels, meters.in_flight)
-        return iter(families)
+        yield from families
+        yield from generation_families(list(self._meters.values()))
 
     @staticmethod
     def _families() -> tuple[CounterMetricFamily, HistogramMetricFamily, GaugeMetricFamily]:

@@ -9,7 +9,10 @@ from headrace_gateway.catalog import CatalogVersion
 from inference import model_config_pb2, model_placement_pb2, model_scheduling_pb2, model_tensors_pb2
 
 # The backend that serves a format when the manifest names none, and the format's own name: together the platform.
-_PLATFORMS = {manifest_pb2.ARTIFACT_FORMAT_ONNX: ("onnxruntime", "onnx")}
+_PLATFORMS = {
+    manifest_pb2.ARTIFACT_FORMAT_ONNX: ("onnxruntime", "onnx"),
+    manifest_pb2.ARTIFACT_FORMAT_GGUF: ("llamacpp", "gguf"),
+}
 _INSTANCE_KINDS: Mapping[tuple[str, ...], model_placement_pb2.ModelInstanceGroup.Kind.ValueType] = {
     (): model_placement_pb2.ModelInstanceGroup.KIND_AUTO,
     ("cpu",): model_placement_pb2.ModelInstanceGroup.KIND_CPU,
@@ -59,7 +62,7 @@ def config_of(version: CatalogVersion) -> model_config_pb2.ModelConfig:
                 count=execution.instances or 1,
             )
         ],
-        model_transaction_policy=model_config_pb2.ModelTransactionPolicy(decoupled=False),
+        model_transaction_policy=model_config_pb2.ModelTransactionPolicy(decoupled=version.generates),
     )
     kept = {state.input for state in manifest.sequence.states}
     for spec in manifest.inputs:

@@ -114,7 +114,7 @@ class InferenceHandler:
             if sink is None:
                 raise wrong_task(version)
             call.parts = AnswerParts(request=request, meters=call.meters.generation, sink=sink)
-            call.affinity = session_affinity(fields.sequence) if fields.sequence else prompt_affinity(request)
+            call.affinity = session_affinity(fields.session) if fields.session else prompt_affinity(request)
         return self._admit(call)
 
     def generate(self, request: bytes, caller: Caller, ended: Ended, sink: Sink) -> InferenceCall:
@@ -189,6 +189,7 @@ class InferenceHandler:
             raise
         call.meters.in_flight += 1
         if call.parts is not None:
+            call.parts.meters.used = True
             call.parts.meters.streams += 1
         self._deadlines.add(call, call.deadline)
         return call

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from headrace_common.errors import HeadraceError
 from headrace_common.rpc_runtime import AdmissionGate
 from headrace_gateway.inference.call import Caller, Ended, InferenceCall
+from headrace_gateway.inference.generation.answer_parts import Sink
 from headrace_gateway.inference.handler import InferenceHandler
 
 
@@ -36,15 +38,15 @@ class OpenCalls:
         """A call came; whether it can begin or not, it is open from now on."""
         self._calls[tag] = None
 
-    def begin(self, tag: int, request: bytes, caller: Caller, ended: Ended) -> None:
-        """Begins a call. `ended` must pass it on to `self.ended`.
+    def begin(self, tag: int, request: bytes, caller: Caller, ended: Ended, *, sink: Sink | None = None) -> None:
+        """Begins a call. `ended` must pass it on to `self.ended`; `sink` takes parts of the answer, if it may have any.
 
         Raises:
             HeadraceError: SERVER_OVERLOADED (RESOURCE_EXHAUSTED), or what `InferenceHandler.begin` raises.
         """
         self._gate.enter()
         try:
-            self._calls[tag] = self._inference.begin(request, caller, ended, tag, windowed=True)
+            self._calls[tag] = self._inference.begin(request, caller, ended, tag, windowed=True, sink=sink)
         except BaseException:
             self._gate.leave()
             raise
@@ -56,6 +58,10 @@ class OpenCalls:
         payload, call.payload = call.payload, b""
         self.held_bytes -= len(payload)
         return payload
+
+    def give_up(self, call: InferenceCall, error: HeadraceError) -> None:
+        """Ends a call in flight with a failure of this side."""
+        self._inference.give_up(call, error)
 
     def cancel(self, tag: int) -> InferenceCall | None:
         """Cancels a call and returns it, to be passed on to `ended`; None when it isn't in flight."""

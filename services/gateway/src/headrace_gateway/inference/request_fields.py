@@ -14,7 +14,7 @@ _BOOL, _INT64, _STRING, _UINT64 = 1, 2, 3, 5
 _PARAMETER_FIELDS_MAX = 64
 _SEQUENCE_BYTES_MAX = 128
 
-_ROUTING = frozenset(("priority", "timeout", "latency_critical", "sequence_id", "sequence_start"))
+_ROUTING = frozenset(("priority", "timeout", "latency_critical", "sequence_id", "sequence_start", "session"))
 
 PRIORITY_DEFAULT = 5
 """Between 0 and 9, 9 is most urgent."""
@@ -30,6 +30,7 @@ class RequestFields(NamedTuple):
         sequence: Tells the sequence of the parameter `sequence_id` from others, empty where there is none. Bad ones are
             none here, and refused by runners.
         sequence_start: The parameter of that name; so is `latency_critical`.
+        session: The parameter of that name, or else the sequence: requests that should go to the same replica.
     """
 
     model_name: str
@@ -39,6 +40,7 @@ class RequestFields(NamedTuple):
     sequence: str = ""
     sequence_start: bool = False
     latency_critical: bool = False
+    session: str = ""
 
 
 class RequestFieldReader:
@@ -86,14 +88,17 @@ def _walk(request: bytes, raw_sizes: list[int]) -> RequestFields:
     if not parameters:
         return RequestFields(wire.text(name), wire.text(version))
     read = _read_parameters(parameters)
+    sequence = _sequence_of(read.get("sequence_id", 0))
+    session = read.get("session")
     return RequestFields(
         wire.text(name),
         wire.text(version),
         _priority_of(_number(read, "priority")),
         _number(read, "timeout"),
-        _sequence_of(read.get("sequence_id", 0)),
+        sequence,
         read.get("sequence_start") is True,
         _flag(read, "latency_critical"),
+        session if session and isinstance(session, str) else sequence,
     )
 
 

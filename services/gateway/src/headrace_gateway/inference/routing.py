@@ -11,6 +11,7 @@ from typing import Any
 from headrace_common.clock import Clock
 from headrace_gateway.catalog import CatalogVersion
 from headrace_gateway.inference.call import InferenceCall
+from headrace_gateway.inference.generation.prompt_affinity import Place, pick, weight
 from headrace_gateway.inference.replica_choice import (
     Choice,
     Replica,
@@ -31,6 +32,7 @@ URGENT_PRIORITY = 7
 _PATIENCE_RATIO = 0.25
 _STEP_S = 0.001
 _WARM_STEP_S = 0.1
+_WITH_AFFINITY = frozenset({Policy.LEAST_COST, Policy.LATENCY})
 
 
 @dataclass(slots=True, eq=False)
@@ -69,6 +71,7 @@ class Router:
     Attributes:
         chosen: Calls for which a replica was found, by policy.
         fallbacks: Those of them that went to a less preferred device than some replica has, by its type.
+        affinity: Calls with an affinity by whether they went where it says: `kept`, or `moved`.
     """
 
     def __init__(self, *, directory: RunnerDirectory, clock: Clock, random: Random, rules: RoutingRules) -> None:
@@ -80,6 +83,7 @@ class Router:
         self._sequences = SequenceAffinity(clock=clock)
         self.chosen = dict.fromkeys(Policy, 0)
         self.fallbacks: dict[str, int] = {}
+        self.affinity = {"kept": 0, "moved": 0}
         directory.add_listener(lambda _runner_id: self._routes.clear())
 
     def choose(self, call: InferenceCall, usable: Usable) -> RunnerSession | None:
@@ -93,7 +97,9 @@ class Router:
         if route.warming:
             self._share(route)
         tiers = route.chain
-        if route.by_price and call.priority < URGENT_PRIORITY and not call.latency_critical:
+        if call.affinity and route.policy in _WITH_AFFINITY:
+            found = self._by_affinity(route, call, usable)
+        elif route.by_price and call.priority < URGENT_PRIORITY and not call.latency_critical:
             found = self._cheapest(route.by_price, call, usable)
         elif len(tiers) == 1:
             found = tiers[0].choice(tiers[0].replicas, len(call.payload), usable)
@@ -112,6 +118,16 @@ class Router:
             lambda session: self._rules.device_rank(call.version, session),
         )
 
+    def _by_affinity(self, route: _Route, call: InferenceCall, usable: Usable) -> Replica | None:
+        """Where the beginning of the call's prompt has been computed, or may as well be."""
+        replicas = [replica for replica in route.replicas if replica.takes(len(call.payload), usable)]
+        if not replicas:
+            return None
+        found = replicas[pick(call.affinity, [_place(replica) for replica in replicas], self._rules.affinity_slack)]
+        home = min(route.replicas, key=lambda replica: (replica.rank, weight(call.affinity, replica.session.id)))
+        self.affinity["kept" if found is home else "moved"] += 1
+        return self._counted(found)
+
     def _preferred(self, route: _Route, payload_bytes: int, usable: Usable) -> Replica | None:
         """The first of the chain, unless it gives way to a later one."""
         ratio = 0.0 if route.policy is Policy.ROUND_ROBIN else self._rules.device_wait_ratio
@@ -122,10 +138,13 @@ class Router:
             found = tier.choice(tier.replicas, payload_bytes, usable)
             if found is not None and (best is None or self._gives_way(best, found, ratio)):
                 best = found
-        if best is not None and best.rank:
-            device_type = best.session.hello.device.type
+        return best and self._counted(best)
+
+    def _counted(self, found: Replica) -> Replica:
+        if found.rank:
+            device_type = found.session.hello.device.type
             self.fallbacks[device_type] = self.fallbacks.get(device_type, 0) + 1
-        return best
+        return found
 
     def _gives_way(self, preferred: Replica, other: Replica, ratio: float) -> bool:
         """Whether the one has so much to do that the other is done long before it begins, or still warms up."""
@@ -190,3 +209,8 @@ class Router:
         shares = [share(now - replica.version.ready_at, self._rules.slow_start_s) for replica in route.replicas]
         for replica, own in zip(route.replicas, shares, strict=True):
             replica.share = own / max(shares)
+
+
+def _place(replica: Replica) -> Place:
+    version = replica.version
+    return Place(replica.session.id, replica.rank, version.in_flight + version.others, version.slots)

@@ -24,20 +24,27 @@ class RoutingMetrics(Collector):
 
     def collect(self) -> Iterator[Metric]:
         """What the router's counts say now."""
-        choices, fallbacks = families = self._families()
+        choices, fallbacks, affinity = families = self._families()
         for policy, count in list(self._router.chosen.items()):
             choices.add_metric((policy.value,), count)
         for device_type, count in list(self._router.fallbacks.items()):
             fallbacks.add_metric((device_type,), count)
+        for result, count in list(self._router.affinity.items()):
+            affinity.add_metric((result,), count)
         return iter(families)
 
     @staticmethod
-    def _families() -> tuple[CounterMetricFamily, CounterMetricFamily]:
+    def _families() -> tuple[CounterMetricFamily, CounterMetricFamily, CounterMetricFamily]:
         return (
             CounterMetricFamily("headrace_routing_choices", "Replicas chosen for calls, by policy", labels=("policy",)),
             CounterMetricFamily(
                 "headrace_routing_fallbacks",
                 "Calls that went to a less preferred device than a replica of their version has, by its type",
                 labels=("device_type",),
+            ),
+            CounterMetricFamily(
+                "headrace_routing_affinity",
+                "Calls with prompts or sessions, by whether they went where it was computed before: kept or moved",
+                labels=("result",),
             ),
         )

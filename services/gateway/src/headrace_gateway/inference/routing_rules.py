@@ -43,6 +43,8 @@ class RoutingRules:
         device_preference: Device types, most preferred first, for versions whose manifest names none.
         device_wait_ratio: A less preferred device gets a call when the work that waits on the preferred one takes this
             many times as long as the call would there, its own waiting included; 0 means never.
+        affinity_slack: How many more calls for each slot than the least busy replica the one may have that a call
+            belongs to by the beginning of its prompt.
         slow_start_s: Time in which a replica that was loaded or came back gets more and more calls.
     """
 
@@ -50,6 +52,7 @@ class RoutingRules:
     tenant_policies: Mapping[str, Policy] = field(default_factory=dict[str, Policy])
     device_preference: tuple[str, ...] = DEVICE_PREFERENCE
     device_wait_ratio: float = 4.0
+    affinity_slack: float = 0.5
     slow_start_s: float = 10.0
 
     def policy_of(self, version: CatalogVersion) -> Policy:

@@ -1,15 +1,17 @@
-"""The calls of one `ModelStreamInfer` stream: one request a message in, one answer a message out."""
+"""The calls of one `ModelStreamInfer` stream: one request a message in, one answer or a part of it a message out."""
 
 from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterator
+from typing import NamedTuple
 
 from headrace_common import catalogue, wire
 from headrace_common.errors import HeadraceError, RouteUnavailable, ValidationError
 from headrace_common.rpc_runtime import AdmissionGate
 from headrace_common.rpc_status import to_status
 from headrace_gateway.inference.call import Caller, InferenceCall, Outcome
+from headrace_gateway.inference.generation.answer_parts import PART_OVERHEAD_BYTES, UNREAD_BYTES_MAX
 from headrace_gateway.inference.handler import InferenceHandler
 from headrace_gateway.inference.message_bounds import STREAM_ID_CHARS, reader_too_slow
 from headrace_gateway.inference.open_calls import OpenCalls
@@ -24,9 +26,17 @@ _ECHO_BYTES_MAX = 4_096
 _FINAL = oip.ModelInferResponse(
     parameters={"triton_final_response": oip.InferParameter(bool_param=True)}
 ).SerializeToString()
-"""Added to every answer, as Triton does: models here answer a request once, so each answer is the last one. That is
-also all that `triton_enable_empty_final_response` asks for: only a model that had ended without a last answer would
-need an empty one."""
+"""Added to every answer but its parts, as Triton does. A model that generates, which Triton calls decoupled, ends with
+an answer that has outputs, if only an empty text. So there is never an answer that a client would get only by
+`triton_enable_empty_final_response`."""
+
+
+class _Answer(NamedTuple):
+    """A message of the call with that number, or the failure that is to end the stream; `ends` the call's last."""
+
+    number: int
+    message: bytes | HeadraceError
+    ends: bool = True
 
 
 class TritonStream:
@@ -60,7 +70,8 @@ class TritonStream:
         self._wake = wake
         # Until its answer is in a message a call is in flight.
         self._open = OpenCalls(inference=inference, gate=gate)
-        self._answers: deque[tuple[int, bytes | HeadraceError]] = deque()
+        self._answers: deque[_Answer] = deque()
+        self._unread_parts: dict[int, int] = {}
         self._unread_bytes = 0
         self._refusing = False
         self.calls = 0
@@ -95,7 +106,7 @@ class TritonStream:
         try:
             if self._refusing:
                 raise RouteUnavailable("the server is shutting down", entry=catalogue.SERVER_DRAINING)
-            self._open.begin(number, received, caller, self._ended)
+            self._open.begin(number, received, caller, self._ended, sink=self._part)
         except HeadraceError as error:
             self._fail(number, received, error)
             self._wake()
@@ -109,11 +120,15 @@ class TritonStream:
         """
         if not self._answers:
             return None
-        number, answer = self._answers.popleft()
+        number, answer, ends = self._answers.popleft()
         if isinstance(answer, HeadraceError):
             raise answer
-        self._open.remove(number)
         self._unread_bytes -= len(answer)
+        if ends:
+            self._open.remove(number)
+            self._unread_parts.pop(number, None)
+        else:
+            self._unread_parts[number] -= len(answer) + PART_OVERHEAD_BYTES
         return answer
 
     def drain(self) -> None:
@@ -128,6 +143,20 @@ class TritonStream:
         """The stream has ended: cancels what is in flight."""
         self._open.close()
         self._answers.clear()
+        self._unread_parts.clear()
+
+    def _part(self, call: InferenceCall, payload: bytes) -> None:
+        message = _wrapped(payload)
+        of_call = self._unread_parts.get(call.tag, 0) + len(message) + PART_OVERHEAD_BYTES
+        of_all = self._unread_bytes + len(message)
+        for unread_bytes, limit in ((of_call, UNREAD_BYTES_MAX), (of_all, self._limits.unread_bytes_max)):
+            if unread_bytes > limit:
+                call.meters.generation.readers_too_slow += 1
+                self._open.give_up(call, reader_too_slow(limit))
+                return
+        self._unread_parts[call.tag] = of_call
+        self._answer(call.tag, message, ends=False)
+        self._wake()
 
     def _ended(self, call: InferenceCall, outcome: Outcome) -> None:
         number, request = call.tag, self._open.ended(call)
@@ -136,24 +165,24 @@ class TritonStream:
         elif self._answers and self._unread_bytes + len(outcome.payload) > self._limits.unread_bytes_max:
             self._fail(number, request, reader_too_slow(self._limits.unread_bytes_max))
         else:
-            self._answer(number, _answered(outcome.payload))
+            self._answer(number, _wrapped(outcome.payload, _FINAL))
         self._wake()
 
     def _fail(self, number: int, request: bytes, failure: HeadraceError) -> None:
         self.failures += 1
         if self._ends_on_error:
-            self._answers.append((number, failure))
+            self._answers.append(_Answer(number, failure))
         else:
             self._answer(number, _failed(request, failure, self._request_id))
 
-    def _answer(self, number: int, message: bytes) -> None:
+    def _answer(self, number: int, message: bytes, *, ends: bool = True) -> None:
         self._unread_bytes += len(message)
-        self._answers.append((number, message))
+        self._answers.append(_Answer(number, message, ends))
 
 
-def _answered(response: bytes) -> bytes:
-    """A ModelStreamInferResponse around a serialised ModelInferResponse, which is not parsed."""
-    return b"".join((wire.len_field_header(_INFER_RESPONSE, len(response) + len(_FINAL)), response, _FINAL))
+def _wrapped(response: bytes, more: bytes = b"") -> bytes:
+    """A ModelStreamInferResponse around a serialised ModelInferResponse, which is not parsed, and more fields of it."""
+    return b"".join((wire.len_field_header(_INFER_RESPONSE, len(response) + len(more)), response, more))
 
 
 def _failed(request: bytes, failure: HeadraceError, correlation_id: str) -> bytes:

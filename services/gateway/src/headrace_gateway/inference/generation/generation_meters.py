@@ -12,6 +12,7 @@ class GenerationMeters:
     """Plain numbers, written on the event loop only.
 
     Attributes:
+        used: Whether there was any.
         streams: Calls that are open.
         first_token: Arrival of a call at the gateway to its first token there.
         inter_token: Time between two tokens, over those that came together.
@@ -20,6 +21,7 @@ class GenerationMeters:
         readers_too_slow: Calls cancelled because their client did not read.
     """
 
+    used: bool = False
     streams: int = 0
     first_token: LatencyCounts = field(default_factory=LatencyCounts)
     inter_token: LatencyCounts = field(default_factory=LatencyCounts)

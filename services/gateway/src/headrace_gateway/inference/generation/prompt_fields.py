@@ -20,12 +20,13 @@ _TEXT, _TOKEN_IDS, _CHAT = 4, 5, 6
 _SAMPLING, _COMPLETIONS = 7, 8
 _PRIORITY, _SESSION, _CONTINUE = 11, 12, 13
 _JSON_SCHEMA, _GRAMMAR = 13, 14
-_MESSAGES, _ROLE = 1, 1
+_IDS = 1
+_MESSAGES, _ROLE, _CONTENT = 1, 1, 2
 _INPUTS, _RAW_CONTENTS, _INPUT_NAME = 5, 7, 1
 _FIELDS_MAX = 64
 # Looked at; whether there are too many is for runners to say.
 _SAMPLING_FIELDS, _MESSAGE_FIELDS = 2_048, 64
-_USER = b"user"
+_USER = memoryview(b"user")
 _PROMPT_INPUT = b"text_input"
 
 
@@ -109,9 +110,10 @@ def _affinity(found: dict[int, int | memoryview]) -> bytes:
         )
     if session:
         return session_affinity(session)
-    for prompt in (_TEXT, _TOKEN_IDS):
-        if prompt in found:
-            return _digest(_view(found[prompt])[:BEGINNING_BYTES])
+    if _TEXT in found:
+        return _digest(_view(found[_TEXT])[:BEGINNING_BYTES])
+    if _TOKEN_IDS in found:
+        return _digest(_first(_view(found[_TOKEN_IDS]), _IDS)[:BEGINNING_BYTES])
     if _CHAT in found:
         return _digest(b"\0".join(_opening(_view(found[_CHAT])))[:BEGINNING_BYTES])
     return b""
@@ -122,10 +124,11 @@ def _opening(chat: memoryview) -> Iterator[bytes]:
     left = BEGINNING_BYTES
     for number, _, value in islice(wire.fields(chat), _MESSAGE_FIELDS):
         if number == _MESSAGES:
-            message = _view(value)
-            yield bytes(message[:left])
-            left -= min(left, len(message))
-            if not left or bytes(_first(message, _ROLE)) == _USER:
+            role, content = (_first(_view(value), field) for field in (_ROLE, _CONTENT))
+            yield bytes(role[:left])
+            yield bytes(content[:left])
+            left -= min(left, len(content))
+            if not left or role == _USER:
                 return
 
 
@@ -136,8 +139,8 @@ def _is_constrained(sampling: memoryview) -> bool:
 
 def _first(message: memoryview, field: int) -> memoryview:
     for number, _, value in islice(wire.fields(message), _MESSAGE_FIELDS):
-        if number == field:
-            return _view(value)
+        if number == field and isinstance(value, memoryview):
+            return value
     return memoryview(b"")
 
 

@@ -23,16 +23,14 @@ if TYPE_CHECKING:
 
 _REQUEST = mesh_pb2.GenerateCall.REQUEST_FIELD_NUMBER
 _EXECUTION = GenerateResponse.EXECUTION_FIELD_NUMBER
-_WITHHELD_MAX = 256
 
 
 class TokenStream(AnswerParts):
     """Passes GenerateResponses on as they came, and remembers the tokens where another runner may go on after them.
 
-    There it passes tokens on only together with their text. A runner holds text back that may be the beginning of a
-    stop text or a part of a character; tokens without it are withheld, and the next runner makes them anew. Withheld is
-    also the end of a completion, until the call's end: what has ended can't be continued. So what the client has is
-    always a whole beginning, and the seam can't be seen. Pure.
+    Runners send a token together with its text, so what a client has is a whole beginning, and the seam can't be seen.
+    After anything else nobody can go on: a token without text, which may be held back, and the end of a completion.
+    Pure: told the time.
 
     Args:
         request: A serialised GenerateRequest.
@@ -57,7 +55,7 @@ class TokenStream(AnswerParts):
         self._emitted = array("I")
         # Of those how many another attempt has made than the one under way.
         self._emitted_before = 0
-        self._withheld: list[bytes] = []
+        self._whole = True
 
     def add(self, call: InferenceCall, payload: bytes, now: float) -> None:
         """A part came.
@@ -71,15 +69,8 @@ class TokenStream(AnswerParts):
             raise LaneViolation("a part of a generation is malformed") from None
         if message.deltas:
             self._count_tokens(call, message, now)
-            if self._can_continue and _is_open(message):
-                self._withheld.append(payload)
-                if len(self._withheld) < _WITHHELD_MAX:
-                    return
-                # A model that goes on without saying anything.
-                self._can_continue = False
-                payload = self._withheld.pop()
-            payload, message = self._whole(payload, message)
-            self._keep(message)
+            if self._can_continue:
+                self._keep(message)
             self.begun = True
         elif self.begun or (self._told and not message.HasField("progress")):
             return
@@ -93,9 +84,7 @@ class TokenStream(AnswerParts):
             return InternalError("the runner's answer can't be read")
         if message.deltas:
             self._count_tokens(call, message, now)
-        payload, message = self._whole(answer.payload, message)
-        if self._emitted_before:
-            payload = self._across(message)
+        payload = self._across(message) if self._emitted_before else answer.payload
         usage, tokens = message.usage, self.meters.tokens
         tokens["prompt"] += usage.prompt_tokens
         tokens["cached_prompt"] += usage.cached_prompt_tokens
@@ -107,11 +96,10 @@ class TokenStream(AnswerParts):
     @property
     def may_go_on(self) -> bool:
         """Whether another attempt can go on after what the client has."""
-        return self._can_continue or not self.begun
+        return (self._can_continue and self._whole) or not self.begun
 
     def next_request(self) -> bytes:
         """What another attempt is sent. To be called once for each, while one `may_go_on`."""
-        self._withheld.clear()
         if not self.begun:
             return self.request
         self.meters.failovers["continued"] += 1
@@ -123,18 +111,10 @@ class TokenStream(AnswerParts):
         self.count(call, tokens, now)
         self.meters.tokens["completion"] += tokens
 
-    def _whole(self, payload: bytes, message: GenerateResponse) -> tuple[bytes, GenerateResponse]:
-        """A part with what was withheld before it: protobuf reads messages one after another as one."""
-        if not self._withheld:
-            return payload, message
-        payload = b"".join((*self._withheld, payload))
-        self._withheld.clear()
-        return payload, GenerateResponse.FromString(payload)
-
     def _keep(self, message: GenerateResponse) -> None:
-        if self._can_continue:
-            for delta in message.deltas:
-                self._emitted.extend(delta.token_ids)
+        for delta in message.deltas:
+            self._emitted.extend(delta.token_ids)
+            self._whole = bool(delta.text) and not delta.finish_reason
 
     def _shown(self, payload: bytes, message: GenerateResponse) -> bytes:
         """The client's message: the model's name is in the first, and progress in none after a token."""
@@ -155,8 +135,3 @@ class TokenStream(AnswerParts):
         message.timings.time_to_first_token.FromNanoseconds(int(self.first_s * 1e9))
         message.timings.generation_time.FromNanoseconds(int((self.last_at - self.first_at) * 1e9))
         return message.SerializeToString()
-
-
-def _is_open(message: GenerateResponse) -> bool:
-    """Whether another runner could not go on right after it: tokens without their text, or the end."""
-    return not any(delta.text for delta in message.deltas) or any(delta.finish_reason for delta in message.deltas)
