@@ -40,10 +40,6 @@ def version_page(version: models_pb2.Version, others: Sequence[models_pb2.Versio
     if manifest.HasField("language"):
         language = manifest.language
         shown.add_row("language", f"{language.slots} slots of {language.context_length} tokens")
-    shown.add_row("task", enum_text(manifest, "task"))
-    if manifest.HasField("language"):
-        language = manifest.language
-        shown.add_row("context", f"{language.context_length} tokens, {language.slots} at once")
     shown.add_row("created", time_text(version, "create_time") + " UTC")
     shown.add_row("uid", version.uid)
     for file in version.files:

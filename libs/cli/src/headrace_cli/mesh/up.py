@@ -234,7 +234,7 @@ class Up:
         at = "" if address.endswith(f":{DEFAULT_GRPC_PORT}") else f" --endpoint {address}"
         command = command_name()
         generates = [
-            f'{command} generate {_LANGUAGE_MODEL} "Once upon a time"{at}',
+            f'{command} generate {_LANGUAGE_MODEL} "The capital of France is" --max-tokens 40{at}',
             f"{command} chat {_LANGUAGE_MODEL}{at}",
         ]
         return [
