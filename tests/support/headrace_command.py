@@ -79,7 +79,7 @@ class Headrace:
             check=False,
             capture_output=True,
             text=True,
-            timeout=90,
+            timeout=200,
             env=self.variables(environment),
             input=stdin,
         )

@@ -17,7 +17,7 @@ from typing import Any
 from support.processes import Unprivileged, command_as, stop
 
 HEADRACE = Path(sys.executable).with_name("headrace")
-_START_TIMEOUT_S = 90.0
+_START_TIMEOUT_S = 150.0
 _STOP_TIMEOUT_S = 60.0
 
 

@@ -24,7 +24,7 @@ TYPES = {"pyproject.toml": "toml", "sdk_sync.py": "python", FILES[2].name: "elf"
 def _run(mesh: Mesh, example: str, *arguments: str, python: Path = PYTHON) -> str:
     connection = ["--endpoint", mesh.grpc, "--api-key", mesh.api_key]
     done = subprocess.run(
-        [python, EXAMPLES / example, *connection, *arguments], capture_output=True, text=True, timeout=100, check=False
+        [python, EXAMPLES / example, *connection, *arguments], capture_output=True, text=True, timeout=200, check=False
     )
     assert (done.returncode, done.stderr) == (0, ""), done.stderr[-4000:]
     return done.stdout
@@ -97,7 +97,7 @@ def test_example_prints_the_mesh_own_words_when_it_is_refused(mesh: Mesh, exampl
         [sys.executable, EXAMPLES / example, "--endpoint", mesh.grpc, "--api-key", "nobodys-key"],
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=200,
         check=False,
     )
     assert done.returncode == 1

@@ -366,7 +366,7 @@ def test_a_pipe_gets_plain_text_and_its_end_is_no_failure(world: World) -> None:
         text=True,
         env=world.community.variables(),
         check=False,
-        timeout=60,
+        timeout=200,
     )
     assert (shown.stdout, shown.stderr) == ("m", "")
     failed = world.community.process("models", "show", "nothing", status=1, FORCE_COLOR="1", NO_COLOR="1")

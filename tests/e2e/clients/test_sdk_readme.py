@@ -36,7 +36,7 @@ def test_a_snippet_of_the_readme_does_what_it_says(number: int, mesh: Mesh) -> N
         env=environment,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=200,
         check=False,
     )
     assert (done.returncode, done.stderr) == (0, "")

@@ -45,7 +45,7 @@ def facts(mesh: Mesh, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any
         [PYTHON, SCRIPT, mesh.grpc, key, written],
         capture_output=True,
         text=True,
-        timeout=100,
+        timeout=200,
         check=False,
     )
     assert done.returncode == 0, done.stderr[-4000:]

@@ -36,7 +36,7 @@ def answers(
         [PYTHON, SCRIPT, mesh.grpc, mesh.api_key, inputs, outputs],
         capture_output=True,
         text=True,
-        timeout=100,
+        timeout=200,
         check=False,
     )
     assert done.returncode == 0, done.stderr[-4000:]
