@@ -182,6 +182,35 @@ def test_a_changed_file_gives_a_header_or_the_one_error(place: Path, data: st.Da
     assert header.context_length >= 1 and header.kv_bytes_per_token() >= 0
 
 
+@pytest.fixture(scope="module")
+def real_beginning() -> tuple[bytes, int]:
+    """The header of the real model with the first of its weights, and the length of its file."""
+    path = model_file()
+    with path.open("rb") as file:
+        return file.read(2 << 20), path.stat().st_size
+
+
+@settings(_SETTINGS, max_examples=25)
+@given(st.data())
+def test_the_real_file_with_flipped_bits_gives_a_header_or_the_one_error(
+    place: Path, real_beginning: tuple[bytes, int], data: st.DataObject
+) -> None:
+    content = bytearray(real_beginning[0])
+    for _ in range(data.draw(st.integers(1, 8))):
+        # Most of the header is vocabulary; what says how to read it comes first.
+        last = data.draw(st.sampled_from([400, 4_000, len(content) - 1]))
+        content[data.draw(st.integers(0, last))] ^= 1 << data.draw(st.integers(0, 7))
+    with place.open("wb") as file:
+        file.write(content)
+        file.truncate(real_beginning[1])
+    started_s = time.thread_time()
+    try:
+        assert read_header(place).context_length >= 1
+    except GgufInvalid as error:
+        assert len(str(error)) < 400
+    assert time.thread_time() - started_s < 10
+
+
 def test_a_vocabulary_of_nothing_takes_no_memory(place: Path) -> None:
     """Eight bytes an entry, the cheapest way to make reading long."""
     count = 1 << 18
