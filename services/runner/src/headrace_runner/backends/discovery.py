@@ -16,7 +16,10 @@ _INSTALLS = {
     "cpu": "headrace-runner[cpu]",
     "cuda": "headrace-runner[cuda] on a machine with an NVIDIA driver",
 }
-_DEFAULT_BACKENDS: Mapping[int, str] = {ArtifactFormat.ARTIFACT_FORMAT_ONNX: "onnxruntime"}
+_DEFAULT_BACKENDS: Mapping[int, str] = {
+    ArtifactFormat.ARTIFACT_FORMAT_ONNX: "onnxruntime",
+    ArtifactFormat.ARTIFACT_FORMAT_GGUF: "llamacpp",
+}
 
 
 class BackendSet:

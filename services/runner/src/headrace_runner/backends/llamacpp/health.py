@@ -1,4 +1,4 @@
-"""Asks a process whether it answers, without waiting for what it computes."""
+"""Asks a process whether it still gets on with what it computes."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class _UnixConnection(HTTPConnection):
 
 
 def answers(endpoint: Endpoint) -> bool:
-    """Whether it says that it is well. Blocks, for two seconds at most.
+    """Whether it tells of its slots, which it does between two batches. Blocks, for two seconds at most.
 
     Raises:
         OSError: It doesn't listen, or not answer in time.
@@ -30,7 +30,7 @@ def answers(endpoint: Endpoint) -> bool:
     """
     connection = _UnixConnection(endpoint.socket)
     try:
-        connection.request("GET", "/health")
+        connection.request("GET", "/slots", headers={"Authorization": f"Bearer {endpoint.key}"})
         return connection.getresponse().status == 200
     finally:
         connection.close()

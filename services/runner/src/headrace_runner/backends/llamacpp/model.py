@@ -10,7 +10,7 @@ import structlog
 
 from headrace_common import catalogue
 from headrace_common.errors import HeadraceError, ModelError, RunnerUnavailable
-from headrace_runner.backends.generation import Generated, Prompt, PromptDone, Sampling
+from headrace_runner.backends.generation import Finish, Generated, Prompt, PromptDone, Sampling
 from headrace_runner.backends.llamacpp.client import ModelClient, Refused
 from headrace_runner.backends.llamacpp.completion_body import completion_body
 from headrace_runner.backends.llamacpp.completion_reader import CompletionReader
@@ -62,15 +62,22 @@ class LlamaCppModel:
     async def generate(self, prompt: Sequence[int], sampling: Sampling) -> AsyncGenerator[PromptDone | Generated, None]:
         if len(prompt) >= self.context_length:
             raise self._too_long(len(prompt))
-        check_constraint(sampling)
+        check = None
+        if sampling.json_schema or sampling.grammar:
+            # Large schemas take tens of milliseconds.
+            check = await asyncio.to_thread(check_constraint, sampling)
         body = completion_body(prompt, sampling, context_length=self.context_length)
         reader = CompletionReader(tokens_of=self._tokenizer.text, top_logprobs=sampling.top_logprobs)
         finished = False
+        hangs = self.process.hangs
         self._running += 1
         try:
             async with self._client.stream("/completion", body) as events, aclosing(events):
                 async for event in events:
                     part = await reader.read(event)
+                    if check is not None and isinstance(part, Generated):
+                        ended = part.finish is Finish.STOP and not sampling.stop
+                        check.follow(part.text, ended=ended)
                     finished = isinstance(part, Generated) and part.finish is not None
                     yield part
                     if finished:
@@ -79,6 +86,11 @@ class LlamaCppModel:
         except Refused as refused:
             finished = True
             raise self._refusal(refused, prompt, sampling) from None
+        except RunnerUnavailable:
+            if sampling.grammar and self.process.hangs > hangs:
+                # Another try would stop another process.
+                raise invalid(GRAMMAR_FIELD, "it took too long to follow; make it less ambiguous") from None
+            raise
         finally:
             self._running -= 1
             if not finished:

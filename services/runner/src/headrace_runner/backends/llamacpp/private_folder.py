@@ -25,10 +25,7 @@ class PrivateFolder:
     """
 
     def __init__(self) -> None:
-        base = tempfile.gettempdir()
-        if len(base.encode()) > _BASE_BYTES_MAX:
-            base = "/tmp"  # noqa: S108 - the folder's name can't be guessed, and mkdtemp never takes an existing one
-        self.path = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=base))
+        self.path = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=_base()))
         self._lock: FileLock | None = try_lock(self.path / _LOCK, exclusive=True)
 
     def remove(self) -> None:
@@ -42,7 +39,7 @@ class PrivateFolder:
 def sweep(base: Path | None = None, *, age_min_s: float = _AGE_MIN_S) -> int:
     """Removes the folders of processes that were killed; returns how many."""
     removed = 0
-    for folder in (base or Path(tempfile.gettempdir())).glob(_PREFIX + "*"):
+    for folder in (base or _base()).glob(_PREFIX + "*"):
         try:
             if time.time() - folder.stat().st_mtime < age_min_s:
                 continue
@@ -55,3 +52,9 @@ def sweep(base: Path | None = None, *, age_min_s: float = _AGE_MIN_S) -> int:
             lock.release()
             removed += 1
     return removed
+
+
+def _base() -> Path:
+    base = tempfile.gettempdir()
+    # mkdtemp never takes a folder that exists, so the common one is as good.
+    return Path(base if len(base.encode()) <= _BASE_BYTES_MAX else "/tmp")  # noqa: S108

@@ -68,6 +68,8 @@ class ModelProcess:
         """Memory that it takes, as measured some seconds ago."""
         self.restarts = 0
         """How often it was started again."""
+        self.hangs = 0
+        """How often it was killed because it computed nothing any more."""
         self.failed_starts = 0
         """Starts that failed since it was last there."""
 
@@ -144,6 +146,9 @@ class ModelProcess:
             with self._changed:
                 self._child = child
             end = self._watch(child, log)
+            if end is _End.HANGS:
+                # Before its streams end, so that those can tell.
+                self.hangs += 1
         finally:
             was_ready = self._endpoint is not None
             with self._changed:
@@ -153,7 +158,7 @@ class ModelProcess:
         if end is _End.CLOSED:
             return False
         if was_ready:
-            how = how if end is _End.DIED else "did not answer any more"
+            how = how if end is _End.DIED else "did not compute any more"
             self._log.warning(
                 "the model's process is lost and is started again",
                 ending=how,
@@ -171,7 +176,7 @@ class ModelProcess:
 
     def _watch(self, child: ChildProcess, log: ProcessLog) -> _End:
         """Follows the process until it ends, hangs, or is to end."""
-        watch = Watch(self._clock)
+        watch = Watch(clock=self._clock, batch=self._settings.batch)
         with selectors.DefaultSelector() as selector:
             for source in (child.answers, child.errors, self._woken):
                 selector.register(source, selectors.EVENT_READ)

@@ -12,15 +12,21 @@ TICK_S = 1.0
 LOADING_MAX_S = 600.0
 _TELL_LOADING_S = 5.0
 _MEASURE_S = 10.0
-# How long a process may not answer before it counts as hanging.
-_SILENCE_MAX_S = 30.0
+# How long a process may compute without a look at its requests before it counts as hanging. It looks after each batch.
+_SILENCE_MAX_S = 10.0
+_SILENCE_PER_TOKEN_S = 0.1
 
 
 class Watch:
-    """When what is due."""
+    """Knows when what is due.
 
-    def __init__(self, clock: Clock) -> None:
+    Args:
+        batch: Tokens that the process computes at once.
+    """
+
+    def __init__(self, *, clock: Clock, batch: int) -> None:
         self._clock = clock
+        self._silence_max_s = _SILENCE_MAX_S + _SILENCE_PER_TOKEN_S * batch
         self._started_s = self._told_s = clock.monotonic()
         self._measured_s = self._heard_s = self._asked_s = self._started_s
 
@@ -46,7 +52,7 @@ class Watch:
         return due
 
     def is_silent(self, endpoint: Endpoint) -> bool:
-        """Whether the process has not answered for too long. Asks it at most once a tick."""
+        """Whether the process has computed one thing for too long. Asks it at most once a tick."""
         now_s = self._clock.monotonic()
         if now_s - self._asked_s < TICK_S:
             return False
@@ -56,4 +62,4 @@ class Watch:
         except (OSError, HTTPException):
             pass
         self._asked_s = self._clock.monotonic()
-        return self._asked_s - self._heard_s > _SILENCE_MAX_S
+        return self._asked_s - self._heard_s > self._silence_max_s

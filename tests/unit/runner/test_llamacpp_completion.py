@@ -1,0 +1,170 @@
+"""What llama.cpp is asked for a completion, and what its events are read as."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+
+from headrace_common import catalogue
+from headrace_common.errors import ValidationError
+from headrace_runner.backends.generation import Finish, Generated, PromptDone, Sampling
+from headrace_runner.backends.llamacpp.completion_body import completion_body
+from headrace_runner.backends.llamacpp.completion_reader import CompletionReader
+from headrace_runner.backends.llamacpp.constraint import GRAMMAR_BYTES_MAX, check_constraint
+from headrace_runner.backends.llamacpp.events import EventReader, StreamMalformed
+
+VOCABULARY = {"a": [1], "b": [2], "ab": [1, 2], "🙂": [7, 8, 9], "a🙂": [1, 7, 8, 9]}
+
+
+async def tokens_of(text: str) -> Sequence[int]:
+    return VOCABULARY[text]
+
+
+def reader(top_logprobs: int | None = None) -> CompletionReader:
+    return CompletionReader(tokens_of=tokens_of, top_logprobs=top_logprobs)
+
+
+def event(text: str, tokens: Sequence[int], predicted: int, **more: Any) -> dict[str, Any]:
+    return {"content": text, "tokens": list(tokens), "tokens_predicted": predicted, "stop": False, **more}
+
+
+async def generated(on: CompletionReader, *events: dict[str, Any]) -> list[Generated]:
+    read = [await on.read(each) for each in events]
+    assert all(isinstance(part, Generated) for part in read)
+    return [part for part in read if isinstance(part, Generated)]
+
+
+def test_events_come_out_of_whatever_pieces_they_arrive_in() -> None:
+    stream = b': ping\n\ndata: {"content":"\xf0\x9f\x99\x82"}\n\n:\n\ndata: {"stop":true}\n\n'
+    for size in (1, 2, 7, len(stream)):
+        events = EventReader()
+        found = [each for at in range(0, len(stream), size) for each in events.feed(stream[at : at + size])]
+        assert found == [{"content": "🙂"}, {"stop": True}]
+
+
+@pytest.mark.parametrize("line", [b"data: {\n", b"data: [1]\n", b"data: " + b"[" * 100_000 + b"\n", b"x" * (9 << 20)])
+def test_a_stream_that_is_none_is_refused(line: bytes) -> None:
+    with pytest.raises(StreamMalformed):
+        EventReader().feed(line)
+
+
+async def test_progress_of_the_prompt_is_told_and_its_token_is_not() -> None:
+    said = event("", [0], 0, prompt_progress={"total": 4, "cache": 3, "processed": 4, "time_ms": 1})
+    assert await reader().read(said) == PromptDone(computed_tokens=4, cached_tokens=3)
+
+
+async def test_tokens_that_llama_cpp_leaves_out_are_found_again() -> None:
+    first, second = await generated(reader(), event("a", [1], 1), event("🙂", [9], 4))
+    assert (first.token_ids, second.token_ids, second.untold_tokens) == ([1], [7, 8, 9], 0)
+
+
+async def test_tokens_are_found_again_behind_text_that_was_held_back() -> None:
+    held, second = await generated(reader(), event("", [1], 1), event("a🙂", [9], 4))
+    assert (held.text, held.token_ids) == ("", [1])
+    assert (second.text, second.token_ids, second.untold_tokens) == ("a🙂", [7, 8, 9], 0)
+
+
+async def test_tokens_that_can_t_be_found_count_all_the_same() -> None:
+    (forced,) = await generated(reader(), event("🙂", [6], 5))
+    assert len(forced.token_ids) + forced.untold_tokens == 5
+    # They stand for the text, so that another replica could go on after them.
+    assert forced.token_ids == [7, 8, 9]
+    cut, last = await generated(reader(), event("a", [1], 1), event("", [], 3, stop=True, stop_type="limit"))
+    assert (cut.untold_tokens, last.untold_tokens, last.finish) == (0, 2, Finish.LENGTH)
+
+
+async def test_the_end_of_text_is_a_token_without_text() -> None:
+    end, last = await generated(reader(), event("", [2], 1), event("", [], 1, stop=True, stop_type="eos"))
+    assert (end.text, end.token_ids, end.finish) == ("", [2], None)
+    assert (last.token_ids, last.untold_tokens, last.finish) == ([], 0, Finish.STOP)
+
+
+@pytest.mark.parametrize(
+    ("stop_type", "finish"),
+    [("eos", Finish.STOP), ("word", Finish.STOP), ("limit", Finish.LENGTH), ("none", Finish.STOP)],
+)
+async def test_why_it_ended(stop_type: str, finish: Finish) -> None:
+    (last,) = await generated(reader(), event("", [], 0, stop=True, stop_type=stop_type))
+    assert last.finish is finish
+
+
+async def test_alternatives_are_told_as_far_as_they_were_asked_for() -> None:
+    other = {"id": 2, "token": "b", "bytes": [98], "logprob": -2.0}
+    said = event(
+        "a", [1], 1, completion_probabilities=[{"id": 1, "bytes": [97], "logprob": -0.5, "top_logprobs": [other]}]
+    )
+    (without,) = await generated(reader(0), said)
+    (beside,) = await generated(reader(1), said)
+    assert [(each.token_id, each.token, each.logprob, each.top) for each in without.logprobs] == [(1, b"a", -0.5, [])]
+    assert [each.token_id for each in beside.logprobs[0].top] == [2]
+
+
+def test_what_llama_cpp_is_asked_is_exactly_what_the_request_says() -> None:
+    sampling = Sampling(
+        max_tokens=5, temperature=0.5, top_k=3, seed=9, stop=["x"], logit_bias={7: -100.0}, ignore_end=True
+    )
+    body = completion_body([1, 2], sampling, context_length=512)
+    assert body["prompt"] == [1, 2]
+    assert (body["n_predict"], body["temperature"], body["top_k"], body["seed"]) == (5, 0.5, 3, 9)
+    assert (body["stop"], body["logit_bias"], body["ignore_eos"], body["n_probs"]) == (["x"], [[7, -100.0]], True, 0)
+    # llama.cpp's own defaults would be others.
+    assert (body["top_p"], body["min_p"], body["repeat_penalty"]) == (1.0, 0.0, 1.0)
+    assert "grammar" not in body and "json_schema" not in body
+    # These make a cancel take effect.
+    assert body["stream"] and body["return_progress"]
+    json.dumps(body, allow_nan=False)
+
+
+@pytest.mark.parametrize(("asked", "told"), [(1, 1), (510, 510), (511, 510), (1 << 40, 510)])
+def test_output_ends_where_the_context_does(asked: int, told: int) -> None:
+    body = completion_body([1, 2], Sampling(max_tokens=asked, seed=0), context_length=512)
+    assert body["n_predict"] == told
+
+
+@pytest.mark.parametrize(("asked", "told"), [(None, 0), (0, 1), (1, 1), (20, 20)])
+def test_the_chosen_token_has_a_probability_also_where_no_alternatives_are_wanted(asked: int | None, told: int) -> None:
+    body = completion_body([1], Sampling(max_tokens=1, seed=0, top_logprobs=asked), context_length=512)
+    assert body["n_probs"] == told
+
+
+@pytest.mark.parametrize(
+    "schema",
+    [
+        "{",
+        "[1",
+        "5",
+        "null",
+        "true",
+        '{"maxLength": NaN}',
+        "[" * 60_000,
+        '{"type": "nosuch"}',
+        '{"$ref": "#/nowhere"}',
+        '{"$ref": "http://127.0.0.1:1/schema"}',
+        '{"type": "string", "pattern": "("}',
+        '{"type": "string", "description": "' + "x" * 65_536 + '"}',
+    ],
+)
+def test_a_schema_that_llama_cpp_would_ignore_is_refused(schema: str) -> None:
+    pytest.importorskip("llguidance")
+    with pytest.raises(ValidationError) as refused:
+        check_constraint(Sampling(max_tokens=1, seed=0, json_schema=schema))
+    assert refused.value.entry is catalogue.CONSTRAINT_INVALID
+    assert refused.value.context == {"field": "sampling.json_schema"}
+
+
+@pytest.mark.parametrize("grammar", ["root ::= " + '"a" ' * GRAMMAR_BYTES_MAX, '%llguidance {}\nstart: "a"'])
+def test_a_grammar_that_stops_everybody_or_is_no_gbnf_is_refused(grammar: str) -> None:
+    with pytest.raises(ValidationError) as refused:
+        check_constraint(Sampling(max_tokens=1, seed=0, grammar=grammar))
+    assert refused.value.context == {"field": "sampling.grammar"}
+
+
+def test_schemas_that_can_be_used_pass() -> None:
+    pytest.importorskip("llguidance")
+    schema = {"type": "object", "properties": {"a": {"enum": [1, "x"]}}, "required": ["a"]}
+    check_constraint(Sampling(max_tokens=1, seed=0, json_schema=json.dumps(schema)))
+    check_constraint(Sampling(max_tokens=1, seed=0, grammar='root ::= "a"'))
+    check_constraint(Sampling(max_tokens=1, seed=0))
