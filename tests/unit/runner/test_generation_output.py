@@ -64,6 +64,19 @@ def test_completions_end_each_for_itself_and_once() -> None:
     assert [delta.completion for delta in out.drain()] == [0]
 
 
+def test_what_is_unsent_is_about_as_large_as_its_message() -> None:
+    out = output()
+    top = tuple(TokenLogprob(n, b"token", -1.0) for n in range(20))
+    for _ in range(10):
+        logprobs = [TokenLogprob(70_000, b"\xc3", -0.5, top)]
+        out.take(0, Generated(text="\U0001f642", token_ids=[70_000], logprobs=logprobs), 1.0)
+    unsent = out.unsent_bytes
+    part = GenerateWriter(request=request(), model_name="m", model_version="3").part(out.drain(), None)
+    assert part is not None
+    assert len(part) <= unsent <= 4 * len(part)
+    assert out.unsent_bytes == 0
+
+
 def test_a_prompt_counts_once_and_tokens_of_all_completions() -> None:
     out = output(completions=2)
     for number in range(2):

@@ -59,6 +59,17 @@ def test_evictions_spare_what_is_needed_and_take_the_oldest_first(
     assert resident.bytes_used + needed <= bytes_max or surplus <= 0
 
 
+def test_what_a_model_takes_may_change_while_it_is_in_memory() -> None:
+    models = residency()
+    models.add("a", 40, 0.0)
+    models.add("b", 40, 0.0)
+    models.measured("a", 60)
+    assert models.bytes_used == 100
+    assert models.evict_for(10, 100.0, ()) == ["a"]
+    models.remove("a")
+    assert models.bytes_used == 40
+
+
 def test_a_model_stays_its_minimum_time() -> None:
     resident = residency()
     resident.add("a", 100, 0.0)

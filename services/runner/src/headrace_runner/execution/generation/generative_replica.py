@@ -55,6 +55,8 @@ _TICK_S = 0.01
 _STOP_S = 1.0
 # Prompts that the model splits into tokens at the same time: each takes a connection to its process.
 _TOKENIZING_MAX = 8
+# What comes in one turn of the event loop goes as one part, up to about so much.
+_PART_BYTES = 64 << 10
 _REFUSALS = (catalogue.RUNNER_OVERLOADED, catalogue.QUEUE_TIMEOUT, catalogue.RUNNER_DRAINING)
 
 
@@ -308,6 +310,8 @@ class GenerativeReplica:
                 self._counts.first_token.observe(now_s - pending.entered_s)
         if output.finished:
             self._finish(pending, output, now_s)
+        elif output.unsent_bytes > _PART_BYTES:
+            self._send(pending)
         elif output.due and pending.request.streams and pending.call.emit is not None:
             if not self._news:
                 # What else comes in this turn of the event loop goes with it.

@@ -7,6 +7,9 @@ from typing import NamedTuple
 
 from headrace_runner.backends.generation import Finish, Generated, PromptDone, TokenLogprob
 
+# A token with its bytes and its probability, more than most take.
+_LOGPROB_BYTES = 48
+
 
 class Delta(NamedTuple):
     """What is new of a completion, by its number."""
@@ -61,12 +64,14 @@ class Output:
         prompt_tokens: Tokens of the prompt.
         first_token_s: When the first token came; 0 before.
         last_token_s: When the last one came.
+        unsent_bytes: About what a message with everything unsent would have.
     """
 
     def __init__(self, *, completions: int, prompt_tokens: int) -> None:
         self.prompt_tokens = prompt_tokens
         self.first_token_s = 0.0
         self.last_token_s = 0.0
+        self.unsent_bytes = 0
         self._completions = [_Completion() for _ in range(completions)]
         self._unfinished = completions
         self._tokens = 0
@@ -116,6 +121,7 @@ class Output:
             completion.texts.append(generated.text)
         completion.token_ids += generated.token_ids
         completion.logprobs += generated.logprobs
+        self.unsent_bytes += _bytes_of(generated)
         if generated.finish is not None and completion.finish is None:
             completion.finish = generated.finish
             self._unfinished -= 1
@@ -129,6 +135,7 @@ class Output:
 
     def drain(self) -> list[Delta]:
         """Takes what is to be sent of the completions."""
+        self.unsent_bytes = 0
         return [completion.drain(index) for index, completion in enumerate(self._completions) if completion.due]
 
     def drain_progress(self) -> int | None:
@@ -137,3 +144,8 @@ class Output:
             return None
         self._computed_news = False
         return self._computed_tokens
+
+
+def _bytes_of(generated: Generated) -> int:
+    logprobs = sum(1 + len(logprob.top) for logprob in generated.logprobs)
+    return 4 * len(generated.text) + 5 * len(generated.token_ids) + _LOGPROB_BYTES * logprobs

@@ -440,7 +440,7 @@ class CompletionDelta(_message.Message):
     """Set in the last delta of the completion."""
     @_builtins.property
     def token_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
-        """New tokens, those whose text is held back for the next delta included."""
+        """New tokens: those that the text is made of. One whose text is held back comes with it."""
 
     @_builtins.property
     def logprobs(self) -> _containers.RepeatedCompositeFieldContainer[Global___TokenLogprob]:
