@@ -190,7 +190,9 @@ class Manifest(_message.Message):
     description: _builtins.str
     """One sentence on what the model does. At most 1024 characters."""
     task: Global___ModelTask.ValueType
-    """What the model does. Unspecified means that it is inferred: a GGUF generates, others compute tensors."""
+    """What the model does. Unspecified means that it is inferred: a GGUF generates unless it says that it embeds or ranks,
+    others compute tensors. Always set in a registered manifest.
+    """
     @_builtins.property
     def inputs(self) -> _containers.RepeatedCompositeFieldContainer[Global___TensorSpec]:
         """Input tensors in the order of the artefact. At least one."""
@@ -273,14 +275,20 @@ class LanguagePolicy(_message.Message):
     CHAT_TEMPLATE_FIELD_NUMBER: _builtins.int
     context_length: _builtins.int
     """Tokens that one sequence may have, prompt and output together. 0 means what the model was trained for, but at most
-    4096. At most 1,048,576.
+    4096. 32 to 1,048,576, and no more than the model was trained for.
     """
     slots: _builtins.int
-    """Sequences that are computed at the same time. 0 means 8 for generation and 1 otherwise. At most 256."""
+    """Sequences that are computed at the same time. 0 means 8 for generation and 1 otherwise. At most 256; 1 for models
+    that don't generate.
+    """
     prompt_batch: _builtins.int
-    """Tokens of a prompt that are computed at once: a cancel takes effect between two such batches. 0 means 64. 16 to 4096."""
+    """Tokens of a prompt that are computed at once: a cancel takes effect between two such batches. 0 means 64, or as many
+    as `slots` where those are more. 16 to 4096 and at least `slots`. Only for models that generate.
+    """
     pooling: Global___Pooling.ValueType
-    """How an embedding is made of the tokens' vectors. Unspecified means as the model says, or the mean."""
+    """How an embedding is made of the tokens' vectors. Unspecified means as the model says, or the mean. Only for models
+    that embed.
+    """
     chat_template: _builtins.str
     """Jinja template that writes conversations out. Empty means the model's own. At most 65,536 bytes."""
     def __init__(
