@@ -92,8 +92,8 @@ class Generations:
     async def all_free(self) -> None:
         """Waits until no slot is taken and no task is left."""
         await eventually(lambda: self.runner.host.load().in_flight == 0)
-        assert self.metric("generation_slots_used") == 0
-        assert not [task for task in asyncio.all_tasks() if task.get_name().startswith("generate-")]
+        await eventually(lambda: self.metric("generation_slots_used") == 0)
+        await eventually(lambda: not any(task.get_name().startswith("generate-") for task in asyncio.all_tasks()))
 
     def metric(self, name: str, **labels: str) -> float:
         return self.runner.metric(name, tenant=TENANT, model=self.version.model, version="1", **labels)

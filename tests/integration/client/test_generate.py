@@ -233,7 +233,8 @@ async def test_a_generation_ends_by_its_deadline_and_keeps_what_came() -> None:
         generation = client.generate("m", "Tell", timeout_s=1)
         with pytest.raises(DeadlineError):
             await generation.read()
-        assert len(gateway.calls) == 1
+        # None where the time was over before the connection was there.
+        assert len(gateway.calls) <= 1
     async with AsyncClient("127.0.0.1:9", timeout_s=0.5) as client:
         with pytest.raises((DeadlineError, UnreachableError)):
             await client.generate("m", "Tell").read()

@@ -92,22 +92,22 @@ async def test_a_real_model_is_scheduled_cancelled_lost_and_unloaded(tmp_path: P
         await asyncio.sleep(0.1)
         for one in prefill:
             one.cancel()
-        await eventually(lambda: loaded.runner.host.load().in_flight == 0, within_s=5)
+        await eventually(lambda: loaded.runner.host.load().in_flight == 0)
         endless = loaded.generate(request=asked("x", max_tokens=1_500), timeout_s=60)
-        await eventually(lambda: len(endless.parts) > 3, within_s=30)
+        await eventually(lambda: len(endless.parts) > 3, within_s=60)
         endless.cancel()
         await loaded.all_free()
 
         # A process that is killed takes its streams with it, and comes back.
         endless = loaded.generate(request=asked("x", max_tokens=1_500), timeout_s=60)
-        await eventually(lambda: len(endless.parts) > 3, within_s=30)
+        await eventually(lambda: len(endless.parts) > 3, within_s=60)
         (pid,) = processes()
         os.kill(pid, signal.SIGKILL)
-        await eventually(lambda: endless.over, within_s=1)
+        await eventually(lambda: endless.over)
         assert endless.error.entry is catalogue.MODEL_PROCESS_LOST
 
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             while isinstance((again := await text_of(loaded, asked(PROMPTS[0]))).outcome, HeadraceError):
                 await asyncio.sleep(0.1)
         assert again.text() == alone[0]
-    assert not processes()
+    await eventually(lambda: not processes())

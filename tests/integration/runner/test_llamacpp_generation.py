@@ -245,7 +245,8 @@ async def test_a_slot_is_free_once_its_completion_is_closed(model: LlamaCppModel
         await until(parts, what, times)
         assert await busy_slots(model) >= 1
         await parts.aclose()
-        assert await busy_slots(model) <= (0 if beside.done() else 1)
+        others = 0 if beside.done() else 1
+        assert await busy_slots(model) <= others
     # And where the task that reads is cancelled.
     reading = asyncio.ensure_future(completed(model, prompt, max_tokens=200, ignore_end=True))
     while await busy_slots(model) < (1 if beside.done() else 2):
@@ -253,7 +254,8 @@ async def test_a_slot_is_free_once_its_completion_is_closed(model: LlamaCppModel
     reading.cancel()
     with pytest.raises(asyncio.CancelledError):
         await reading
-    assert await busy_slots(model) <= (0 if beside.done() else 1)
+    others = 0 if beside.done() else 1
+    assert await busy_slots(model) <= others
     assert count((await beside)[1]) == 40
     assert await busy_slots(model) == 0
 
