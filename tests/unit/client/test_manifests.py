@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from headrace_client.contracts.headrace.registry.v1.manifest_pb2 import Manifest
+from headrace_client.contracts.headrace.registry.v1.manifest_pb2 import MODEL_TASK_EMBED, POOLING_LAST, Manifest
 from headrace_client.errors import ModelError
 from headrace_client.manifests import read_manifest
 
@@ -42,3 +42,17 @@ def test_what_is_no_manifest_is_refused_with_the_files_name(name: str, content: 
 def test_an_unknown_field_of_a_mapping_is_named() -> None:
     with pytest.raises(ModelError, match="replica_count"):
         read_manifest({"replica_count": 2})
+
+
+def test_fields_of_language_models_are_read(tmp_path: Path) -> None:
+    text = """
+task: MODEL_TASK_EMBED
+language: {context_length: 512, slots: 1, pooling: POOLING_LAST, chat_template: "{{ messages }}"}
+"""
+    (tmp_path / "model.yaml").write_text(text)
+    manifest = read_manifest(tmp_path / "model.yaml")
+    assert manifest.task == MODEL_TASK_EMBED
+    language = manifest.language
+    assert (language.context_length, language.pooling, language.chat_template) == (512, POOLING_LAST, "{{ messages }}")
+    with pytest.raises(ModelError, match="POOLING_MOST"):
+        read_manifest({"language": {"pooling": "POOLING_MOST"}})
