@@ -357,14 +357,16 @@ async def test_a_model_of_tensors_does_not_generate(tmp_path: Path, monkeypatch:
         assert caught.value.entry is catalogue.MODEL_TASK_MISMATCH
 
 
-async def test_a_manifest_with_other_tensors_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    described = manifest()
-    described.inputs[0].name = "question"
-    with pytest.raises(HeadraceError) as caught:
-        async with story(tmp_path, monkeypatch, described=described):
-            pass
-    assert caught.value.entry is catalogue.MODEL_MANIFEST_MISMATCH
-    assert "question" in caught.value.message
+async def test_a_manifest_of_something_else_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    other_tensor, no_task = manifest(), manifest()
+    other_tensor.inputs[0].name = "question"
+    no_task.ClearField("task")
+    for described, says in ((other_tensor, "question"), (no_task, "generates")):
+        with pytest.raises(HeadraceError) as caught:
+            async with story(tmp_path, monkeypatch, described=described):
+                pass
+        assert caught.value.entry is catalogue.MODEL_MANIFEST_MISMATCH
+        assert says in caught.value.message
 
 
 async def test_a_runner_that_leaves_lets_calls_go_on_for_the_grace_and_then_ends_them(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from random import Random
 
@@ -35,8 +36,14 @@ LIMITS = LaneLimits(
 )
 
 
+PARTS = (b"once", b"", b"upon" * 16, b"a time")
+
+
 class Model:
-    """Executes calls when told to: echoes the payload, or fails on a payload that starts with `!`."""
+    """Executes calls when told to: echoes the payload, or fails on a payload that starts with `!`.
+
+    One that starts with `+` is answered in parts, some before and some when it is told to.
+    """
 
     def __init__(self) -> None:
         self.gates: deque[asyncio.Future[None]] = deque()
@@ -46,7 +53,12 @@ class Model:
         self.seen.append(bytes(call.payload))
         gate = asyncio.get_running_loop().create_future()
         self.gates.append(gate)
+        streams = bytes(call.payload[:1]) == b"+"
+        if streams:
+            emit(call, PARTS[:2])
         await gate
+        if streams:
+            emit(call, PARTS[2:])
         if bytes(call.payload[:1]) == b"!":
             raise ModelError("poisoned", entry=catalogue.MODEL_EXECUTION_FAILED)
         return Answer(payload=bytes(call.payload), queue_us=1, compute_us=2)
@@ -57,6 +69,12 @@ class Model:
             if not gate.done():
                 gate.set_result(None)
                 return
+
+
+def emit(call: IncomingCall, parts: Iterable[bytes]) -> None:
+    assert call.emit is not None
+    for part in parts:
+        call.emit(part)
 
 
 @dataclass
@@ -112,7 +130,7 @@ class Pair:
             self.lanes[lane].append(frame)
 
     def send(self, payload: bytes) -> SentCall:
-        sent = SentCall(payload)
+        sent = SentCall(payload, streams=payload[:1] == b"+")
         sent.id = self.gateway.send(sent)
         return sent
 
@@ -138,8 +156,8 @@ async def settle(pair: Pair, rounds: int = 120) -> None:
 
 
 def payload_of(size: int, random: Random) -> bytes:
-    """Random bytes, one in five poisoned."""
-    first = b"!" if random.random() < 0.2 else b"-"
+    """Random bytes, some poisoned, some to be answered in parts."""
+    first = random.choice((b"!", b"-", b"-", b"+", b"+"))
     return (first + random.randbytes(size))[:size]
 
 
@@ -153,9 +171,7 @@ async def test_every_call_ends_once_whatever_is_cancelled_when(seed: int, sizes:
     random = Random(seed)
     pair = Pair()
     await settle(pair, 3)
-    payloads = [
-        (b"!" if random.random() < 0.2 else b"-") * min(1, size) + random.randbytes(max(0, size - 1)) for size in sizes
-    ]
+    payloads = [payload_of(size, random) for size in sizes]
     waiting = list(payloads)
     calls: list[tuple[SentCall, bytes]] = []
     left: set[int] = set()
@@ -176,9 +192,13 @@ async def test_every_call_ends_once_whatever_is_cancelled_when(seed: int, sizes:
         assert pair.work.in_flight == pair.gateway.in_flight
     await settle(pair)
     for sent, payload in calls:
+        parts = PARTS if payload.startswith(b"+") else ()
+        assert tuple(sent.parts) == parts[: len(sent.parts)]
         if sent.id in left:
             assert sent.outcomes == []
-        elif payload.startswith(b"!"):
+            continue
+        assert len(sent.parts) == len(parts)
+        if payload.startswith(b"!"):
             assert sent.reason == catalogue.MODEL_EXECUTION_FAILED.reason
         else:
             assert sent.outcomes == [GatewayAnswer(payload, 1, 2, 0, 0, 1, True)]

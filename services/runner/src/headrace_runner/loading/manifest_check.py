@@ -41,10 +41,10 @@ def check_generation(manifest: manifest_pb2.Manifest) -> None:
 
     Raises:
         ModelError: MODEL_MANIFEST_MISMATCH (INVALID_ARGUMENT): the manifest names others than such models have, or
-            says that the model does something else.
+            doesn't say that the model generates: gateways take parts of answers only where it does.
     """
-    if manifest.task not in (manifest_pb2.MODEL_TASK_UNSPECIFIED, manifest_pb2.MODEL_TASK_GENERATE):
-        raise _mismatch("task", "the model generates text, and the manifest says that it does something else")
+    if manifest.task != manifest_pb2.MODEL_TASK_GENERATE:
+        raise _mismatch("task", "the model generates text, and the manifest doesn't say so")
     for field, stated, own in (
         ("inputs", manifest.inputs, GENERATION.inputs),
         ("outputs", manifest.outputs, GENERATION.outputs),
