@@ -52,6 +52,17 @@ class ScriptedRunner:
         """Answers a call as it should."""
         await self.send(mesh_pb2.ResultFrame(results=[result_for(call, payload)]))
 
+    async def part(self, call: mesh_pb2.Call, *payloads: bytes) -> None:
+        """Sends parts of an answer, in one frame."""
+        parts = [mesh_pb2.Result(id=call.id, attempt=call.attempt, payload=payload) for payload in payloads]
+        await self.send(mesh_pb2.ResultFrame(results=parts))
+
+    async def cancelled(self, call: mesh_pb2.Call) -> None:
+        """Returns once the gateway has cancelled a call; its terminal answer is still due."""
+        async with asyncio.timeout(30):
+            while call.id not in (await self.told.get()).cancels:
+                continue
+
     async def accepted(self, call: mesh_pb2.Call) -> None:
         """Returns once the gateway takes the chunks of an offered result."""
         async with asyncio.timeout(30):
