@@ -18,7 +18,8 @@ TOP_LOGPROBS_MAX = 20
 _STOPS_MAX = 16
 _STOP_BYTES_MAX = 256
 _BIASES_MAX = 1_024
-_CONSTRAINT_BYTES_MAX = 65_536
+_SCHEMA_BYTES_MAX = 65_536
+_GRAMMAR_BYTES_MAX = 16_384
 _SHOWN_CHARACTERS = 40
 
 
@@ -92,11 +93,11 @@ def _check_flag(field: str, value: object) -> bool:
 
 
 def _check_schema(field: str, value: object) -> str:
-    return _text(field, json.dumps(value) if isinstance(value, dict) else value, _CONSTRAINT_BYTES_MAX)
+    return _text(field, json.dumps(value) if isinstance(value, dict) else value, _SCHEMA_BYTES_MAX)
 
 
 def _check_grammar(field: str, value: object) -> str:
-    return _text(field, value, _CONSTRAINT_BYTES_MAX)
+    return _text(field, value, _GRAMMAR_BYTES_MAX)
 
 
 _CHECKS: Mapping[str, Callable[[str, object], Any]] = {

@@ -287,7 +287,7 @@ class SamplingParameters(_message.Message):
     json_schema: _builtins.str
     """JSON that fits this JSON schema. At most 65,536 bytes."""
     grammar: _builtins.str
-    """Text that this grammar makes, in GBNF. At most 65,536 bytes."""
+    """Text that this grammar makes, in GBNF. At most 16,384 bytes."""
     @_builtins.property
     def stop(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Texts that end the completion, and are not part of it. At most 16 of 256 bytes each."""
