@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from google.rpc.status_pb2 import Status
 
+from headrace.gateway.v1 import generation_pb2 as generation
 from headrace.gateway.v1 import inference_pb2 as pb
 from headrace_common.rpc_status import from_status
 from support.open_inference_cases import check_answer, request_of
 from support.rpc_cases import World, case
+from support.toy_language import WORD_BYTES, toy_language_model
 
 PACKED = "headrace.gateway.v1.InferenceService"
 
@@ -63,3 +65,19 @@ def stream(world: World) -> None:
             assert reason_of(answer.error) == "MODEL_NOT_FOUND"
         else:
             check_response(world, answer.infer, str(answer.id))
+
+
+@case(f"{PACKED}/Generate")
+def generate(world: World) -> None:
+    world.owner.push("words", toy_language_model())
+    sampling = generation.SamplingParameters(max_tokens=3, temperature=0)
+    request = generation.GenerateRequest(model_name="words", id="seven", text="hello", sampling=sampling)
+    messages = list(world.owner(world.owner.packed.Generate, request))
+    assert [message.id for message in messages] == ["seven"] * len(messages)
+    assert [message.model_name for message in messages] == ["words", *[""] * (len(messages) - 1)]
+    deltas = [delta for message in messages for delta in message.deltas]
+    assert len("".join(delta.text for delta in deltas).encode()) == 3 * WORD_BYTES
+    assert [delta.finish_reason for delta in deltas if delta.finish_reason] == [generation.FINISH_REASON_LENGTH]
+    end = messages[-1]
+    assert (end.usage.completion_tokens, end.execution.backend) == (3, "llamacpp")
+    assert 0 < end.timings.time_to_first_token.ToMicroseconds() < 30_000_000
