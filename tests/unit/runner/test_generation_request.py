@@ -213,6 +213,12 @@ def test_requests_that_can_not_be_right_are_refused(
     assert (error.entry, error.field) == (entry, field)
 
 
+def test_a_request_far_too_large_is_refused_unread() -> None:
+    LIMITS.check_payload(bytes(4 * 32 * 256 + (2 << 20)))
+    error = refusal(lambda: LIMITS.check_payload(bytes(3 << 20)))
+    assert (error.entry, error.field) == (catalogue.FIELD_TOO_LONG, "prompt")
+
+
 def test_more_tokens_than_the_context_are_refused_unread() -> None:
     error = refusal(lambda: read(pb.GenerateRequest(token_ids=pb.TokenIds(ids=[1] * 32))))
     assert error.entry is catalogue.CONTEXT_LENGTH_EXCEEDED

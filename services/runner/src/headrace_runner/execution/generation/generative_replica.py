@@ -208,6 +208,7 @@ class GenerativeReplica:
         return pending
 
     def _read(self, call: IncomingCall) -> tuple[GenerationRequest, AnswerWriter]:
+        self._limits.check_payload(call.payload)
         if call.kind == CallKind.CALL_KIND_GENERATE:
             request = read_generate_call(call.payload, self._limits, self._seeds)
             name, version = self._names

@@ -27,6 +27,8 @@ _MESSAGES_MAX = 1_024
 _ROLES = ("system", "user", "assistant", "tool")
 # No tokenizer makes fewer tokens of a text than this, so longer ones need not be tried.
 _BYTES_PER_TOKEN_MAX = 256
+# What a request may have beside its prompt, more than all bounds of its fields together.
+_BESIDE_PROMPT_BYTES_MAX = 2 << 20
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,6 +49,16 @@ class ModelLimits:
     def text_max(self) -> int:
         """Characters that a prompt may have."""
         return self.context_length * _BYTES_PER_TOKEN_MAX
+
+    def check_payload(self, payload: wire.Buffer) -> None:
+        """Refuses a request that would take long to read only to be refused.
+
+        Raises:
+            ValidationError: FIELD_TOO_LONG (INVALID_ARGUMENT).
+        """
+        bytes_max = 4 * self.text_max + _BESIDE_PROMPT_BYTES_MAX
+        if len(payload) > bytes_max:
+            raise too_long("prompt", f"makes a request of {len(payload)} bytes", bytes_max)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
