@@ -11,6 +11,7 @@ import grpc
 from headrace.gateway.v1 import generation_pb2 as pb
 from headrace.gateway.v1.inference_pb2_grpc import InferenceServiceStub
 from headrace_client import Client
+from headrace_client.contracts.headrace.registry.v1.manifest_pb2 import MODEL_TASK_EMBED, Manifest
 from headrace_client.errors import ModelError
 from inference import open_inference_pb2 as oip
 from inference.open_inference_pb2_grpc import GRPCInferenceServiceStub
@@ -18,6 +19,7 @@ from support.buf_curl import buf_curl, documents
 from support.mesh import Mesh
 from support.smollm2 import MODEL, model_file
 
+EMBEDDING_MODEL = f"{MODEL}-embed"
 GREEDY: Mapping[str, Any] = {"temperature": 0, "seed": 7}
 """Sampling that always gives the same."""
 TIMEOUT_S = 60.0
@@ -33,6 +35,17 @@ def provide_smollm2(mesh: Mesh) -> None:
         except ModelError:
             client.models.push(model_file(), name=MODEL)
         client.models.load(MODEL)
+
+
+def provide_smollm2_embeddings(mesh: Mesh) -> None:
+    """Has the mesh know the model that makes vectors, from the same file."""
+    manifest = Manifest(task=MODEL_TASK_EMBED)
+    with Client(mesh.grpc, api_key=mesh.api_key) as client:
+        try:
+            client.models.get(EMBEDDING_MODEL)
+        except ModelError:
+            client.models.push(model_file(), name=EMBEDDING_MODEL, manifest=manifest)
+        client.models.load(EMBEDDING_MODEL)
 
 
 def asking(prompt: str | Sequence[int], *, model: str = MODEL, **sampling: Any) -> pb.GenerateRequest:

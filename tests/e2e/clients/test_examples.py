@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from headrace_cli.samples import sample_speech
+from support.generation import provide_smollm2, provide_smollm2_embeddings
 from support.mesh import Mesh
 from support.real_inputs import REPOSITORY
 
@@ -79,6 +80,32 @@ def test_asyncio_sdk_hears_speech_where_people_transcribed_it(mesh: Mesh) -> Non
     assert segments[0][0] == pytest.approx(6.69, abs=0.2)
     assert segments[-1][1] == pytest.approx(30.0, abs=0.2)
     assert all(earlier[1] < later[0] for earlier, later in pairwise(segments))
+
+
+def test_generate_prints_the_same_text_by_the_sdk_and_by_stubs(mesh: Mesh) -> None:
+    provide_smollm2(mesh)
+    printed = _run(mesh, "generate.py", "--max-tokens", "12", "Once upon a time")
+    by_sdk, by_stubs = re.findall(r"(?s)(.+?)\n-- ([^\n]+)\n", printed)
+    assert by_sdk[0] == by_stubs[0] and len(by_sdk[0]) > 12
+    assert by_sdk[1].startswith("12 tokens, the first after ") and by_sdk[1].endswith("; ended by length")
+    assert re.fullmatch(r"4 tokens in, 12 out, on runner-\d", by_stubs[1])
+
+
+def test_semantic_search_finds_what_is_meant_first(mesh: Mesh, tmp_path: Path) -> None:
+    provide_smollm2_embeddings(mesh)
+    texts = {
+        "cat.txt": "The cat sat on the mat in the warm kitchen and slept.",
+        "stocks.txt": "Stock markets fell sharply on Monday as investors sold shares of banks.",
+        "code.md": "def fibonacci(n): return n if n < 2 else fibonacci(n - 1) + fibonacci(n - 2)",
+    }
+    for name, text in texts.items():
+        (tmp_path / name).write_text(f"Title\n\n{text}\n")
+    found = _run(mesh, "semantic_search.py", "--folder", str(tmp_path), "A kitten slept on a rug in the living room.")
+    lines = found.splitlines()
+    assert re.fullmatch(r"0\.\d{4}  \S+/cat\.txt:3  The cat sat .*", lines[0])
+    similarities = [float(line.split()[0]) for line in lines[:3]]
+    assert similarities == sorted(similarities, reverse=True)
+    assert lines[3].startswith("3 passages as vectors of 576 numbers in ")
 
 
 def test_file_examples_work_without_arguments(mesh: Mesh) -> None:

@@ -9,6 +9,7 @@ import sys
 
 import pytest
 
+from support.generation import provide_smollm2, provide_smollm2_embeddings
 from support.mesh import Mesh
 from support.real_inputs import REPOSITORY
 
@@ -18,6 +19,7 @@ PRINTED = (
     r"\d+ \d\.\d+(e-\d+)?\n",
     r"1 order-17\n",
     r"100 100\n",
+    r"(?s).+\| length Usage\(prompt_tokens=4, cached_prompt_tokens=\d, completion_tokens=8\)\nTrue\n\(2, 576\)\n",
     r"\[(0\.\d+(e-\d+)?(, )?){5}\]\n",
     r"(?s).*magika 1 \[1\]\n.*\[-1, 2048\]\n\[('runner-\d'(, )?)+\]\n",
     r"MODEL_NOT_FOUND \{'model': 'no-such-model'\}\n",
@@ -30,6 +32,9 @@ def test_every_snippet_of_the_readme_is_tried() -> None:
 
 @pytest.mark.parametrize("number", range(len(PRINTED)))
 def test_a_snippet_of_the_readme_does_what_it_says(number: int, mesh: Mesh) -> None:
+    if "smollm2" in SNIPPETS[number]:
+        provide_smollm2(mesh)
+        provide_smollm2_embeddings(mesh)
     environment = {**os.environ, "HEADRACE_ENDPOINT": mesh.grpc, "HEADRACE_API_KEY": mesh.api_key}
     done = subprocess.run(
         [sys.executable, "-c", SNIPPETS[number]],

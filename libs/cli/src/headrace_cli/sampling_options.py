@@ -122,7 +122,7 @@ def _sampling(
         ),
     ] = None,
     seed: Annotated[
-        int | None, _number("--seed", "0 to 4294967295: makes sampling repeatable. Default: a random one.")
+        int | None, _number("--seed", "0 to 4294967294: makes sampling repeatable. Default: a random one.")
     ] = None,
     logit_bias: Annotated[
         list[str] | None,

@@ -41,8 +41,7 @@ def infer(
             "--priority",
             min=0,
             max=9,
-            help="0 to 9, 9 is most urgent. Default: 5. "
-            "In this version runners take calls in the order in which they came.",
+            help="0 to 9, 9 is most urgent. Default: 5.",
             show_default=False,
         ),
     ] = None,
