@@ -155,12 +155,16 @@ class ScriptedLanguageModel:
 class ScriptedLanguageBackend:
     """Loads `ScriptedLanguageModel`s.
 
+    Args:
+        held: Whether models stand still when they are loaded.
+
     Attributes:
         models: What was loaded.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, held: bool = False) -> None:
         self.models: list[ScriptedLanguageModel] = []
+        self._held = held
 
     def available(self) -> Availability:
         return Availability(("cpu",))
@@ -171,5 +175,7 @@ class ScriptedLanguageBackend:
         model = ScriptedLanguageModel(
             slots=manifest.language.slots or 4, context_length=manifest.language.context_length or 512
         )
+        if self._held:
+            model.may_go.clear()
         self.models.append(model)
         return model

@@ -75,9 +75,10 @@ async def story(
     *,
     clock: FakeClock | None = None,
     described: Manifest | None = None,
+    held: bool = False,
     **settings: Any,
 ) -> AsyncGenerator[Story]:
-    backend = ScriptedLanguageBackend()
+    backend = ScriptedLanguageBackend(held=held)
 
     def installed(disabled: Iterable[str]) -> dict[str, Backend]:
         return {**discover([*disabled, "llamacpp"]), "scripted": backend}
@@ -103,6 +104,31 @@ async def test_a_loaded_model_tells_its_slots_and_memory(tmp_path: Path, monkeyp
         loaded.model.memory_bytes = 3_000_000
         assert loaded.runner.host.load().model_memory_bytes == 3_000_000
     assert loaded.model.closed
+
+
+async def test_a_first_token_that_does_not_come_is_not_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with story(tmp_path, monkeypatch, held=True, model_warm_up_timeout_s=0.05) as loaded:
+        loaded.model.may_go.set()
+        heard = loaded.generate()
+        await loaded.over(heard)
+        assert heard.text() == text_after("once", 8)
+
+
+async def test_a_load_that_is_given_up_frees_the_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    backend = ScriptedLanguageBackend(held=True)
+
+    def installed(disabled: Iterable[str]) -> dict[str, Backend]:
+        return {**discover([*disabled, "llamacpp"]), "scripted": backend}
+
+    monkeypatch.setattr("headrace_runner.app.discover", installed)
+    async with running_host(tmp_path) as runner:
+        runner.artifacts.files["story.bin"] = b"story"
+        runner.want(version_of("story", {"story.bin": b"story"}, manifest=manifest()))
+        await eventually(lambda: len(backend.models) == 1)
+        await runner.host.close(grace_s=1)
+        assert backend.models[0].closed
 
 
 async def test_tokens_come_one_by_one_and_make_the_models_text(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
