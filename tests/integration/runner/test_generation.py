@@ -68,6 +68,17 @@ class Story(Generations):
         assert self.model.running == 0
 
 
+def installed(monkeypatch: pytest.MonkeyPatch, *, held: bool = False) -> ScriptedLanguageBackend:
+    """A backend that every runner of the test has."""
+    backend = ScriptedLanguageBackend(held=held)
+
+    def discovered(disabled: Iterable[str]) -> dict[str, Backend]:
+        return {**discover([*disabled, "llamacpp"]), "scripted": backend}
+
+    monkeypatch.setattr("headrace_runner.app.discover", discovered)
+    return backend
+
+
 @asynccontextmanager
 async def story(
     folder: Path,
@@ -78,12 +89,7 @@ async def story(
     held: bool = False,
     **settings: Any,
 ) -> AsyncGenerator[Story]:
-    backend = ScriptedLanguageBackend(held=held)
-
-    def installed(disabled: Iterable[str]) -> dict[str, Backend]:
-        return {**discover([*disabled, "llamacpp"]), "scripted": backend}
-
-    monkeypatch.setattr("headrace_runner.app.discover", installed)
+    backend = installed(monkeypatch, held=held)
     async with running_host(folder, clock=clock, **settings) as runner:
         runner.artifacts.files["story.bin"] = b"story"
         version = version_of("story", {"story.bin": b"story"}, manifest=described or manifest())
@@ -117,12 +123,7 @@ async def test_a_first_token_that_does_not_come_is_not_waited_for(
 
 
 async def test_a_load_that_is_given_up_frees_the_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    backend = ScriptedLanguageBackend(held=True)
-
-    def installed(disabled: Iterable[str]) -> dict[str, Backend]:
-        return {**discover([*disabled, "llamacpp"]), "scripted": backend}
-
-    monkeypatch.setattr("headrace_runner.app.discover", installed)
+    backend = installed(monkeypatch, held=True)
     async with running_host(tmp_path) as runner:
         runner.artifacts.files["story.bin"] = b"story"
         runner.want(version_of("story", {"story.bin": b"story"}, manifest=manifest()))
