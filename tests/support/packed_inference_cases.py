@@ -69,10 +69,12 @@ def stream(world: World) -> None:
 
 @case(f"{PACKED}/Generate")
 def generate(world: World) -> None:
-    world.owner.push("words", toy_language_model())
+    # Of a tenant of its own: others have one model.
+    owner = world.operator.tenant().admin
+    owner.push("words", toy_language_model())
     sampling = generation.SamplingParameters(max_tokens=3, temperature=0)
     request = generation.GenerateRequest(model_name="words", id="seven", text="hello", sampling=sampling)
-    messages = list(world.owner(world.owner.packed.Generate, request))
+    messages = list(owner(owner.packed.Generate, request))
     assert [message.id for message in messages] == ["seven"] * len(messages)
     assert [message.model_name for message in messages] == ["words", *[""] * (len(messages) - 1)]
     deltas = [delta for message in messages for delta in message.deltas]
