@@ -220,6 +220,11 @@ async def test_a_prompt_that_can_t_be_is_refused_with_its_field(
     assert failure.field == field
 
 
+async def test_a_bias_on_no_token_is_refused(model: LlamaCppModel) -> None:
+    failure = await refused(model, "x", logit_bias={5: 1.0, 49152: 1.0})
+    assert (failure.entry, failure.field) == (catalogue.FIELD_INVALID, "sampling.logit_bias")
+
+
 async def test_a_prompt_that_fills_the_context_is_refused_with_the_numbers(model: LlamaCppModel) -> None:
     failure = await refused(model, [5] * CONTEXT)
     assert failure.entry is catalogue.CONTEXT_LENGTH_EXCEEDED

@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Generator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -74,8 +75,12 @@ def owned() -> tuple[int, int, set[int]]:
     return own.num_fds(), threading.active_count(), {child.pid for child in own.children(recursive=True)}
 
 
-def ask(process: ModelProcess) -> Path:
-    return Path(process.endpoint().socket)
+def is_back(process: ModelProcess) -> bool:
+    try:
+        process.endpoint()
+    except HeadraceError:
+        return False
+    return True
 
 
 async def test_a_process_that_is_killed_is_told_of_and_comes_back(folders: Path) -> None:
@@ -119,6 +124,33 @@ async def test_a_process_that_is_killed_is_told_of_and_comes_back(folders: Path)
     assert owned() == before
 
 
+AMBIGUOUS = """
+root ::= x x x x x x x x x x x x
+x ::= [a-z]* [a-z]* [a-z]*
+"""
+"""llama.cpp follows it for longer than anybody lives."""
+
+
+@pytest.mark.fault
+async def test_a_process_that_computes_nothing_any_more_is_started_again(folders: Path) -> None:
+    model = load()
+    prompt = await model.tokens_of("Once")
+    beside = model.generate(prompt, ENDLESS)
+    assert await anext(beside)
+    with pytest.raises(HeadraceError) as caught:
+        async for _ in model.generate(prompt, replace(ENDLESS, ignore_end=False, grammar=AMBIGUOUS)):
+            pass
+    # It is not to be tried on another runner.
+    assert caught.value.entry is catalogue.CONSTRAINT_INVALID
+    with pytest.raises(HeadraceError) as caught:
+        async for _ in beside:
+            pass
+    assert caught.value.entry is catalogue.MODEL_PROCESS_LOST
+    await eventually(lambda: is_back(model.process))
+    assert (model.process.hangs, model.process.restarts) == (1, 1)
+    model.close()
+
+
 def test_a_process_is_as_urgent_as_the_runner_and_has_nothing_of_it(folders: Path) -> None:
     os.environ["HEADRACE_TEST_SECRET"] = "s3cret"
     try:
@@ -133,7 +165,7 @@ def test_a_process_is_as_urgent_as_the_runner_and_has_nothing_of_it(folders: Pat
     assert set(child.environ()) <= {"PATH", "GGML_NO_BACKTRACE", "OMP_NUM_THREADS", "LD_LIBRARY_PATH", "LC_CTYPE"}
     # It listens on its private socket and nowhere else.
     assert not child.net_connections("inet")
-    assert {path.parent.stat().st_mode & 0o777 for path in [ask(model.process)]} == {0o700}
+    assert {Path(model.process.endpoint().socket).parent.stat().st_mode & 0o777} == {0o700}
     assert not any("s3cret" in part or "key" in part for part in child.cmdline())
     model.close()
     assert not psutil.pid_exists(child.pid)

@@ -118,6 +118,11 @@ def test_what_llama_cpp_is_asked_is_exactly_what_the_request_says() -> None:
     json.dumps(body, allow_nan=False)
 
 
+def test_values_with_another_meaning_for_llama_cpp_are_not_passed_on() -> None:
+    body = completion_body([1], Sampling(max_tokens=1, seed=2**32 - 1, stop=["", "x"]), context_length=512)
+    assert (body["seed"], body["stop"]) == (0, ["x"])
+
+
 @pytest.mark.parametrize(("asked", "told"), [(1, 1), (510, 510), (511, 510), (1 << 40, 510)])
 def test_output_ends_where_the_context_does(asked: int, told: int) -> None:
     body = completion_body([1, 2], Sampling(max_tokens=asked, seed=0), context_length=512)

@@ -19,7 +19,7 @@ from headrace_runner.backends.llamacpp.child_process import ending, likely_cause
 from headrace_runner.backends.llamacpp.memory import available_bytes, process_bytes, resident_bytes
 from headrace_runner.backends.llamacpp.private_folder import PrivateFolder, sweep
 from headrace_runner.backends.llamacpp.process_log import ProcessLog
-from headrace_runner.backends.llamacpp.settings import ProcessSettings, require_memory, settings_of
+from headrace_runner.backends.llamacpp.settings import ProcessSettings, data_bytes_max, require_memory, settings_of
 
 FILE = Path("/models/toy.gguf")
 HEADER = GgufHeader(
@@ -96,6 +96,12 @@ def test_a_cache_larger_than_the_memory_is_refused_with_the_numbers() -> None:
     ) as refused:
         require_memory(asked, HEADER, file_bytes=100 << 20, available_bytes=1 << 30)
     assert refused.value.entry is catalogue.DEVICE_OUT_OF_MEMORY
+
+
+def test_no_process_may_take_all_memory_and_every_sound_one_fits() -> None:
+    asked = settings(slots=256, context_length=8192)
+    cache_bytes = 23040 * 256 * 8192
+    assert cache_bytes + (5 << 30) < data_bytes_max(asked, HEADER, file_bytes=1 << 30) < 2 * cache_bytes
 
 
 def test_the_control_group_s_memory_counts_where_it_is_less(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import ctypes
 import platform
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path, PurePosixPath
@@ -22,7 +23,7 @@ from headrace_runner.backends.generation import GenerativeModel
 from headrace_runner.backends.llamacpp.memory import available_bytes
 from headrace_runner.backends.llamacpp.private_folder import sweep
 from headrace_runner.backends.llamacpp.process import FAILING_STARTS, ModelProcess
-from headrace_runner.backends.llamacpp.settings import ProcessSettings, require_memory, settings_of
+from headrace_runner.backends.llamacpp.settings import ProcessSettings, data_bytes_max, require_memory, settings_of
 
 _PACKAGES = ("xllamacpp", "aiohttp", "llguidance")
 _INSTALL = "install headrace-runner[llamacpp]"
@@ -64,7 +65,9 @@ class LlamaCppBackend:
         except GgufInvalid as error:
             raise ModelError(f"the file {error}", entry=catalogue.MODEL_LOAD_FAILED) from None
         settings = settings_of(path, manifest, header, threads)
-        require_memory(settings, header, file_bytes=path.stat().st_size, available_bytes=available_bytes())
+        file_bytes = path.stat().st_size
+        require_memory(settings, header, file_bytes=file_bytes, available_bytes=available_bytes())
+        settings = replace(settings, data_bytes_max=data_bytes_max(settings, header, file_bytes=file_bytes))
         process = ModelProcess(settings=settings, clock=SystemClock())
         process.start()
         self._processes.add(process)

@@ -25,7 +25,7 @@ def main() -> None:
     """Serves until standard input ends."""
     settings: dict[str, Any] = json.loads(sys.stdin.buffer.readline() or b"null") or _leave(None)
     folder = os.path.dirname(settings["socket"])  # noqa: PTH120 - pathlib costs milliseconds here
-    _confine()
+    _confine(settings["data_bytes_max"])
     # While the model loads nothing of Python runs, so that only a kill ends it in time.
     _end_with(settings["parent"], signal.SIGKILL)
     # The library may print; the answers are not to be mixed with that.
@@ -50,10 +50,12 @@ def main() -> None:
     del server
 
 
-def _confine() -> None:
+def _confine(data_bytes_max: int) -> None:
     """A model's file may be anybody's: the process can't get more rights, leaves no dump, and goes first."""
     os.umask(0o077)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    if data_bytes_max:
+        resource.setrlimit(resource.RLIMIT_DATA, (data_bytes_max, data_bytes_max))
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
         with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "w") as score:  # noqa: PTH123

@@ -64,6 +64,7 @@ class ChildProcess:
             "threads": settings.threads,
             "pooling": settings.pooling,
             "chat_template": settings.chat_template,
+            "data_bytes_max": settings.data_bytes_max,
         }
         try:
             self._write(json.dumps(document).encode() + b"\n")

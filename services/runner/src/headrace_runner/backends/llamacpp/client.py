@@ -43,6 +43,10 @@ class ModelClient:
     def __init__(self, *, process: ModelProcess) -> None:
         self._process = process
 
+    def renew(self) -> None:
+        """Has the process started again, as it doesn't end what it does."""
+        self._process.renew()
+
     async def ask(self, method: str, path: str, body: Body | None = None, *, timeout_s: float = _ANSWER_MAX_S) -> Any:
         """The answer to a request that has one.
 

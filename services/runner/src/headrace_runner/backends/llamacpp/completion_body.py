@@ -13,6 +13,7 @@ REPETITION_WINDOW = 64
 
 # llama.cpp's own order, without what is never used.
 _SAMPLERS = ["penalties", "top_k", "top_p", "min_p", "temperature"]
+_SEEDS = (1 << 32) - 1
 # The last event would repeat the prompt otherwise.
 _LAST_FIELDS = ["content", "tokens", "stop", "stop_type", "tokens_predicted", "completion_probabilities"]
 
@@ -41,8 +42,10 @@ def completion_body(prompt: Sequence[int], sampling: Sampling, *, context_length
         "repeat_penalty": sampling.repetition_penalty,
         "presence_penalty": sampling.presence_penalty,
         "frequency_penalty": sampling.frequency_penalty,
-        "stop": list(sampling.stop),
-        "seed": sampling.seed,
+        # An empty one would end it at once.
+        "stop": [stop for stop in sampling.stop if stop],
+        # The last number means a random one, which is not told.
+        "seed": sampling.seed % _SEEDS,
         "ignore_eos": sampling.ignore_end,
         "logit_bias": [[token, bias] for token, bias in sampling.logit_bias.items()],
         # 0 would report none; the alternatives are left out again where nobody asked for them.

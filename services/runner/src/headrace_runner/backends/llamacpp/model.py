@@ -62,6 +62,7 @@ class LlamaCppModel:
     async def generate(self, prompt: Sequence[int], sampling: Sampling) -> AsyncGenerator[PromptDone | Generated, None]:
         if len(prompt) >= self.context_length:
             raise self._too_long(len(prompt))
+        self._tokenizer.check_bias(sampling.logit_bias)
         check = None
         if sampling.json_schema or sampling.grammar:
             # Large schemas take tens of milliseconds.

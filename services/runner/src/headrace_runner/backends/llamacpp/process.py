@@ -32,6 +32,9 @@ _PAUSE_MAX_S = 5.0
 _SOUND_AFTER_S = 30.0
 _CLOSE_MAX_S = 10.0
 _READ_BYTES = 1 << 16
+# Of what a process may have; while it loads it has much less.
+_DATA_LOADED_MAX = 0.75
+_TOO_MUCH = "it takes far more memory or time than its size explains; its chat template may have no end"
 FAILING_STARTS = 3
 """After so many starts in a row that failed a process is not expected back soon."""
 
@@ -102,6 +105,13 @@ class ModelProcess:
             raise process_lost()
         return endpoint
 
+    def renew(self) -> None:
+        """Kills the process, which is started again."""
+        with self._changed:
+            child = self._child
+        if child is not None:
+            child.kill()
+
     def close(self) -> None:
         """Kills the process and removes what it had. Returns when it is gone. Safe to call again."""
         with self._changed:
@@ -167,7 +177,7 @@ class ModelProcess:
             )
             return True
         self.failed_starts += 1
-        reason = log.load_error() or likely_cause(how)
+        reason = log.load_error() or (_TOO_MUCH if end is _End.HANGS else likely_cause(how))
         self._log.warning("the model's process could not load it", reason=reason, ending=how)
         if self.restarts:
             return True
@@ -203,17 +213,25 @@ class ModelProcess:
     def _hangs(self, child: ChildProcess, watch: Watch) -> bool:
         """Does what is due, and says whether the process has been silent for too long."""
         if self._endpoint is None:
-            if watch.tells_loading():
-                self._log.info(
-                    "the model's process loads it",
-                    resident_bytes=resident_bytes(child.pid),
-                    file_bytes=self._settings.path.stat().st_size,
-                    seconds=round(watch.age_s),
-                )
-            return watch.age_s > LOADING_MAX_S
+            return self._loads_too_much(child, watch)
         if watch.measures():
             self.memory_bytes = process_bytes(child.pid)
         return watch.is_silent(child.endpoint)
+
+    def _loads_too_much(self, child: ChildProcess, watch: Watch) -> bool:
+        """Tells how far the load is, and says whether it is no load of a sound model."""
+        resident, file_bytes = resident_bytes(child.pid), self._settings.path.stat().st_size
+        if watch.tells_loading():
+            self._log.info(
+                "the model's process loads it",
+                resident_bytes=resident,
+                file_bytes=file_bytes,
+                seconds=round(watch.age_s),
+            )
+        # llama.cpp would try again and again where it gets no more.
+        limit = self._settings.data_bytes_max
+        uses_up = limit > 0 and resident - file_bytes > limit * _DATA_LOADED_MAX
+        return uses_up or watch.age_s > LOADING_MAX_S
 
     def _drain(self, child: ChildProcess, log: ProcessLog) -> None:
         """Reads what the process has still said. It is dead, so this ends."""

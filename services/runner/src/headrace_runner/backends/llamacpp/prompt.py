@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from headrace_common import catalogue
@@ -59,6 +59,20 @@ class Tokenizer:
         """
         body = {"content": text, "add_special": begins, "parse_special": controls}
         return (await self._client.ask("POST", "/tokenize", body))["tokens"]
+
+    def check_bias(self, tokens: Iterable[int]) -> None:
+        """Refuses tokens that are not in the vocabulary, which llama.cpp ignores.
+
+        Raises:
+            ValidationError: FIELD_INVALID (INVALID_ARGUMENT).
+        """
+        for token in tokens:
+            if not 0 <= token < self._vocabulary_size:
+                raise _field_invalid(
+                    "sampling.logit_bias",
+                    f"sampling.logit_bias names the token {token}, the model's tokens are 0 to"
+                    f" {self._vocabulary_size - 1}",
+                )
 
     def _checked(self, tokens: Sequence[int]) -> list[int]:
         for index, token in enumerate(tokens):
@@ -116,6 +130,8 @@ class Tokenizer:
         except Refused as refused:
             raise _template_failed(f"the template refuses it: {refused.message[:_REASON_CHARACTERS_MAX]}") from None
         except TimeoutError:
+            # It would go on with it.
+            self._client.renew()
             raise _template_failed(f"the template did not end within {_TEMPLATE_MAX_S:g} s") from None
 
 

