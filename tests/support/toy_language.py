@@ -11,25 +11,25 @@ from numpy.typing import NDArray
 WIDTH = 32
 WORDS = 64
 WORD_BYTES = 4096
-CONTEXT = 4096
+CONTEXT = 2048
 
 _STRING, _ARRAY, _UINT32, _FLOAT32, _INT32, _BOOL = 8, 9, 4, 6, 5, 7
 _UNKNOWN, _CONTROL, _BYTE, _NORMAL = 2, 3, 6, 1
 _ALIGNMENT = 32
 
 
-def word(index: int) -> str:
-    """The text of one of the tokens that the model makes; all are of the same length."""
-    return f" {index:03d}".ljust(WORD_BYTES, "abcdefghijklmnopqrstuvwxyz"[index % 26])
+def word(index: int, size: int) -> str:
+    """The text of one of the tokens that the model makes."""
+    return f" {index:03d}".ljust(size, "abcdefghijklmnopqrstuvwxyz"[index % 26])
 
 
-def toy_language_model() -> bytes:
+def toy_language_model(word_bytes: int = WORD_BYTES) -> bytes:
     """A GGUF with one layer that does nothing; every token but its words is as unlikely as can be, its end too."""
     chance = np.random.default_rng(5)
     special = [("<unk>", _UNKNOWN), ("<s>", _CONTROL), ("</s>", _CONTROL)]
     byte_tokens = [(f"<0x{value:02X}>", _BYTE) for value in range(256)]
     # The tokenizer writes spaces so.
-    words = [(word(index).replace(" ", "\u2581"), _NORMAL) for index in range(WORDS)]
+    words = [(word(index, word_bytes).replace(" ", "\u2581"), _NORMAL) for index in range(WORDS)]
     vocabulary = [*special, *byte_tokens, *words]
     unlikely = len(vocabulary) - WORDS
     embedding = 1 + chance.normal(0, 0.3, (len(vocabulary), WIDTH))
