@@ -121,9 +121,11 @@ def _line_reader(*, at_terminal: bool) -> Callable[[], str | None]:
     def read_line() -> str | None:
         try:
             return input(next(prompts, "… ") if at_terminal else "")
-        except EOFError:
+        except (EOFError, KeyboardInterrupt) as end:
             if at_terminal:
-                print()
+                print()  # What follows begins on a line of its own.
+            if isinstance(end, KeyboardInterrupt):
+                raise
             return None
         except UnicodeDecodeError:
             raise ValidationError("standard input is not UTF-8", field="prompt") from None

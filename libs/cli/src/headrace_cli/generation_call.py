@@ -114,8 +114,10 @@ class Watch:
         if generation.usage is not None:
             usage = generation.usage
             parts.append(f"prompt of {usage.prompt_tokens} tokens, {usage.cached_prompt_tokens} of them cached")
-        if ends := [reason or "broken off" for reason in generation.finish_reasons]:
-            parts.append("ended by " + ", ".join(ends))
+        if generation.completions:
+            parts.append(
+                ", ".join(f"ended by {reason}" if reason else "broken off" for reason in generation.finish_reasons)
+            )
         if generation.execution is not None:
             ran = generation.execution
             parts.append(f"on {ran.runner} ({ran.backend}, {ran.device_type})")
