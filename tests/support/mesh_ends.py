@@ -33,6 +33,7 @@ class SentCall:
     parts: list[bytes] = field(default_factory=list[bytes])
 
     def describe(self, into: mesh_pb2.Call) -> None:
+        into.kind = mesh_pb2.CALL_KIND_INFER
         into.tenant_id = "t"
         into.version_uid = self.version_uid
         into.timeout_ms = 1_000

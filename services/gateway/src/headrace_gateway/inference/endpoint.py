@@ -72,6 +72,7 @@ class OneRequestEndpoint:
         context.set_trailing_metadata(((REQUEST_ID_KEY, request_id),))
         code, reason = "CANCELLED", catalogue.CALL_CANCELLED.reason
         self._counts.in_flight += 1
+        admitted = False
         try:
             caller = Caller(
                 tenant_id=principal.tenant_id,
@@ -80,10 +81,8 @@ class OneRequestEndpoint:
                 timeout_s=self._timeout_s(context),
             )
             self.gate.enter()
-            try:
-                answer = await self._serve(request, caller, context)
-            finally:
-                self.gate.leave()
+            admitted = True
+            answer = await self._serve(request, caller, context)
             code, reason = "OK", ""
             return answer
         except Exception as error:
@@ -98,6 +97,9 @@ class OneRequestEndpoint:
                 # Its traceback knows this frame: the same circle.
                 del failure
         finally:
+            if admitted:
+                # Not before its status has left, for which a client that doesn't read a stream can make it wait.
+                self.gate.leave()
             self._counts.in_flight -= 1
             self._counts.ended(code, reason)
             duration_s = time.monotonic() - started_s

@@ -247,7 +247,6 @@ class SessionCalls:
             call = frame.offers.add() if parcel.offered else frame.calls.add()
             call.id = parcel.id
             call.attempt = parcel.header.attempt
-            call.kind = mesh_pb2.CALL_KIND_INFER
             call.payload_bytes = len(parcel.payload)
             parcel.header.describe(call)
             if not parcel.offered:

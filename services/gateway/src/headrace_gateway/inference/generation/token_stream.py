@@ -53,7 +53,7 @@ class TokenStream(AnswerParts):
         self._named = GenerateResponse(model_name=model_name, model_version=model_version).SerializeToString()
         self._told = False
         self._emitted = array("I")
-        # Of those how many another attempt has made than the one under way.
+        # How many of them earlier attempts made than the one under way.
         self._emitted_before = 0
         self._whole = True
 
