@@ -127,15 +127,17 @@ class Runner:
         *,
         failure: HeadraceError | None = None,
         released: bool = False,
+        slots: int = 0,
     ) -> None:
         """Tells a version's state."""
         status = to_status(failure).SerializeToString() if failure is not None else b""
         event = mesh_pb2.ModelEvent(version_uid=uid, state=state, status=status, released=released, memory_bytes=1000)
+        event.execution_slots = slots
         self.session.on_event(mesh_pb2.RunnerEvent(model=event))
 
-    def loaded(self, uid: str) -> None:
+    def loaded(self, uid: str, *, slots: int = 0) -> None:
         """Has a version in memory from now on."""
-        self.tell(uid, gateway_pb2.MODEL_STATE_LOADED)
+        self.tell(uid, gateway_pb2.MODEL_STATE_LOADED, slots=slots)
 
     def commands(self) -> list[mesh_pb2.GatewayCommand]:
         """What it was told on the control lane since the last look."""

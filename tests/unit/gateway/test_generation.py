@@ -13,6 +13,8 @@ from headrace_common import catalogue
 from headrace_common.errors import HeadraceError, ModelError, RunnerUnavailable
 from headrace_common.lanes import LaneViolation
 from headrace_gateway.inference.call import Caller, InferenceCall, Outcome
+from headrace_gateway.inference.generation.unread_parts import UnreadParts
+from headrace_gateway.inference.resilience.limits import ResilienceLimits
 from headrace_gateway.mesh.session_calls import Answer
 from inference import open_inference_pb2 as oip
 from support.gateway_core import GatewayCore, Runner
@@ -25,8 +27,9 @@ PROCESS_LOST = RunnerUnavailable("gone", entry=catalogue.MODEL_PROCESS_LOST)
 class Stage:
     """A model that generates on some runners, and one call of it."""
 
-    def __init__(self, *, runners: int = 2) -> None:
-        self.core = GatewayCore()
+    def __init__(self, *, runners: int = 2, slots: int = 0, limits: ResilienceLimits = ResilienceLimits()) -> None:  # noqa: B008 - frozen
+        self.core = GatewayCore(limits=limits)
+        self.slots = slots
         self.uid = self.core.register("m", manifest=GENERATES)
         self.runners = [self.join(f"runner-{number}") for number in range(runners)]
         self.messages: list[generation.GenerateResponse] = []
@@ -34,7 +37,7 @@ class Stage:
 
     def join(self, name: str) -> Runner:
         runner = self.core.join(name)
-        runner.loaded(self.uid)
+        runner.loaded(self.uid, slots=self.slots)
         return runner
 
     def begin(self, *, model: str = "m", timeout_s: float = 30.0, **fields: Any) -> InferenceCall:
@@ -310,3 +313,69 @@ async def test_a_long_prompt_is_no_silence() -> None:
     states = [stage.core.dispatcher.breaker_state(runner.session, stage.uid) for runner in stage.runners]
     assert states == [gateway_pb2.BREAKER_STATE_CLOSED] * 2
     assert waits
+
+
+async def test_prompts_that_begin_alike_meet_at_one_replica_until_it_is_much_busier() -> None:
+    stage = Stage(slots=8)
+    calls = [stage.begin(session="s") for _ in range(8)]
+    at = [call.session for call in calls]
+    assert at[:5] == [at[0]] * 5, "four of eight slots more than the other one"
+    assert [at.count(runner.session) for runner in stage.runners] in ([6, 2], [2, 6])
+    for call in calls[1:]:
+        stage.core.handler.cancel(call)
+    for runner in stage.runners:
+        for sent in runner.received():
+            if sent.id in runner.cancelled:
+                runner.answer(sent, last())
+    assert stage.begin(session="s").session is at[0]
+    spread = {stage.begin(session=str(number)).session for number in range(8)}
+    assert len(spread) == 2
+
+
+async def test_a_replica_gets_twice_its_slots_and_the_others_wait_here() -> None:
+    stage = Stage(runners=1, slots=4)
+    (runner,) = stage.runners
+    begun = [stage.begin() for _ in range(10)]
+    assert len(runner.received()) == 8
+    # Whole streams take long; that is no reason to think that another one would come too late.
+    stage.core.pass_time(20.0)
+    begun.append(stage.begin(timeout_s=5.0))
+    for call in begun:
+        stage.core.handler.cancel(call)
+    assert not any(call.waits_since for call in begun if call.replica)
+
+
+async def test_tokens_close_a_breaker_that_tries_whether_the_replica_works() -> None:
+    stage = Stage(runners=1, limits=ResilienceLimits(breaker_volume=1))
+    stage.begin()
+    runner, call = stage.at()
+    runner.answer(call, failure=ModelError("it broke", entry=catalogue.MODEL_EXECUTION_FAILED))
+    assert stage.reason == "MODEL_EXECUTION_FAILED"
+
+    def state() -> gateway_pb2.BreakerState.ValueType:
+        return stage.core.dispatcher.breaker_state(runner.session, stage.uid)
+
+    assert state() == gateway_pb2.BREAKER_STATE_OPEN
+    stage.core.pass_time(5.1)
+    stage.begin()
+    _, call = stage.at()
+    runner.part(call, delta("a", 1))
+    assert state() == gateway_pb2.BREAKER_STATE_HALF_OPEN
+    runner.part(call, delta("b", 2))
+    assert state() == gateway_pb2.BREAKER_STATE_CLOSED
+
+
+async def test_what_a_client_leaves_unread_is_bounded_with_what_is_being_written() -> None:
+    unread = UnreadParts(bytes_max=1_000)
+    assert unread.add(bytes(436)) and unread.add(bytes(436))
+    assert await unread.next() == bytes(436)
+    assert not unread.add(b""), "the first is being written"
+    assert await unread.next() == bytes(436)
+    assert unread.add(bytes(400))
+    unread.close()
+    assert [await unread.next(), await unread.next()] == [bytes(400), None]
+
+
+async def test_many_small_messages_are_bounded_like_few_large_ones() -> None:
+    unread = UnreadParts(bytes_max=1 << 20)
+    assert sum(unread.add(b"x") for _ in range(100_000)) <= 20_000
