@@ -90,7 +90,7 @@ class RunnerUnderTest:
         version: Version,
         payload: bytes,
         *,
-        timeout_s: float = 20.0,
+        timeout_s: float = 100.0,
         tenant_id: str = TENANT,
         priority: int = 5,
     ) -> IncomingCall:

@@ -70,7 +70,7 @@ def counting(steps: int, name: int | str = 7, *, start: bool = False, end: bool 
     return sequenced({"y": np.array(steps, np.int64)}, name, start=start, end=end, outputs=outputs)
 
 
-async def count(runner: RunnerUnderTest, version: Version, payload: bytes, *, timeout_s: float = 20.0) -> int:
+async def count(runner: RunnerUnderTest, version: Version, payload: bytes, *, timeout_s: float = 100.0) -> int:
     answer = await runner.answer(runner.call(version, payload, timeout_s=timeout_s))
     return int(outputs_of(bytes(answer.payload))["z"])
 

@@ -151,7 +151,8 @@ def test_folders_of_processes_that_are_gone_are_swept(tmp_path: Path, monkeypatc
     left._lock.release()
     (left.path / "model.sock").touch()
     assert sweep(tmp_path, age_min_s=3600) == 0
-    assert sweep(tmp_path, age_min_s=0) == 1
+    # Below zero: the file system's clock may be a hair ahead of that of another core.
+    assert sweep(tmp_path, age_min_s=-60) == 1
     assert list(tmp_path.iterdir()) == [used.path]
     used.remove()
     used.remove()
