@@ -112,7 +112,7 @@ def _task(stated: ModelTask.ValueType, header: GgufHeader) -> ModelTask.ValueTyp
     if stated != MODEL_TASK_RERANK and ranks:
         raise mismatch("task", f"is {ModelTask.Name(stated)}, the model only ranks documents")
     if stated == MODEL_TASK_GENERATE and encodes:
-        raise mismatch("task", f"is MODEL_TASK_GENERATE, a model like this ('{header.architecture[:64]}') makes vectors")
+        raise mismatch("task", f"is MODEL_TASK_GENERATE, '{header.architecture[:64]}' models make vectors")
     return stated
 
 
