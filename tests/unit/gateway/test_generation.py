@@ -379,3 +379,16 @@ async def test_what_a_client_leaves_unread_is_bounded_with_what_is_being_written
 async def test_many_small_messages_are_bounded_like_few_large_ones() -> None:
     unread = UnreadParts(bytes_max=1 << 20)
     assert sum(unread.add(b"x") for _ in range(100_000)) <= 20_000
+
+
+async def test_a_process_that_is_started_again_gets_calls_as_soon_as_it_is_there() -> None:
+    stage = Stage(runners=1, slots=8, limits=ResilienceLimits(breaker_volume=2))
+    for _ in range(3):
+        stage.begin()
+        runner, call = stage.at()
+        runner.answer(call, failure=RunnerUnavailable("gone", entry=catalogue.MODEL_PROCESS_LOST, retry_after_s=0.1))
+        stage.core.pass_time(0.5)
+        runner, call = stage.at()
+        runner.answer(call, last("a", 1))
+        assert isinstance(stage.outcome, Answer)
+        stage.outcome = None

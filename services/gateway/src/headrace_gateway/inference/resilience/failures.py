@@ -44,11 +44,11 @@ RUNNER_FAULTS = _reasons(catalogue.INTERNAL_ERROR)
 REPLICA_FAULTS = RUNNER_FAULTS | _reasons(
     catalogue.EXECUTION_TIMEOUT,
     catalogue.MODEL_EXECUTION_FAILED,
-    catalogue.MODEL_PROCESS_LOST,
     catalogue.DEVICE_OUT_OF_MEMORY,
 )
 """What a circuit breaker counts. Never what a client did wrong, and never a refusal for load. Neither the loss of a
-runner: with it its replicas are gone, and one that only fell silent is judged by its heartbeats."""
+runner: with it its replicas are gone, and one that only fell silent is judged by its heartbeats. Nor that of a model's
+process, which the runner starts again: a breaker would keep calls away for longer than that takes."""
 
 
 def counts_as_failure(reason: str, *, waited_s: float, since_success_s: float) -> bool:
