@@ -42,7 +42,7 @@ class GenerationCounts:
 
     def took(self, generated: Generated, gap_s: float | None) -> None:
         """Something new of a completion came, `gap_s` for each of its tokens after those before."""
-        self.completion_tokens += len(generated.token_ids)
+        self.completion_tokens += len(generated.token_ids) + generated.untold_tokens
         if gap_s is not None:
             for _ in generated.token_ids:
                 self.between_tokens.observe(gap_s)

@@ -110,6 +110,7 @@ class Output:
         """
         completion = self._completions[index]
         gap_s: float | None = None
+        self._tokens += generated.untold_tokens
         if generated.token_ids:
             self._tokens += len(generated.token_ids)
             self._computed_news = False
