@@ -27,10 +27,10 @@ async def test_a_replica_that_comes_before_the_wait_has_begun_gets_the_call() ->
     assert [call.version_uid for call in runner.received()] == [uid]
 
 
-def begin(core: GatewayCore, tenant_id: str = "acme", **options: bool) -> tuple[InferenceCall, list[Outcome]]:
+def begin(core: GatewayCore, tenant_id: str = "acme", *, windowed: bool = False) -> tuple[InferenceCall, list[Outcome]]:
     outcomes: list[Outcome] = []
     caller = Caller(tenant_id, "r", "", 30.0)
-    return core.handler.begin(REQUEST, caller, lambda _, outcome: outcomes.append(outcome), **options), outcomes
+    return core.handler.begin(REQUEST, caller, lambda _, outcome: outcomes.append(outcome), windowed=windowed), outcomes
 
 
 async def test_one_tenants_cold_model_leaves_room_for_another_tenants() -> None:
