@@ -76,9 +76,7 @@ def search(client: Client, model: str, question: str, passages: list[Passage], *
 def main() -> int:
     """Reads the command line; the exit status is 1 when the mesh refuses or can't be reached."""
     parser = argparse.ArgumentParser(description="Search text files by meaning.")
-    parser.add_argument(
-        "question", nargs="?", default="What happens when a runner is lost?", help="default: %(default)s"
-    )
+    parser.add_argument("question", nargs="?", default=QUESTION, help="default: %(default)s")
     parser.add_argument("--folder", type=Path, default=REPOSITORY / "docs", help="text files, default: %(default)s")
     parser.add_argument("--model", default="smollm2-embed", help="default: %(default)s")
     parser.add_argument("--top", type=int, default=5, metavar="N", help="passages to show, default %(default)s")

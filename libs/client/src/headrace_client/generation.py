@@ -44,8 +44,8 @@ class Delta:
 
     Attributes:
         index: Which of the completions it belongs to.
-        text: Whole characters; may be empty while a stop text may have begun.
-        token_ids: Every token, those whose text is held back included.
+        text: Whole characters. What may become a stop text is held back, and its tokens with it.
+        token_ids: What the text is made of; the model's own end of text has none.
         logprobs: One for each token, where the call asks for them.
         finish_reason: `stop` or `length` in the last delta of a completion.
         progress: Set in deltas that tell of the prompt only, before the first token.

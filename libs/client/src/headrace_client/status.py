@@ -92,6 +92,8 @@ def from_rpc_error(error: grpc.RpcError, *, endpoint: str) -> HeadraceError:
 
 
 def _bare(code: grpc.StatusCode, text: str) -> HeadraceError:
+    if code is grpc.StatusCode.DEADLINE_EXCEEDED:
+        text = "the call's time was over before it had ended"  # gRPC has several words of its own for that.
     known = _BARE.get(code)
     if known is None:
         failure = Failure(failures.INTERNAL_ERROR.code, failures.INTERNAL_ERROR.reason, code)
