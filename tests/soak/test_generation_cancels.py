@@ -20,7 +20,7 @@ from support.model_processes import computing_s, model_processes, resident_mib
 from support.smollm2 import MODEL
 from support.soak import Measured, settled
 
-MID_STREAM, MID_PREFILL, WARM_UP = 300, 200, 40
+MID_STREAM, MID_PREFILL, WARM_UP = 400, 100, 16
 CALLERS = 8
 PROMPT_TOKENS = 1_000
 GROWTH_MIB_MAX = 16.0
