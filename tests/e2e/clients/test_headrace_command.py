@@ -16,10 +16,13 @@ from typing import Any
 import numpy as np
 import pytest
 
+from headrace_client import Client
 from support import onnx_models
+from support.generation import EMBEDDING_MODEL, provide_smollm2, provide_smollm2_embeddings
 from support.headrace_command import Headrace
 from support.mesh import HEADRACE, Mesh
 from support.parties import until
+from support.smollm2 import MODEL
 
 pytestmark = pytest.mark.timeout(240)
 
@@ -371,3 +374,33 @@ def test_a_pipe_gets_plain_text_and_its_end_is_no_failure(world: World) -> None:
     assert (shown.stdout, shown.stderr) == ("m", "")
     failed = world.community.process("models", "show", "nothing", status=1, FORCE_COLOR="1", NO_COLOR="1")
     assert "\x1b[3" not in failed.stderr
+
+
+def test_a_language_model_goes_on_talks_and_makes_vectors(world: World, mesh: Mesh) -> None:
+    provide_smollm2(mesh)
+    provide_smollm2_embeddings(mesh)
+    command, greedy = world.community, ("--max-tokens", "12", "--temperature", "0")
+    with Client(mesh.grpc, api_key=mesh.api_key, timeout_s=100) as client:
+        text = client.generate(MODEL, "Once upon a time", max_tokens=12, temperature=0).read()
+        (vector,) = client.embed(EMBEDDING_MODEL, ["a cat"])
+    said = command("generate", MODEL, "Once upon a time", *greedy, "--stats")
+    assert said.stdout == text + "\n"
+    assert "12 tokens; " in said.stderr and " tokens/s; first after " in said.stderr
+    document = command("generate", f"{MODEL}:1", "Hi", "--chat", *greedy, "--json", "--top-logprobs", "2").document
+    (completion,) = document["completions"]
+    assert len(completion["token_ids"]) == len(completion["logprobs"]) == document["usage"]["completion_tokens"] <= 12
+    assert [len(token["top"]) for token in completion["logprobs"]] == [2] * len(completion["logprobs"])
+
+    talk = command("chat", MODEL, *greedy, "--json", stdin="My name is Bob.\nWhat is my name?\n").stdout.splitlines()
+    first, second = map(json.loads, talk)
+    assert second["usage"]["prompt_tokens"] > first["usage"]["prompt_tokens"]
+
+    embedded = command("embed", EMBEDDING_MODEL, "a cat", "--json").document
+    assert embedded["dimensions"] == 576
+    np.testing.assert_allclose(embedded["embeddings"][0]["embedding"], vector, atol=1e-6)
+
+    assert "sampling.top_p is 0.0" in command("generate", MODEL, "Hi", "--top-p", "0", status=1).stderr
+    for arguments in (("generate", "magika", "Hi"), ("generate", EMBEDDING_MODEL, "Hi"), ("embed", MODEL, "Hi")):
+        assert command(*arguments, "--json", status=1).error["reason"] == "MODEL_TASK_MISMATCH"
+    shown = command("models", "show", MODEL).stdout
+    assert "generate" in shown and " slots of " in shown
