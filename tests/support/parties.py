@@ -76,9 +76,9 @@ class Party:
     def upload(self, messages: Iterable[registry.UploadVersionRequest]) -> registry.Version:
         return self(self.models.UploadVersion, iter(messages)).version
 
-    def push(self, model: str, content: bytes) -> registry.Version:
-        """Uploads a file, and waits until the gateway knows the version."""
-        version = self.upload([header(model, content), *chunks(content)])
+    def push(self, model: str, content: bytes, /, **fields: Any) -> registry.Version:
+        """Uploads a file, and waits until the gateway knows the version; `fields` are the header's."""
+        version = self.upload([header(model, content, **fields), *chunks(content)])
         request = oip.ModelReadyRequest(name=model, version=str(version.version))
         until(lambda: not _fails(lambda: self(self.inference.ModelReady, request)))
         return version

@@ -14,7 +14,7 @@ from google.rpc import error_details_pb2, status_pb2  # pyright: ignore[reportMi
 
 _DETAILS = "grpc-status-details-bin"
 _LEAKS = re.compile(
-    r"onnxruntime|grpc|traceback|psycopg|sqlalchemy|asyncio|obstore|pydantic|python|site-packages|\.venv|\.py\b"
+    r"onnxruntime|xllama|llguidance|ggml|grpc|traceback|psycopg|sqlalchemy|asyncio|obstore|pydantic|python|site-packages|\.venv|\.py\b"
     r"|/work|/tmp|/home|/usr|/var|\b[A-Za-z]+(Error|Exception)\b|<class|object at 0x"
     r"|\b(select|insert into|update|delete from|where|relation|headrace_[a-z]+)\b",
     re.IGNORECASE,

@@ -14,26 +14,31 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from headrace.gateway.v1 import generation_pb2
 from headrace.gateway.v1 import inference_pb2 as pb
 from headrace.quota.v1 import tenants_pb2 as quota
 from headrace.registry.v1 import models_pb2 as registry
+from headrace.registry.v1.manifest_pb2 import LanguagePolicy, Manifest
 from inference import model_repository_pb2 as repository
 from inference import model_statistics_pb2 as statistics
 from inference import open_inference_pb2 as oip
 from support.bad_administration import FIELDS, PAGES, UPLOADS
 from support.bad_calls import SUM, SUM_FILE, Case, World, infer, tensor
 from support.bad_extensions import EXTENSIONS, loading, streaming
+from support.bad_generation import CONTEXT, GENERATIONS, SLOTS, TOY, generate, good
 from support.bad_inference import PACKED_INFERENCES, only_answer, only_result
 from support.bad_requests import CALLERS, INFERENCES, MESSAGES
+from support.generation import text_of
 from support.mesh import Mesh
 from support.parties import Party, operator, until
 from support.refusals import Refusal, refusal, refusal_of
+from support.toy_language import WORD_BYTES, toy_language_model
 
 pytestmark = pytest.mark.timeout(240)
 
 _UNDER_WAY = re.compile(r"^(\w+(?:in_flight|in_progress|queue_depth))(\{.*\})? (\S+)$", re.MULTILINE)
 
-CASES = INFERENCES | EXTENSIONS | PACKED_INFERENCES | MESSAGES | CALLERS | UPLOADS | FIELDS | PAGES
+CASES = INFERENCES | EXTENSIONS | PACKED_INFERENCES | GENERATIONS | MESSAGES | CALLERS | UPLOADS | FIELDS | PAGES
 
 
 @pytest.fixture(scope="module")
@@ -47,6 +52,8 @@ def world(mesh: Mesh) -> Iterator[World]:
         admin(admin.tenants.SuspendTenant, quota.SuspendTenantRequest(id=gone.id))
         until(lambda: not revoked.welcome() and not gone.admin.welcome())
         acme.admin.push(SUM, SUM_FILE)
+        language = LanguagePolicy(slots=SLOTS, context_length=CONTEXT)
+        acme.admin.push(TOY, toy_language_model(), manifest=Manifest(language=language))
         yield World(
             acme=acme.admin,
             acme_tenant=acme,
@@ -97,6 +104,7 @@ ABOUT_A_MODEL: dict[str, Callable[[Party, str], object]] = {
     "ModelInfer": lambda party, name: party.infer(infer(model_name=name)),
     "ModelInfer of a version": lambda party, name: party.infer(infer(model_name=name, model_version="1")),
     "Infer": lambda party, name: party(party.packed.Infer, pb.InferRequest(request=infer(model_name=name))),
+    "Generate": lambda party, name: generate(party, generation_pb2.GenerateRequest(model_name=name, text="x")),
     "ModelReady": lambda party, name: party(party.inference.ModelReady, oip.ModelReadyRequest(name=name)),
     "ModelMetadata": lambda party, name: party(party.inference.ModelMetadata, oip.ModelMetadataRequest(name=name)),
     "ModelStreamInfer": lambda party, name: streaming(party, infer(model_name=name)),
@@ -126,7 +134,8 @@ def test_foreign_model_is_answered_byte_for_byte_as_one_that_is_not_there(
 ) -> None:
     absent = "nil"
     assert len(absent) == len(SUM)
-    ask(world.acme, SUM) if ask is not ABOUT_A_MODEL["ArchiveVersion"] else None
+    if ask not in (ABOUT_A_MODEL["ArchiveVersion"], ABOUT_A_MODEL["Generate"]):
+        ask(world.acme, SUM)
     foreign, missing = (refusal_of(lambda name=name: ask(world.neighbour, name)) for name in (SUM, absent))
     assert foreign.reason == "MODEL_NOT_FOUND"
     assert (foreign.code, foreign.message.replace(SUM, absent)) == (missing.code, missing.message)
@@ -202,6 +211,7 @@ def test_all_of_it_at_once_harms_nothing(mesh: Mesh, world: World) -> None:
             done.result()
     answer = world.acme.infer(infer())
     assert [output.name for output in answer.outputs] == ["z"]
+    assert len(text_of(generate(world.acme, good()))) == 2 * WORD_BYTES
     assert (mesh.current_processes(), registered(world), stored(mesh)) == before
     assert refusal_of(
         lambda: world.acme(world.acme.models.GetModel, registry.GetModelRequest(name="broken"))
@@ -218,7 +228,7 @@ def registered(world: World) -> tuple[Any, ...]:
         for party in (acme, world.neighbour, world.operator)
     ]
     versions = acme(acme.models.ListVersions, registry.ListVersionsRequest(model=SUM)).versions
-    assert ([model.name for model in listed[0]], [version.version for version in versions]) == ([SUM], [1])
+    assert ([model.name for model in listed[0]], [version.version for version in versions]) == ([SUM, TOY], [1])
     return listed, list(versions)
 
 

@@ -367,6 +367,9 @@ class GenerativeReplica:
         """Tells the caller, if it has neither been told nor left."""
         if isinstance(outcome, HeadraceError):
             self._send(pending)
+            # A backend doesn't know what its model is called.
+            if "model" in outcome.entry.context:
+                outcome.context.setdefault("model", self._name)
         ended = pending.ended
         if ended is not None:
             self._forget(pending)
