@@ -80,91 +80,106 @@ def _number(flag: str, text: str) -> Any:
     return typer.Option(flag, metavar="NUMBER", rich_help_panel=_PANEL, help=text, show_default=False)
 
 
+_MaxTokens = Annotated[
+    int | None,
+    _number("--max-tokens", "Tokens at most, 1 or more. Default: as many as the context has room for."),
+]
+_Temperature = Annotated[
+    float | None, _number("--temperature", "0 to 5; 0 always takes the most likely token. Default: 1.")
+]
+_TopP = Annotated[
+    float | None,
+    _number("--top-p", "Above 0, at most 1: the likeliest tokens that together are so probable. Default: 1, all."),
+]
+_TopK = Annotated[int | None, _number("--top-k", "0 to 100000: only so many of the likeliest tokens. Default: 0, all.")]
+_MinP = Annotated[
+    float | None,
+    _number("--min-p", "0 to 1: tokens at least so probable, relative to the likeliest. Default: 0, all."),
+]
+_RepetitionPenalty = Annotated[
+    float | None,
+    _number("--repetition-penalty", "Above 0, at most 5: divides the logits of recent tokens. Default: 1, none."),
+]
+_PresencePenalty = Annotated[
+    float | None,
+    _number("--presence-penalty", "-2 to 2: taken off the logits of tokens that occurred. Default: 0."),
+]
+_FrequencyPenalty = Annotated[
+    float | None,
+    _number("--frequency-penalty", "-2 to 2: taken off for each time that a token occurred. Default: 0."),
+]
+_Stop = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--stop",
+        metavar="TEXT",
+        rich_help_panel=_PANEL,
+        help=r"A text that ends the output, of up to 256 bytes; \n is a new line. Repeat it, up to 16 times.",
+    ),
+]
+_Seed = Annotated[int | None, _number("--seed", "0 to 4294967294: makes sampling repeatable. Default: a random one.")]
+_LogitBias = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--logit-bias",
+        metavar="TOKEN=NUMBER",
+        rich_help_panel=_PANEL,
+        help="-100 to 100, added to the logits of a token. Repeat it.",
+    ),
+]
+_IgnoreEnd = Annotated[
+    bool,
+    typer.Option("--ignore-end", rich_help_panel=_PANEL, help="Go on where the model would end."),
+]
+_JsonSchema = Annotated[
+    str | None,
+    typer.Option(
+        "--json-schema", metavar="JSON|@FILE", rich_help_panel=_PANEL, help="The output is JSON that fits this."
+    ),
+]
+_Grammar = Annotated[
+    str | None,
+    typer.Option("--grammar", metavar="GBNF|@FILE", rich_help_panel=_PANEL, help="The output is text of this."),
+]
+_Affinity = Annotated[
+    str | None,
+    typer.Option(
+        "--session",
+        metavar="TEXT",
+        rich_help_panel=_PANEL,
+        help="Calls of one session go where their common beginning has been computed.",
+    ),
+]
+_Priority = Annotated[int | None, _number("--priority", "0 to 9, 9 is most urgent. Default: 5.")]
+_ContinueElsewhere = Annotated[
+    bool | None,
+    typer.Option(
+        "--continue-elsewhere/--no-continue-elsewhere",
+        rich_help_panel=_PANEL,
+        help="Whether another replica may go on where one was lost. Default: it may.",
+        show_default=False,
+    ),
+]
+
+
 def _sampling(
     *,
-    max_tokens: Annotated[
-        int | None,
-        _number("--max-tokens", "Tokens at most, 1 or more. Default: as many as the context has room for."),
-    ] = None,
-    temperature: Annotated[
-        float | None, _number("--temperature", "0 to 5; 0 always takes the most likely token. Default: 1.")
-    ] = None,
-    top_p: Annotated[
-        float | None,
-        _number("--top-p", "Above 0, at most 1: the likeliest tokens that together are so probable. Default: 1, all."),
-    ] = None,
-    top_k: Annotated[
-        int | None, _number("--top-k", "0 to 100000: only so many of the likeliest tokens. Default: 0, all.")
-    ] = None,
-    min_p: Annotated[
-        float | None,
-        _number("--min-p", "0 to 1: tokens at least so probable, relative to the likeliest. Default: 0, all."),
-    ] = None,
-    repetition_penalty: Annotated[
-        float | None,
-        _number("--repetition-penalty", "Above 0, at most 5: divides the logits of recent tokens. Default: 1, none."),
-    ] = None,
-    presence_penalty: Annotated[
-        float | None,
-        _number("--presence-penalty", "-2 to 2: taken off the logits of tokens that occurred. Default: 0."),
-    ] = None,
-    frequency_penalty: Annotated[
-        float | None,
-        _number("--frequency-penalty", "-2 to 2: taken off for each time that a token occurred. Default: 0."),
-    ] = None,
-    stop: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--stop",
-            metavar="TEXT",
-            rich_help_panel=_PANEL,
-            help=r"A text that ends the output, of up to 256 bytes; \n is a new line. Repeat it, up to 16 times.",
-        ),
-    ] = None,
-    seed: Annotated[
-        int | None, _number("--seed", "0 to 4294967294: makes sampling repeatable. Default: a random one.")
-    ] = None,
-    logit_bias: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--logit-bias",
-            metavar="TOKEN=NUMBER",
-            rich_help_panel=_PANEL,
-            help="-100 to 100, added to the logits of a token. Repeat it.",
-        ),
-    ] = None,
-    ignore_end: Annotated[
-        bool,
-        typer.Option("--ignore-end", rich_help_panel=_PANEL, help="Go on where the model would end."),
-    ] = False,
-    json_schema: Annotated[
-        str | None,
-        typer.Option(
-            "--json-schema", metavar="JSON|@FILE", rich_help_panel=_PANEL, help="The output is JSON that fits this."
-        ),
-    ] = None,
-    grammar: Annotated[
-        str | None,
-        typer.Option("--grammar", metavar="GBNF|@FILE", rich_help_panel=_PANEL, help="The output is text of this."),
-    ] = None,
-    affinity: Annotated[
-        str | None,
-        typer.Option(
-            "--session",
-            metavar="TEXT",
-            rich_help_panel=_PANEL,
-            help="Calls of one session go where their common beginning has been computed.",
-        ),
-    ] = None,
-    priority: Annotated[int | None, _number("--priority", "0 to 9, 9 is most urgent. Default: 5.")] = None,
-    continue_elsewhere: Annotated[
-        bool | None,
-        typer.Option(
-            "--continue-elsewhere/--no-continue-elsewhere",
-            rich_help_panel=_PANEL,
-            help="Whether another replica may go on where one was lost. Default: it may.",
-            show_default=False,
-        ),
-    ] = None,
+    max_tokens: _MaxTokens = None,
+    temperature: _Temperature = None,
+    top_p: _TopP = None,
+    top_k: _TopK = None,
+    min_p: _MinP = None,
+    repetition_penalty: _RepetitionPenalty = None,
+    presence_penalty: _PresencePenalty = None,
+    frequency_penalty: _FrequencyPenalty = None,
+    stop: _Stop = None,
+    seed: _Seed = None,
+    logit_bias: _LogitBias = None,
+    ignore_end: _IgnoreEnd = False,
+    json_schema: _JsonSchema = None,
+    grammar: _Grammar = None,
+    affinity: _Affinity = None,
+    priority: _Priority = None,
+    continue_elsewhere: _ContinueElsewhere = None,
 ) -> None:
     """The options as typer reads them; ranges are the mesh's to check."""
