@@ -68,15 +68,17 @@ class ModelClient:
             RunnerUnavailable: MODEL_PROCESS_LOST (UNAVAILABLE).
         """
         timeout = aiohttp.ClientTimeout(total=None, sock_connect=_CONNECT_S, sock_read=_SILENCE_MAX_S)
-        async with self._request("POST", path, body, timeout) as response:
-            events = _events(response)
-            try:
-                yield events
-            except TimeoutError:
-                raise process_lost() from None
-            finally:
-                response.close()
-                await events.aclose()
+        try:
+            async with self._request("POST", path, body, timeout) as response:
+                events = _events(response)
+                try:
+                    yield events
+                finally:
+                    response.close()
+                    await events.aclose()
+        except TimeoutError:
+            # Also one that a stalled event loop has for the connection.
+            raise process_lost() from None
 
     @asynccontextmanager
     async def _request(
