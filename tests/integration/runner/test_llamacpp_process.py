@@ -75,6 +75,14 @@ def owned() -> tuple[int, int, set[int]]:
     return own.num_fds(), threading.active_count(), {child.pid for child in own.children(recursive=True)}
 
 
+def check_nothing_kept(before: tuple[int, int, set[int]]) -> None:
+    """No more is owned than before; less may be, as what other tests have left goes when it goes."""
+    descriptors, threads, children = owned()
+    assert descriptors <= before[0]
+    assert threads <= before[1]
+    assert children <= before[2]
+
+
 def is_back(process: ModelProcess) -> bool:
     try:
         process.endpoint()
@@ -121,7 +129,7 @@ async def test_a_process_that_is_killed_is_told_of_and_comes_back(folders: Path)
     model.close()
     with pytest.raises(HeadraceError):
         await model.tokens_of("Once")
-    assert owned() == before
+    check_nothing_kept(before)
 
 
 AMBIGUOUS = """
@@ -195,7 +203,7 @@ def test_a_broken_file_is_refused_with_a_reason_and_without_paths(folders: Path,
         assert str(store) not in caught.value.message and len(caught.value.message) > 20
     else:
         assert damage == "none"
-    assert owned() == before
+    check_nothing_kept(before)
 
 
 def settings(**changes: object) -> ProcessSettings:
@@ -208,7 +216,7 @@ def test_a_template_that_can_t_be_used_fails_the_load(folders: Path) -> None:
     with pytest.raises(HeadraceError, match="chat template") as caught:
         ModelProcess(settings=settings(chat_template="{% for %}"), clock=SystemClock()).start()
     assert caught.value.entry is catalogue.MODEL_LOAD_FAILED
-    assert owned() == before
+    check_nothing_kept(before)
 
 
 async def test_a_load_that_is_given_up_frees_everything(folders: Path) -> None:
@@ -228,7 +236,7 @@ async def test_a_load_that_is_given_up_frees_everything(folders: Path) -> None:
     process.close()
     loading.join()
     assert len(failures) <= 1
-    assert owned() == before
+    check_nothing_kept(before)
 
 
 RUNNER = """

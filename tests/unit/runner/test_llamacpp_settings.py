@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from dataclasses import replace
 from pathlib import Path
 
@@ -144,19 +145,22 @@ def test_how_a_process_ended_is_told() -> None:
     assert "instructions" in likely_cause(ending(-4))
 
 
-def test_folders_of_processes_that_are_gone_are_swept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    used, left = PrivateFolder(), PrivateFolder()
-    assert left._lock is not None
-    left._lock.release()
-    (left.path / "model.sock").touch()
-    assert sweep(tmp_path, age_min_s=3600) == 0
-    # Below zero: the file system's clock may be a hair ahead of that of another core.
-    assert sweep(tmp_path, age_min_s=-60) == 1
-    assert list(tmp_path.iterdir()) == [used.path]
-    used.remove()
-    used.remove()
-    assert list(tmp_path.iterdir()) == []
+def test_folders_of_processes_that_are_gone_are_swept(monkeypatch: pytest.MonkeyPatch) -> None:
+    # Not pytest's folder, whose path may be too long for sockets.
+    with tempfile.TemporaryDirectory(dir="/tmp") as folder:
+        base = Path(folder)
+        monkeypatch.setattr("tempfile.tempdir", folder)
+        used, left = PrivateFolder(), PrivateFolder()
+        assert left._lock is not None
+        left._lock.release()
+        (left.path / "model.sock").touch()
+        assert sweep(base, age_min_s=3600) == 0
+        # Below zero: the file system's clock may be a hair ahead of that of another core.
+        assert sweep(base, age_min_s=-60) == 1
+        assert list(base.iterdir()) == [used.path]
+        used.remove()
+        used.remove()
+        assert list(base.iterdir()) == []
 
 
 def test_a_folder_s_socket_has_a_path_that_fits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
