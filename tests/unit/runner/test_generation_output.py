@@ -54,6 +54,15 @@ def test_tokens_are_sent_with_the_text_that_they_belong_to() -> None:
     assert out.drain() == [Delta(0, "", [3], [], Finish.STOP)]
 
 
+def test_a_token_whose_text_is_held_back_waits_for_it_though_others_go() -> None:
+    out = output()
+    out.take(0, generated("a", 1), 1.0)
+    out.take(0, generated("", 2), 1.1)
+    assert out.drain() == [Delta(0, "a", [1], [], None)]
+    out.take(0, generated("bc", 3), 1.2)
+    assert out.drain() == [Delta(0, "bc", [2, 3], [], None)]
+
+
 def test_completions_end_each_for_itself_and_once() -> None:
     out = output(completions=2)
     out.take(1, generated("x", 1, finish=Finish.LENGTH), 1.0)

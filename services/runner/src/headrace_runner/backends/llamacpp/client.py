@@ -15,10 +15,10 @@ from headrace_runner.backends.llamacpp.process import ModelProcess
 
 Body = Mapping[str, Any]
 
-_CONNECT_S = 5.0
-# Of a stream something comes each second. What is asked for in one piece may be as much as a batch of embeddings.
-_SILENCE_MAX_S = 60.0
+# What is asked for in one piece may be as much as a batch of embeddings.
 _ANSWER_MAX_S = 600.0
+# Another run of the process has another key, and one that is loading or leaving answers nobody.
+_OTHER_RUN = (401, 503)
 
 
 class Refused(Exception):
@@ -55,9 +55,8 @@ class ModelClient:
             TimeoutError: It did not answer in time.
             RunnerUnavailable: MODEL_PROCESS_LOST (UNAVAILABLE).
         """
-        timeout = aiohttp.ClientTimeout(total=timeout_s, sock_connect=_CONNECT_S)
-        async with self._request(method, path, body, timeout) as response:
-            return await response.json(content_type=None)
+        async with self._request(method, path, body, aiohttp.ClientTimeout(total=timeout_s)) as response:
+            return await _document(response)
 
     @asynccontextmanager
     async def stream(self, path: str, body: Body) -> AsyncGenerator[AsyncGenerator[dict[str, Any], None]]:
@@ -67,18 +66,14 @@ class ModelClient:
             Refused: llama.cpp answered with an error, or ended the stream with one.
             RunnerUnavailable: MODEL_PROCESS_LOST (UNAVAILABLE).
         """
-        timeout = aiohttp.ClientTimeout(total=None, sock_connect=_CONNECT_S, sock_read=_SILENCE_MAX_S)
-        try:
-            async with self._request("POST", path, body, timeout) as response:
-                events = _events(response)
-                try:
-                    yield events
-                finally:
-                    response.close()
-                    await events.aclose()
-        except TimeoutError:
-            # Also one that a stalled event loop has for the connection.
-            raise process_lost() from None
+        # However long nothing comes: others' prompts may be computed first. A process that hangs is ended.
+        async with self._request("POST", path, body, aiohttp.ClientTimeout()) as response:
+            events = _events(response)
+            try:
+                yield events
+            finally:
+                response.close()
+                await events.aclose()
 
     @asynccontextmanager
     async def _request(
@@ -95,13 +90,22 @@ class ModelClient:
                 ) as session,
                 session.request(method, f"http://model{path}", data=data, headers=headers) as response,
             ):
+                if response.status in _OTHER_RUN:
+                    raise process_lost()
                 if response.status != 200:
-                    raise Refused(response.status, _error_of(await response.json(content_type=None)))
+                    raise Refused(response.status, _error_of(await _document(response)))
                 yield response
-        except (aiohttp.ClientError, ConnectionError, StreamMalformed, ValueError) as error:
+        except (aiohttp.ClientError, ConnectionError, StreamMalformed) as error:
             if isinstance(error, TimeoutError):
                 raise
             raise process_lost() from None
+
+
+async def _document(response: aiohttp.ClientResponse) -> Any:
+    try:
+        return await response.json(content_type=None)
+    except ValueError:
+        raise process_lost() from None
 
 
 async def _events(response: aiohttp.ClientResponse) -> AsyncGenerator[dict[str, Any], None]:

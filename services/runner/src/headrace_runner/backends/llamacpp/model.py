@@ -69,11 +69,12 @@ class LlamaCppModel:
             check = await asyncio.to_thread(check_constraint, sampling)
         body = completion_body(prompt, sampling, context_length=self.context_length)
         reader = CompletionReader(tokens_of=self._tokenizer.text, top_logprobs=sampling.top_logprobs)
-        finished = False
+        begun = finished = False
         hangs = self.process.hangs
         self._running += 1
         try:
             async with self._client.stream("/completion", body) as events, aclosing(events):
+                begun = True
                 async for event in events:
                     part = await reader.read(event)
                     if check is not None and isinstance(part, Generated):
@@ -85,7 +86,8 @@ class LlamaCppModel:
                         return
             raise process_lost()
         except Refused as refused:
-            finished = True
+            # One that comes later may be another request's: of text into tokens.
+            finished = not begun
             raise self._refusal(refused, prompt, sampling) from None
         except RunnerUnavailable:
             if sampling.grammar and self.process.hangs > hangs:

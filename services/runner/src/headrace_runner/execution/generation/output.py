@@ -32,12 +32,15 @@ class Usage(NamedTuple):
 class _Completion:
     """One completion, and what of it has not been sent."""
 
-    __slots__ = ("at_s", "finish", "logprobs", "sent", "texts", "token_ids")
+    __slots__ = ("_told_logprobs", "_told_tokens", "at_s", "finish", "logprobs", "sent", "texts", "token_ids")
 
     def __init__(self) -> None:
         self.texts: list[str] = []
         self.token_ids: list[int] = []
         self.logprobs: list[TokenLogprob] = []
+        # How many of the tokens have their text here; that of the others is held back.
+        self._told_tokens = 0
+        self._told_logprobs = 0
         self.finish: Finish | None = None
         self.sent = False
         self.at_s = 0.0
@@ -46,9 +49,20 @@ class _Completion:
     def due(self) -> bool:
         return not self.sent and (self.finish is not None or bool(self.texts))
 
+    def add(self, generated: Generated) -> None:
+        self.token_ids += generated.token_ids
+        self.logprobs += generated.logprobs
+        if generated.text:
+            self.texts.append(generated.text)
+            self._told_tokens, self._told_logprobs = len(self.token_ids), len(self.logprobs)
+
     def drain(self, index: int) -> Delta:
-        delta = Delta(index, "".join(self.texts), self.token_ids, self.logprobs, self.finish)
-        self.texts, self.token_ids, self.logprobs = [], [], []
+        tokens, logprobs = self._told_tokens, self._told_logprobs
+        if self.finish is not None:
+            tokens, logprobs = len(self.token_ids), len(self.logprobs)
+        delta = Delta(index, "".join(self.texts), self.token_ids[:tokens], self.logprobs[:logprobs], self.finish)
+        self.texts, self.token_ids, self.logprobs = [], self.token_ids[tokens:], self.logprobs[logprobs:]
+        self._told_tokens = self._told_logprobs = 0
         self.sent = self.finish is not None
         return delta
 
@@ -118,10 +132,7 @@ class Output:
             self.last_token_s = now
             gap_s = (now - completion.at_s) / len(generated.token_ids) if completion.at_s else None
             completion.at_s = now
-        if generated.text:
-            completion.texts.append(generated.text)
-        completion.token_ids += generated.token_ids
-        completion.logprobs += generated.logprobs
+        completion.add(generated)
         self.unsent_bytes += _bytes_of(generated)
         if generated.finish is not None and completion.finish is None:
             completion.finish = generated.finish
