@@ -16,6 +16,7 @@ from headrace_client.contracts.headrace.gateway.v1 import inference_pb2
 from headrace_client.contracts.headrace.gateway.v1.generation_pb2 import (
     FINISH_REASON_STOP,
     GenerateRequest,
+    SamplingParameters,
     TokenLogprob,
 )
 from headrace_common import catalogue
@@ -62,10 +63,10 @@ async def test_words_are_printed_and_every_flag_reaches_the_mesh(tmp_path: Path)
     assert (sampling.ignore_end, sampling.json_schema) == (True, '{"type": "object"}')
 
 
-async def test_nothing_is_asked_that_was_not_said() -> None:
+async def test_nothing_is_asked_that_was_not_said_but_an_end_to_what_may_have_none() -> None:
     done, (request,) = await ended("generate", "m", "Tell")
     assert (done.stdout, done.stderr) == (SENTENCE + "\n", "")
-    assert request == GenerateRequest(model_name="m", text="Tell")
+    assert request == GenerateRequest(model_name="m", text="Tell", sampling=SamplingParameters(max_tokens=256))
 
 
 async def test_the_prompt_may_come_from_standard_input_and_be_a_conversation() -> None:

@@ -82,7 +82,7 @@ def _number(flag: str, text: str) -> Any:
 
 _MaxTokens = Annotated[
     int | None,
-    _number("--max-tokens", "Tokens at most, 1 or more. Default: as many as the context has room for."),
+    _number("--max-tokens", "Tokens at most, 1 or more. Default: 256 to generate, the room in the context to chat."),
 ]
 _Temperature = Annotated[
     float | None, _number("--temperature", "0 to 5; 0 always takes the most likely token. Default: 1.")

@@ -10,6 +10,9 @@ import typer
 from headrace_cli.sampling_options import Sampling, takes_sampling
 from headrace_cli.session import Session, calls_mesh
 
+_TOKENS_DEFAULT = 256
+"""A model that continues plain text may never end by itself, and a context takes minutes to fill."""
+
 
 @calls_mesh
 @takes_sampling
@@ -76,4 +79,4 @@ def generate(
 
     asked = prompt_for(prompt, file, chat=chat or system is not None, system=system)
     own = {"completions": completions, "top_logprobs": top_logprobs, "request_id": request_id}
-    generate_once(session, model, asked, {**sampling, **own}, stats=stats)
+    generate_once(session, model, asked, {"max_tokens": _TOKENS_DEFAULT, **sampling, **own}, stats=stats)
