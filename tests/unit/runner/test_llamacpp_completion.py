@@ -10,10 +10,10 @@ import pytest
 
 from headrace_common import catalogue
 from headrace_common.errors import ValidationError
-from headrace_runner.backends.generation import Finish, Generated, PromptDone, Sampling
+from headrace_runner.backends.generation import GRAMMAR_BYTES_MAX, Finish, Generated, PromptDone, Sampling
 from headrace_runner.backends.llamacpp.completion_body import completion_body
 from headrace_runner.backends.llamacpp.completion_reader import CompletionReader
-from headrace_runner.backends.llamacpp.constraint import GRAMMAR_BYTES_MAX, check_constraint
+from headrace_runner.backends.llamacpp.constraint import check_constraint
 from headrace_runner.backends.llamacpp.events import EventReader, StreamMalformed
 
 VOCABULARY = {"a": [1], "b": [2], "ab": [1, 2], "🙂": [7, 8, 9], "a🙂": [1, 7, 8, 9]}

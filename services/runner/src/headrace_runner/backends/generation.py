@@ -7,9 +7,16 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import NamedTuple, Protocol, TypeAlias, runtime_checkable
 
+ROLES = ("system", "user", "assistant", "tool")
+SEEDS = (1 << 32) - 1
+"""Seeds are below it."""
+SCHEMA_BYTES_MAX = 64 << 10
+GRAMMAR_BYTES_MAX = 16 << 10
+"""A larger one stops all sequences of llama.cpp for seconds."""
+
 
 class ChatMessage(NamedTuple):
-    """What one party said. The role is one of `system`, `user`, `assistant` and `tool`."""
+    """What one party said. The role is one of `ROLES`."""
 
     role: str
     content: str
@@ -38,7 +45,7 @@ class Sampling:
     Attributes:
         max_tokens: At least 1; prompt and output together fit into the context.
         top_k: 0 means all.
-        seed: 0 to 2^32 - 2.
+        seed: 0 and more, below `SEEDS`.
         json_schema: What the output must fit; empty means anything. At most one of this and `grammar` is set.
         top_logprobs: How many alternatives to report beside each token; None reports no log-probabilities.
     """

@@ -6,14 +6,13 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-from headrace_runner.backends.generation import Sampling
+from headrace_runner.backends.generation import SEEDS, Sampling
 
 REPETITION_WINDOW = 64
 """Tokens back to which penalties look."""
 
 # llama.cpp's own order, without what is never used.
 _SAMPLERS = ["penalties", "top_k", "top_p", "min_p", "temperature"]
-_SEEDS = (1 << 32) - 1
 # The last event would repeat the prompt otherwise.
 _LAST_FIELDS = ["content", "tokens", "stop", "stop_type", "tokens_predicted", "completion_probabilities"]
 
@@ -45,7 +44,7 @@ def completion_body(prompt: Sequence[int], sampling: Sampling, *, context_length
         # An empty one would end it at once.
         "stop": [stop for stop in sampling.stop if stop],
         # The last number means a random one, which is not told.
-        "seed": sampling.seed % _SEEDS,
+        "seed": sampling.seed % SEEDS,
         "ignore_eos": sampling.ignore_end,
         "logit_bias": [[token, bias] for token, bias in sampling.logit_bias.items()],
         # 0 would report none; the alternatives are left out again where nobody asked for them.

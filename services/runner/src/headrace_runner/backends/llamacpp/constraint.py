@@ -9,11 +9,7 @@ from typing import Any, ClassVar, NoReturn, Protocol
 
 from headrace_common import catalogue
 from headrace_common.errors import ValidationError
-from headrace_runner.backends.generation import Sampling
-
-GRAMMAR_BYTES_MAX = 16 << 10
-"""A larger one stops all sequences of the process for seconds. A small one may too, but then its process is killed."""
-SCHEMA_BYTES_MAX = 64 << 10
+from headrace_runner.backends.generation import GRAMMAR_BYTES_MAX, SCHEMA_BYTES_MAX, Sampling
 
 SCHEMA_FIELD = "sampling.json_schema"
 GRAMMAR_FIELD = "sampling.grammar"

@@ -9,10 +9,9 @@ from typing import Any
 
 from headrace_common import catalogue
 from headrace_common.errors import ModelError, ValidationError
-from headrace_runner.backends.generation import Chat, ChatMessage, Prompt
+from headrace_runner.backends.generation import ROLES, Chat, ChatMessage, Prompt
 from headrace_runner.backends.llamacpp.client import ModelClient, Refused
 
-ROLES = ("system", "user", "assistant", "tool")
 # A template is the artefact's, and may never end.
 _TEMPLATE_MAX_S = 10.0
 _REASON_CHARACTERS_MAX = 300

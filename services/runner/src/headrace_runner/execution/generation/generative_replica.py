@@ -19,7 +19,7 @@ from headrace_common.clock import Clock
 from headrace_common.deadline_wheel import DeadlineWheel
 from headrace_common.errors import HeadraceError, InferenceTimeout, ModelError
 from headrace_common.lanes import run_until_one_fails
-from headrace_runner.backends.generation import Generated, GenerativeModel, PromptDone
+from headrace_runner.backends.generation import SEEDS, Generated, GenerativeModel, PromptDone
 from headrace_runner.calls import Answer, Cancel, Ended, IncomingCall, Outcome
 from headrace_runner.execution.failures import (
     deadline_over,
@@ -39,7 +39,6 @@ from headrace_runner.execution.generation.request import (
     read_generate_call,
     tokens_left,
 )
-from headrace_runner.execution.generation.sampling import SEEDS
 from headrace_runner.execution.generation.slot_scheduler import SlotScheduler
 from headrace_runner.execution.generation.triton_request import read_triton_request
 from headrace_runner.execution.policy import SchedulingPolicy

@@ -11,7 +11,7 @@ from headrace.gateway.v1.generation_pb2 import ChatPrompt, GenerateRequest
 from headrace.runner.internal.v1.mesh_pb2 import GenerateCall
 from headrace_common import catalogue, wire
 from headrace_common.errors import ModelError, ValidationError
-from headrace_runner.backends.generation import Chat, ChatMessage, Prompt, Sampling
+from headrace_runner.backends.generation import ROLES, Chat, ChatMessage, Prompt, Sampling
 from headrace_runner.execution.generation.sampling import (
     TOP_LOGPROBS_MAX,
     Given,
@@ -24,7 +24,6 @@ from headrace_runner.tensors.output_form import OutputForm
 
 _ID_CHARACTERS_MAX = 256
 _MESSAGES_MAX = 1_024
-_ROLES = ("system", "user", "assistant", "tool")
 # No tokenizer makes fewer tokens of a text than this, so longer ones need not be tried.
 _BYTES_PER_TOKEN_MAX = 256
 # What a request may have beside its prompt, more than all bounds of its fields together.
@@ -193,8 +192,8 @@ def _chat_of(chat: ChatPrompt, limits: ModelLimits) -> Chat:
     characters = 0
     messages: list[ChatMessage] = []
     for index, message in enumerate(chat.messages):
-        if message.role not in _ROLES:
-            raise invalid(f"chat.messages[{index}].role", f"is unknown; it must be one of {', '.join(_ROLES)}")
+        if message.role not in ROLES:
+            raise invalid(f"chat.messages[{index}].role", f"is unknown; it must be one of {', '.join(ROLES)}")
         characters += len(message.content)
         messages.append(ChatMessage(message.role, message.content))
     if characters > limits.text_max:

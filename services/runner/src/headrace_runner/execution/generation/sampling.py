@@ -8,18 +8,14 @@ from typing import Any, NamedTuple, cast
 
 from headrace_common import catalogue
 from headrace_common.errors import ValidationError
-from headrace_runner.backends.generation import Sampling
+from headrace_runner.backends.generation import GRAMMAR_BYTES_MAX, SCHEMA_BYTES_MAX, SEEDS, Sampling
 
-SEEDS = (1 << 32) - 1
-"""Seeds are below this."""
 TOKENS_MAX = (1 << 32) - 1
 """Stands for no bound of one's own: generation ends at the end of the context at the latest."""
 TOP_LOGPROBS_MAX = 20
 _STOPS_MAX = 16
 _STOP_BYTES_MAX = 256
 _BIASES_MAX = 1_024
-_SCHEMA_BYTES_MAX = 65_536
-_GRAMMAR_BYTES_MAX = 16_384
 _SHOWN_CHARACTERS = 40
 
 
@@ -93,11 +89,11 @@ def _check_flag(field: str, value: object) -> bool:
 
 
 def _check_schema(field: str, value: object) -> str:
-    return _text(field, json.dumps(value) if isinstance(value, dict) else value, _SCHEMA_BYTES_MAX)
+    return _text(field, json.dumps(value) if isinstance(value, dict) else value, SCHEMA_BYTES_MAX)
 
 
 def _check_grammar(field: str, value: object) -> str:
-    return _text(field, value, _GRAMMAR_BYTES_MAX)
+    return _text(field, value, GRAMMAR_BYTES_MAX)
 
 
 _CHECKS: Mapping[str, Callable[[str, object], Any]] = {
