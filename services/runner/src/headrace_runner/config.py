@@ -44,7 +44,7 @@ class RunnerSettings(ServiceSettings):
     )
     cache_bytes_max: int = Field(20 << 30, ge=1 << 20, description="Size of that folder in bytes.")
     fetch_bytes_per_s: int = Field(
-        128 << 20, ge=0, description="Artefact bytes fetched a second while calls are served; 0 means no bound."
+        40 << 20, ge=0, description="Artefact bytes fetched a second while calls are served; 0 means no bound."
     )
     model_memory_bytes_max: int = Field(
         0, ge=0, description="Memory that loaded models may take in bytes; 0 means half of what the process may use."

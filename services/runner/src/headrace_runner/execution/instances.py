@@ -2,27 +2,24 @@
 
 from __future__ import annotations
 
-import os
-import sys
 import threading
 from collections.abc import Callable
 from contextlib import suppress
 from queue import SimpleQueue
 from typing import Generic, TypeVar
 
+from headrace_runner.thread_priority import give_way
+
 Run = TypeVar("Run")
 
 _LOST_MAX = 8
-# Nice levels; ten of them leave about a tenth of a processor that others want, too.
-_GIVE_WAY = 10
 
 
 class Instance(Generic[Run]):
     """One thread that executes runs, one after another.
 
     Args:
-        background: Whether the system shall prefer other threads, for good: priority that was given up comes back only
-            to privileged processes.
+        background: Whether the thread gives way to all others, for good: only privileged processes could take it back.
 
     Attributes:
         thread_id: Identifier of the thread, as `threading.get_ident` gives it.
@@ -58,12 +55,15 @@ class Instance(Generic[Run]):
         self._thread.join(timeout_s)
 
     def _work(self) -> None:
-        if self.background:
-            _give_way()
         while True:
             run = self._runs.get()
             if run is None:
                 return
+            if self.background:
+                # Each time: a load that ends lets all threads compete that were made while it ran. Where the system
+                # refuses, it competes like the others.
+                with suppress(OSError):
+                    give_way(threading.get_native_id())
             self._execute(run)
             # An idle thread must not keep the tensors of its last run alive.
             del run
@@ -138,11 +138,3 @@ class Instances(Generic[Run]):
         self._started += 1
         name = f"infer-{self._name}-{self._started}"
         return Instance(name=name, background=background, execute=self._execute)
-
-
-def _give_way() -> None:
-    """Lowers the priority of this thread. Only Linux has one for each thread."""
-    if sys.platform == "linux":
-        thread = threading.get_native_id()
-        with suppress(OSError):
-            os.setpriority(os.PRIO_PROCESS, thread, os.getpriority(os.PRIO_PROCESS, thread) + _GIVE_WAY)

@@ -5,7 +5,7 @@ from __future__ import annotations
 _HALF_LIFE_S = 1.0
 _ABOVE = 1.25
 # A tenant that has computed less of late does not count as one that shares the runner.
-_ACTIVE_S = 0.001
+_ACTIVE_S = 0.05
 
 
 class TenantUse:

@@ -2,60 +2,67 @@
 
 from __future__ import annotations
 
-import os
 import sys
 import threading
 from collections.abc import Generator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
-_STEPS = 10
-_LOWEST = 19
+from headrace_runner.thread_priority import compete, give_way, gives_way
+
 _TASKS = Path("/proc/self/task")
 
 
 class LoadPriority:
-    """Lowers the priority of the thread that loads a model, where the system lets a process raise it again.
+    """Lets the thread that loads a model give way to calls, where the system lets a process take that back.
 
-    Threads inherit their maker's priority, and those that a backend makes while it loads compute for calls later: they
-    are raised again when the model is loaded. Linux lets only a privileged process do so; in others nothing is lowered.
+    Threads inherit this from their maker, and those that a backend makes while it loads compute for calls later: it is
+    taken back when the model is loaded. Linux lets only a privileged process do so; in others no load gives way.
+
+    Args:
+        patience_s: How long a load gives way at most. On a machine without idle time it would never end otherwise.
     """
 
-    def __init__(self) -> None:
-        self._allowed = _may_raise()
+    def __init__(self, *, patience_s: float = 10.0) -> None:
+        self._patience_s = patience_s
+        self._allowed = _may_compete_again()
 
     @contextmanager
     def lowered(self) -> Generator[None]:
-        """The calling thread has a low priority inside of the block."""
+        """The calling thread gives way inside of the block."""
         if not self._allowed:
             yield
             return
         own = threading.get_native_id()
-        usual = os.getpriority(os.PRIO_PROCESS, own)
-        low = min(usual + _STEPS, _LOWEST)
         before = _threads()
-        os.setpriority(os.PRIO_PROCESS, own, low)
+
+        def compete_again() -> None:
+            for thread in {own} | (_threads() - before):
+                _compete(thread)
+
+        impatient = threading.Timer(self._patience_s, compete_again)
+        impatient.daemon = True
+        impatient.start()
+        give_way(own)
         try:
             yield
         finally:
-            for thread in {own} | (_threads() - before):
-                _raise(thread, low, usual)
+            impatient.cancel()
+            compete_again()
 
 
 def _threads() -> set[int]:
     return {int(task.name) for task in _TASKS.iterdir()}
 
 
-def _raise(thread: int, low: int, usual: int) -> None:
-    try:
-        if os.getpriority(os.PRIO_PROCESS, thread) == low:
-            os.setpriority(os.PRIO_PROCESS, thread, usual)
-    except ProcessLookupError:
-        # It has ended meanwhile.
-        return
+def _compete(thread: int) -> None:
+    # It may have ended meanwhile.
+    with suppress(ProcessLookupError):
+        if gives_way(thread):
+            compete(thread)
 
 
-def _may_raise() -> bool:
+def _may_compete_again() -> bool:
     """Tries it, in a thread that nobody needs any more if it fails."""
     if sys.platform != "linux":
         return False
@@ -63,13 +70,10 @@ def _may_raise() -> bool:
 
     def try_it() -> None:
         own = threading.get_native_id()
-        usual = os.getpriority(os.PRIO_PROCESS, own)
-        try:
-            os.setpriority(os.PRIO_PROCESS, own, min(usual + 1, _LOWEST))
-            os.setpriority(os.PRIO_PROCESS, own, usual)
-        except PermissionError:
-            return
-        tried.append(True)
+        with suppress(PermissionError):
+            give_way(own)
+            compete(own)
+            tried.append(True)
 
     thread = threading.Thread(target=try_it, name="priority")
     thread.start()

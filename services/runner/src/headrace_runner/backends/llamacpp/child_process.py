@@ -8,11 +8,13 @@ import secrets
 import signal
 import subprocess
 import sys
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
 from headrace_runner.backends.llamacpp.settings import ProcessSettings
+from headrace_runner.thread_priority import compete, gives_way
 
 _CHILD = Path(__file__).with_name("child.py")
 _SOCKET = "model.sock"
@@ -136,13 +138,10 @@ def likely_cause(how: str) -> str:
     return f"its process {how}; the runner's log may say more"
 
 
-def as_urgent_as_this(pid: int) -> None:
-    """Gives the process the priority of this one: loads have a lower one, which it has inherited."""
-    usual = os.getpriority(os.PRIO_PROCESS, os.getpid())
-    try:
+def compete_for_processors(pid: int) -> None:
+    """Gives the process its equal part of the processors: it inherits giving way from the load that starts it."""
+    # Not Linux, or not allowed: then it does not give way. Or a thread has just ended.
+    with suppress(OSError):
         for task in Path(f"/proc/{pid}/task").iterdir():
-            if os.getpriority(os.PRIO_PROCESS, int(task.name)) != usual:
-                os.setpriority(os.PRIO_PROCESS, int(task.name), usual)
-    except OSError:
-        # Not Linux, or not allowed: then nothing was lowered. Or a thread has just ended.
-        return
+            if gives_way(int(task.name)):
+                compete(int(task.name))

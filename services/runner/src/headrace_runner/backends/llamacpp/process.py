@@ -16,7 +16,7 @@ from headrace_common.errors import DeadlineError, HeadraceError, ModelError
 from headrace_runner.backends.llamacpp.child_process import (
     ChildProcess,
     Endpoint,
-    as_urgent_as_this,
+    compete_for_processors,
     likely_cause,
 )
 from headrace_runner.backends.llamacpp.lost import process_lost
@@ -246,7 +246,7 @@ class ModelProcess:
     def _loaded(self, child: ChildProcess) -> None:
         self.memory_bytes = process_bytes(child.pid)
         self.failed_starts = 0
-        as_urgent_as_this(child.pid)
+        compete_for_processors(child.pid)
         self._log.info("the model's process is ready", pid=child.pid, memory_bytes=self.memory_bytes)
         with self._changed:
             if not self._closed:
