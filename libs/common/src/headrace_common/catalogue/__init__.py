@@ -5,7 +5,7 @@ Import the entries from here; the modules below only group them.
 
 from __future__ import annotations
 
-from headrace_common.catalogue import access, durability, generation, models, operations, requests, tensors
+from headrace_common.catalogue import access, durability, generation, http, models, operations, requests, tensors
 from headrace_common.catalogue.access import AUTHORITY_FORBIDDEN as AUTHORITY_FORBIDDEN
 from headrace_common.catalogue.access import CONCURRENCY_LIMIT_EXCEEDED as CONCURRENCY_LIMIT_EXCEEDED
 from headrace_common.catalogue.access import CREDENTIAL_MALFORMED as CREDENTIAL_MALFORMED
@@ -54,6 +54,13 @@ from headrace_common.catalogue.generation import CONTEXT_LENGTH_EXCEEDED as CONT
 from headrace_common.catalogue.generation import GENERATION_INTERRUPTED as GENERATION_INTERRUPTED
 from headrace_common.catalogue.generation import MODEL_PROCESS_LOST as MODEL_PROCESS_LOST
 from headrace_common.catalogue.generation import MODEL_TASK_MISMATCH as MODEL_TASK_MISMATCH
+from headrace_common.catalogue.http import CONTENT_TYPE_UNSUPPORTED as CONTENT_TYPE_UNSUPPORTED
+from headrace_common.catalogue.http import GATEWAY_UNREACHABLE as GATEWAY_UNREACHABLE
+from headrace_common.catalogue.http import HEADERS_TOO_LARGE as HEADERS_TOO_LARGE
+from headrace_common.catalogue.http import HTTP_METHOD_NOT_ALLOWED as HTTP_METHOD_NOT_ALLOWED
+from headrace_common.catalogue.http import JOB_SERVICE_UNAVAILABLE as JOB_SERVICE_UNAVAILABLE
+from headrace_common.catalogue.http import PATH_UNKNOWN as PATH_UNKNOWN
+from headrace_common.catalogue.http import REQUEST_TOO_SLOW as REQUEST_TOO_SLOW
 from headrace_common.catalogue.models import MODEL_ALREADY_EXISTS as MODEL_ALREADY_EXISTS
 from headrace_common.catalogue.models import MODEL_EXECUTION_FAILED as MODEL_EXECUTION_FAILED
 from headrace_common.catalogue.models import MODEL_FILE_DIGEST_MISMATCH as MODEL_FILE_DIGEST_MISMATCH
@@ -115,6 +122,10 @@ from headrace_common.catalogue.operations import SERVICE_UNKNOWN as SERVICE_UNKN
 from headrace_common.catalogue.operations import SESSION_UNKNOWN as SESSION_UNKNOWN
 from headrace_common.catalogue.operations import STATE_DIRECTORY_IN_USE as STATE_DIRECTORY_IN_USE
 from headrace_common.catalogue.operations import UPSTREAM_UNAVAILABLE as UPSTREAM_UNAVAILABLE
+from headrace_common.catalogue.processing import IMAGE_INVALID as IMAGE_INVALID
+from headrace_common.catalogue.processing import IMAGE_TOO_LARGE as IMAGE_TOO_LARGE
+from headrace_common.catalogue.processing import PROCESSED_INPUT_CONFLICT as PROCESSED_INPUT_CONFLICT
+from headrace_common.catalogue.processing import TEXT_TOO_LONG as TEXT_TOO_LONG
 from headrace_common.catalogue.requests import CALL_ID_IN_USE as CALL_ID_IN_USE
 from headrace_common.catalogue.requests import CONFIG_FILE_INVALID as CONFIG_FILE_INVALID
 from headrace_common.catalogue.requests import FIELD_INVALID as FIELD_INVALID
@@ -150,7 +161,7 @@ from headrace_common.catalogue.tensors import TENSOR_STRING_MALFORMED as TENSOR_
 
 ALL: tuple[CatalogueEntry, ...] = tuple(
     value
-    for module in (models, generation, tensors, access, operations, durability, requests)
+    for module in (models, generation, tensors, processing, access, operations, durability, requests, http)
     for value in vars(module).values()
     if isinstance(value, CatalogueEntry)
 )

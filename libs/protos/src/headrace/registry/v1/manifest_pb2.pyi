@@ -136,6 +136,142 @@ REPLICA_CHOICE_CHEAPEST: ReplicaChoice.ValueType  # 4
 """Cheaper devices and spot runners for requests that can wait: below priority 7 and not `latency_critical`."""
 Global___ReplicaChoice: _TypeAlias = ReplicaChoice  # noqa: Y015
 
+class _ImageColor:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _ImageColorEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ImageColor.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    IMAGE_COLOR_UNSPECIFIED: _ImageColor.ValueType  # 0
+    """Not stated."""
+    IMAGE_COLOR_RGB: _ImageColor.ValueType  # 1
+    """Red, green, blue."""
+    IMAGE_COLOR_BGR: _ImageColor.ValueType  # 2
+    """Blue, green, red."""
+    IMAGE_COLOR_GRAY: _ImageColor.ValueType  # 3
+    """One channel of brightness, by ITU-R 601."""
+
+class ImageColor(_ImageColor, metaclass=_ImageColorEnumTypeWrapper):
+    """ImageColor names the channels of a picture."""
+
+IMAGE_COLOR_UNSPECIFIED: ImageColor.ValueType  # 0
+"""Not stated."""
+IMAGE_COLOR_RGB: ImageColor.ValueType  # 1
+"""Red, green, blue."""
+IMAGE_COLOR_BGR: ImageColor.ValueType  # 2
+"""Blue, green, red."""
+IMAGE_COLOR_GRAY: ImageColor.ValueType  # 3
+"""One channel of brightness, by ITU-R 601."""
+Global___ImageColor: _TypeAlias = ImageColor  # noqa: Y015
+
+class _ImageLayout:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _ImageLayoutEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ImageLayout.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    IMAGE_LAYOUT_UNSPECIFIED: _ImageLayout.ValueType  # 0
+    """Not stated."""
+    IMAGE_LAYOUT_NCHW: _ImageLayout.ValueType  # 1
+    """Pictures, channels, rows, columns."""
+    IMAGE_LAYOUT_NHWC: _ImageLayout.ValueType  # 2
+    """Pictures, rows, columns, channels."""
+
+class ImageLayout(_ImageLayout, metaclass=_ImageLayoutEnumTypeWrapper):
+    """ImageLayout names the order of a picture's axes."""
+
+IMAGE_LAYOUT_UNSPECIFIED: ImageLayout.ValueType  # 0
+"""Not stated."""
+IMAGE_LAYOUT_NCHW: ImageLayout.ValueType  # 1
+"""Pictures, channels, rows, columns."""
+IMAGE_LAYOUT_NHWC: ImageLayout.ValueType  # 2
+"""Pictures, rows, columns, channels."""
+Global___ImageLayout: _TypeAlias = ImageLayout  # noqa: Y015
+
+class _ImageInterpolation:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _ImageInterpolationEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ImageInterpolation.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    IMAGE_INTERPOLATION_UNSPECIFIED: _ImageInterpolation.ValueType  # 0
+    """Not stated."""
+    IMAGE_INTERPOLATION_NEAREST: _ImageInterpolation.ValueType  # 1
+    """The nearest one."""
+    IMAGE_INTERPOLATION_BILINEAR: _ImageInterpolation.ValueType  # 2
+    """Linear between neighbours."""
+    IMAGE_INTERPOLATION_BICUBIC: _ImageInterpolation.ValueType  # 3
+    """Cubic between neighbours."""
+    IMAGE_INTERPOLATION_LANCZOS: _ImageInterpolation.ValueType  # 4
+    """Windowed sinc over three neighbours."""
+
+class ImageInterpolation(_ImageInterpolation, metaclass=_ImageInterpolationEnumTypeWrapper):
+    """ImageInterpolation is a way to make pixels of others."""
+
+IMAGE_INTERPOLATION_UNSPECIFIED: ImageInterpolation.ValueType  # 0
+"""Not stated."""
+IMAGE_INTERPOLATION_NEAREST: ImageInterpolation.ValueType  # 1
+"""The nearest one."""
+IMAGE_INTERPOLATION_BILINEAR: ImageInterpolation.ValueType  # 2
+"""Linear between neighbours."""
+IMAGE_INTERPOLATION_BICUBIC: ImageInterpolation.ValueType  # 3
+"""Cubic between neighbours."""
+IMAGE_INTERPOLATION_LANCZOS: ImageInterpolation.ValueType  # 4
+"""Windowed sinc over three neighbours."""
+Global___ImageInterpolation: _TypeAlias = ImageInterpolation  # noqa: Y015
+
+class _TextPadding:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _TextPaddingEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_TextPadding.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    TEXT_PADDING_UNSPECIFIED: _TextPadding.ValueType  # 0
+    """Not stated."""
+    TEXT_PADDING_LONGEST: _TextPadding.ValueType  # 1
+    """As long as the longest of them."""
+    TEXT_PADDING_MAX_LENGTH: _TextPadding.ValueType  # 2
+    """All of `max_length`."""
+
+class TextPadding(_TextPadding, metaclass=_TextPaddingEnumTypeWrapper):
+    """TextPadding says how long the rows of an execution are made."""
+
+TEXT_PADDING_UNSPECIFIED: TextPadding.ValueType  # 0
+"""Not stated."""
+TEXT_PADDING_LONGEST: TextPadding.ValueType  # 1
+"""As long as the longest of them."""
+TEXT_PADDING_MAX_LENGTH: TextPadding.ValueType  # 2
+"""All of `max_length`."""
+Global___TextPadding: _TypeAlias = TextPadding  # noqa: Y015
+
+class _LabelActivation:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _LabelActivationEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_LabelActivation.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    LABEL_ACTIVATION_UNSPECIFIED: _LabelActivation.ValueType  # 0
+    """Not stated."""
+    LABEL_ACTIVATION_NONE: _LabelActivation.ValueType  # 1
+    """They are scores already."""
+    LABEL_ACTIVATION_SOFTMAX: _LabelActivation.ValueType  # 2
+    """Softmax: probabilities of classes of which one applies."""
+    LABEL_ACTIVATION_SIGMOID: _LabelActivation.ValueType  # 3
+    """The logistic function: a probability of each class by itself."""
+
+class LabelActivation(_LabelActivation, metaclass=_LabelActivationEnumTypeWrapper):
+    """LabelActivation makes scores of a model's numbers."""
+
+LABEL_ACTIVATION_UNSPECIFIED: LabelActivation.ValueType  # 0
+"""Not stated."""
+LABEL_ACTIVATION_NONE: LabelActivation.ValueType  # 1
+"""They are scores already."""
+LABEL_ACTIVATION_SOFTMAX: LabelActivation.ValueType  # 2
+"""Softmax: probabilities of classes of which one applies."""
+LABEL_ACTIVATION_SIGMOID: LabelActivation.ValueType  # 3
+"""The logistic function: a probability of each class by itself."""
+Global___LabelActivation: _TypeAlias = LabelActivation  # noqa: Y015
+
 @_typing.final
 class Manifest(_message.Message):
     """Manifest describes one model version: its tensors, backend and serving wishes. It is inferred from the artefact
@@ -179,6 +315,7 @@ class Manifest(_message.Message):
     ROUTING_FIELD_NUMBER: _builtins.int
     TASK_FIELD_NUMBER: _builtins.int
     LANGUAGE_FIELD_NUMBER: _builtins.int
+    PROCESSING_FIELD_NUMBER: _builtins.int
     format: Global___ArtifactFormat.ValueType
     """Format of the artefact. Unspecified means "tell it from the content"."""
     backend: _builtins.str
@@ -191,15 +328,20 @@ class Manifest(_message.Message):
     """One sentence on what the model does. At most 1024 characters."""
     task: Global___ModelTask.ValueType
     """What the model does. Unspecified means that it is inferred: a GGUF generates unless it says that it embeds or ranks,
-    others compute tensors. Always set in a registered manifest.
+    a model whose `processing` makes `embedding` of `text` embeds, others compute tensors. Always set in a registered
+    manifest.
     """
     @_builtins.property
     def inputs(self) -> _containers.RepeatedCompositeFieldContainer[Global___TensorSpec]:
-        """Input tensors in the order of the artefact. At least one."""
+        """Input tensors: in a registered manifest first the raw input of `processing`, if there is one, then those of the
+        artefact in its order. At least one.
+        """
 
     @_builtins.property
     def outputs(self) -> _containers.RepeatedCompositeFieldContainer[Global___TensorSpec]:
-        """Output tensors in the order of the artefact. At least one."""
+        """Output tensors: in a registered manifest first those that `processing` makes, then those of the artefact in its
+        order. At least one.
+        """
 
     @_builtins.property
     def execution(self) -> Global___ExecutionPolicy:
@@ -233,6 +375,13 @@ class Manifest(_message.Message):
     def language(self) -> Global___LanguagePolicy:
         """How a language model is served. Only for GGUF; absent means the defaults of its fields."""
 
+    @_builtins.property
+    def processing(self) -> Global___ProcessingPolicy:
+        """How runners make the model's tensors of pictures or texts, and answers of what it computes. Not for GGUF, and not
+        beside `sequence`. Absent means that requests and answers carry the model's own tensors. Complete in a registered
+        manifest: every field that was absent has its value.
+        """
+
     def __init__(
         self,
         *,
@@ -251,10 +400,11 @@ class Manifest(_message.Message):
         routing: Global___RoutingPolicy | None = ...,
         task: Global___ModelTask.ValueType = ...,
         language: Global___LanguagePolicy | None = ...,
+        processing: Global___ProcessingPolicy | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_batched", b"_batched", "batched", b"batched", "execution", b"execution", "language", b"language", "placement", b"placement", "routing", b"routing", "sequence", b"sequence"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_batched", b"_batched", "batched", b"batched", "execution", b"execution", "language", b"language", "placement", b"placement", "processing", b"processing", "routing", b"routing", "sequence", b"sequence"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_batched", b"_batched", "backend", b"backend", "batched", b"batched", "class_labels", b"class_labels", "description", b"description", "device_types", b"device_types", "execution", b"execution", "format", b"format", "inputs", b"inputs", "language", b"language", "metadata", b"metadata", "outputs", b"outputs", "placement", b"placement", "routing", b"routing", "sequence", b"sequence", "task", b"task"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_batched", b"_batched", "backend", b"backend", "batched", b"batched", "class_labels", b"class_labels", "description", b"description", "device_types", b"device_types", "execution", b"execution", "format", b"format", "inputs", b"inputs", "language", b"language", "metadata", b"metadata", "outputs", b"outputs", "placement", b"placement", "processing", b"processing", "routing", b"routing", "sequence", b"sequence", "task", b"task"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__batched: _TypeAlias = _typing.Literal["batched"]  # noqa: Y015
     _WhichOneofArgType__batched: _TypeAlias = _typing.Literal["_batched", b"_batched"]  # noqa: Y015
@@ -757,3 +907,333 @@ class RoutingPolicy(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___RoutingPolicy: _TypeAlias = RoutingPolicy  # noqa: Y015
+
+@_typing.final
+class ProcessingPolicy(_message.Message):
+    """ProcessingPolicy says what runners do before and after the model. A request may bring the raw input, which has a row
+    for each element, or the model's own tensors; not both. It gets the tensors that are made after the model, or the
+    model's own where none are, or those that it names.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    IMAGE_FIELD_NUMBER: _builtins.int
+    TEXT_FIELD_NUMBER: _builtins.int
+    EMBEDDING_FIELD_NUMBER: _builtins.int
+    LABELS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def image(self) -> Global___ImageProcessor:
+        """Pictures: encoded files, as elements of a BYTES tensor."""
+
+    @_builtins.property
+    def text(self) -> Global___TextProcessor:
+        """Texts: UTF-8, as elements of a BYTES tensor."""
+
+    @_builtins.property
+    def embedding(self) -> Global___EmbeddingProcessor:
+        """Makes one vector of each row. Absent means that none is made."""
+
+    @_builtins.property
+    def labels(self) -> Global___LabelProcessor:
+        """Makes the best classes of each row. Absent means that none are made. Needs `class_labels`."""
+
+    def __init__(
+        self,
+        *,
+        image: Global___ImageProcessor | None = ...,
+        text: Global___TextProcessor | None = ...,
+        embedding: Global___EmbeddingProcessor | None = ...,
+        labels: Global___LabelProcessor | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["embedding", b"embedding", "image", b"image", "input", b"input", "labels", b"labels", "text", b"text"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["embedding", b"embedding", "image", b"image", "input", b"input", "labels", b"labels", "text", b"text"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_input: _TypeAlias = _typing.Literal["image", "text"]  # noqa: Y015
+    _WhichOneofArgType_input: _TypeAlias = _typing.Literal["input", b"input"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_input) -> _WhichOneofReturnType_input | None: ...
+
+Global___ProcessingPolicy: _TypeAlias = ProcessingPolicy  # noqa: Y015
+
+@_typing.final
+class ImageProcessor(_message.Message):
+    """ImageProcessor makes a tensor of pictures: PNG, JPEG and WebP, told by their content. Each is decoded (of an animation
+    the first picture), turned as its EXIF orientation says, brought to the colours, resized, cropped at its centre, and
+    normalised: `(element · scale − mean) / std`. Colour profiles are ignored, and transparency is dropped.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    INPUT_FIELD_NUMBER: _builtins.int
+    TENSOR_FIELD_NUMBER: _builtins.int
+    BYTES_MAX_FIELD_NUMBER: _builtins.int
+    PIXELS_MAX_FIELD_NUMBER: _builtins.int
+    COLOR_FIELD_NUMBER: _builtins.int
+    RESIZE_FIELD_NUMBER: _builtins.int
+    CROP_FIELD_NUMBER: _builtins.int
+    LAYOUT_FIELD_NUMBER: _builtins.int
+    SCALE_FIELD_NUMBER: _builtins.int
+    MEAN_FIELD_NUMBER: _builtins.int
+    STD_FIELD_NUMBER: _builtins.int
+    input: _builtins.str
+    """Name of the raw input. Empty means `image`. No other input may have it."""
+    tensor: _builtins.str
+    """The model's input that is made. Empty means its only numeric one with four axes."""
+    bytes_max: _builtins.int
+    """Bytes that one file may have. 0 means 16 MiB. At most 64 MiB."""
+    pixels_max: _builtins.int
+    """Pixels that one picture may have, decoded and resized. 0 means 50,000,000. At most 67,108,864."""
+    color: Global___ImageColor.ValueType
+    """Which channels there are. Unspecified means by the tensor's axes: grey for one channel, else red, green, blue."""
+    layout: Global___ImageLayout.ValueType
+    """Where the channels are. Unspecified means by the tensor's axes: last where only the last one fits the channels."""
+    scale: _builtins.float
+    """Factor for the elements, which are 0 to 255. Absent means 1/255 for floating-point tensors and 1 for others. Not 0."""
+    @_builtins.property
+    def resize(self) -> Global___ImageResize:
+        """How pictures are resized. Absent means stretched to the size that the tensor has, or that `crop` leaves."""
+
+    @_builtins.property
+    def crop(self) -> Global___ImageSize:
+        """What is cut out of the centre. Absent means the tensor's size after a resize by the shortest side, else nothing."""
+
+    @_builtins.property
+    def mean(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
+        """What is taken off: one number for all channels, or one for each. Empty means 0."""
+
+    @_builtins.property
+    def std(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
+        """What is divided by, not 0: one number for all channels, or one for each. Empty means 1."""
+
+    def __init__(
+        self,
+        *,
+        input: _builtins.str = ...,
+        tensor: _builtins.str = ...,
+        bytes_max: _builtins.int = ...,
+        pixels_max: _builtins.int = ...,
+        color: Global___ImageColor.ValueType = ...,
+        resize: Global___ImageResize | None = ...,
+        crop: Global___ImageSize | None = ...,
+        layout: Global___ImageLayout.ValueType = ...,
+        scale: _builtins.float | None = ...,
+        mean: _abc.Iterable[_builtins.float] | None = ...,
+        std: _abc.Iterable[_builtins.float] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_scale", b"_scale", "crop", b"crop", "resize", b"resize", "scale", b"scale"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_scale", b"_scale", "bytes_max", b"bytes_max", "color", b"color", "crop", b"crop", "input", b"input", "layout", b"layout", "mean", b"mean", "pixels_max", b"pixels_max", "resize", b"resize", "scale", b"scale", "std", b"std", "tensor", b"tensor"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__scale: _TypeAlias = _typing.Literal["scale"]  # noqa: Y015
+    _WhichOneofArgType__scale: _TypeAlias = _typing.Literal["_scale", b"_scale"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__scale) -> _WhichOneofReturnType__scale | None: ...
+
+Global___ImageProcessor: _TypeAlias = ImageProcessor  # noqa: Y015
+
+@_typing.final
+class ImageResize(_message.Message):
+    """ImageResize brings pictures to a size. Sizes are in pixels, 1 to 8192."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    STRETCH_FIELD_NUMBER: _builtins.int
+    SHORTEST_SIDE_FIELD_NUMBER: _builtins.int
+    INTERPOLATION_FIELD_NUMBER: _builtins.int
+    shortest_side: _builtins.int
+    """The shortest side gets this length, the other one follows the proportions, rounded down."""
+    interpolation: Global___ImageInterpolation.ValueType
+    """How pixels are made of others. Unspecified means bilinear. Smaller pictures are made of all pixels (antialiased)."""
+    @_builtins.property
+    def stretch(self) -> Global___ImageSize:
+        """Exactly this one, whatever the picture's proportions."""
+
+    def __init__(
+        self,
+        *,
+        stretch: Global___ImageSize | None = ...,
+        shortest_side: _builtins.int = ...,
+        interpolation: Global___ImageInterpolation.ValueType = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["shortest_side", b"shortest_side", "stretch", b"stretch", "to", b"to"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["interpolation", b"interpolation", "shortest_side", b"shortest_side", "stretch", b"stretch", "to", b"to"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_to: _TypeAlias = _typing.Literal["stretch", "shortest_side"]  # noqa: Y015
+    _WhichOneofArgType_to: _TypeAlias = _typing.Literal["to", b"to"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_to) -> _WhichOneofReturnType_to | None: ...
+
+Global___ImageResize: _TypeAlias = ImageResize  # noqa: Y015
+
+@_typing.final
+class ImageSize(_message.Message):
+    """ImageSize is a size in pixels, each side 1 to 8192."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    HEIGHT_FIELD_NUMBER: _builtins.int
+    WIDTH_FIELD_NUMBER: _builtins.int
+    height: _builtins.int
+    """Rows."""
+    width: _builtins.int
+    """Columns."""
+    def __init__(
+        self,
+        *,
+        height: _builtins.int = ...,
+        width: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["height", b"height", "width", b"width"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ImageSize: _TypeAlias = ImageSize  # noqa: Y015
+
+@_typing.final
+class TextProcessor(_message.Message):
+    """TextProcessor makes tensors of texts, by a tokenizer of the artefact. The ids of a text's tokens come with a mask that
+    is 1 where there is a token and 0 where there is padding.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    INPUT_FIELD_NUMBER: _builtins.int
+    TOKENIZER_FIELD_NUMBER: _builtins.int
+    IDS_FIELD_NUMBER: _builtins.int
+    ATTENTION_MASK_FIELD_NUMBER: _builtins.int
+    TYPE_IDS_FIELD_NUMBER: _builtins.int
+    MAX_LENGTH_FIELD_NUMBER: _builtins.int
+    TRUNCATE_FIELD_NUMBER: _builtins.int
+    PADDING_FIELD_NUMBER: _builtins.int
+    SPECIAL_TOKENS_FIELD_NUMBER: _builtins.int
+    BYTES_MAX_FIELD_NUMBER: _builtins.int
+    input: _builtins.str
+    """Name of the raw input. Empty means `text`. No other input may have it."""
+    tokenizer: _builtins.str
+    """Path of the artefact's file with the tokenizer, in the format of Hugging Face's tokenizers library. Empty means
+    `tokenizer.json`. At most 32 MiB.
+    """
+    ids: _builtins.str
+    """The model's input for the tokens' ids. Empty means `input_ids`."""
+    attention_mask: _builtins.str
+    """The model's input for the mask. Empty means `attention_mask`, or none where the model has no such input."""
+    type_ids: _builtins.str
+    """The model's input for which of two texts a token is of, always the first. Empty means `token_type_ids`, or none where
+    the model has no such input.
+    """
+    max_length: _builtins.int
+    """Tokens that one text may have, those included that the tokenizer adds. 0 means the model's own number where it is
+    fixed, else 512. At most 131,072.
+    """
+    truncate: _builtins.bool
+    """Whether a text with more tokens loses its last ones instead of being refused. Default false."""
+    padding: Global___TextPadding.ValueType
+    """How long the rows of an execution are made. Unspecified means all of `max_length` where the model's number of tokens
+    is fixed, else as long as the longest.
+    """
+    special_tokens: _builtins.bool
+    """Whether the tokens are added that the tokenizer has for the beginning and the end of a text. Absent means true."""
+    bytes_max: _builtins.int
+    """Bytes that one text may have. 0 means 1 MiB. At most 16 MiB."""
+    def __init__(
+        self,
+        *,
+        input: _builtins.str = ...,
+        tokenizer: _builtins.str = ...,
+        ids: _builtins.str = ...,
+        attention_mask: _builtins.str = ...,
+        type_ids: _builtins.str = ...,
+        max_length: _builtins.int = ...,
+        truncate: _builtins.bool = ...,
+        padding: Global___TextPadding.ValueType = ...,
+        special_tokens: _builtins.bool | None = ...,
+        bytes_max: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_special_tokens", b"_special_tokens", "special_tokens", b"special_tokens"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_special_tokens", b"_special_tokens", "attention_mask", b"attention_mask", "bytes_max", b"bytes_max", "ids", b"ids", "input", b"input", "max_length", b"max_length", "padding", b"padding", "special_tokens", b"special_tokens", "tokenizer", b"tokenizer", "truncate", b"truncate", "type_ids", b"type_ids"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__special_tokens: _TypeAlias = _typing.Literal["special_tokens"]  # noqa: Y015
+    _WhichOneofArgType__special_tokens: _TypeAlias = _typing.Literal["_special_tokens", b"_special_tokens"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__special_tokens) -> _WhichOneofReturnType__special_tokens | None: ...
+
+Global___TextProcessor: _TypeAlias = TextProcessor  # noqa: Y015
+
+@_typing.final
+class EmbeddingProcessor(_message.Message):
+    """EmbeddingProcessor makes one FP32 vector of each row."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    OUTPUT_FIELD_NUMBER: _builtins.int
+    TENSOR_FIELD_NUMBER: _builtins.int
+    POOLING_FIELD_NUMBER: _builtins.int
+    NORMALIZE_FIELD_NUMBER: _builtins.int
+    output: _builtins.str
+    """Name of the output that is made. Empty means `embedding`. No other output may have it."""
+    tensor: _builtins.str
+    """The model's floating-point output that it is made of: a vector for each token of each row, or one for each row.
+    Empty means `last_hidden_state`, or the only floating-point one with three axes, or else with two.
+    """
+    pooling: Global___Pooling.ValueType
+    """How one vector is made of the tokens' vectors, padding aside. Unspecified means the mean. None for a tensor with a
+    vector for each row.
+    """
+    normalize: _builtins.bool
+    """Whether vectors are brought to length 1. Absent means true."""
+    def __init__(
+        self,
+        *,
+        output: _builtins.str = ...,
+        tensor: _builtins.str = ...,
+        pooling: Global___Pooling.ValueType = ...,
+        normalize: _builtins.bool | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_normalize", b"_normalize", "normalize", b"normalize"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_normalize", b"_normalize", "normalize", b"normalize", "output", b"output", "pooling", b"pooling", "tensor", b"tensor"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__normalize: _TypeAlias = _typing.Literal["normalize"]  # noqa: Y015
+    _WhichOneofArgType__normalize: _TypeAlias = _typing.Literal["_normalize", b"_normalize"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__normalize) -> _WhichOneofReturnType__normalize | None: ...
+
+Global___EmbeddingProcessor: _TypeAlias = EmbeddingProcessor  # noqa: Y015
+
+@_typing.final
+class LabelProcessor(_message.Message):
+    """LabelProcessor makes the best classes of each row, best first, by the manifest's `class_labels`."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    LABELS_FIELD_NUMBER: _builtins.int
+    SCORES_FIELD_NUMBER: _builtins.int
+    TENSOR_FIELD_NUMBER: _builtins.int
+    ACTIVATION_FIELD_NUMBER: _builtins.int
+    TOP_K_FIELD_NUMBER: _builtins.int
+    labels: _builtins.str
+    """Name of the BYTES output with the labels of the classes. Empty means `label`. No other output may have it."""
+    scores: _builtins.str
+    """Name of the FP32 output with their scores. Empty means `score`. No other output may have it."""
+    tensor: _builtins.str
+    """The model's numeric output with a number for each class of each row. Empty means its only one with two axes."""
+    activation: Global___LabelActivation.ValueType
+    """What makes scores of the model's numbers. Unspecified means that they are the scores."""
+    top_k: _builtins.int
+    """How many classes. 0 means 5. At most 1000, and never more than there are."""
+    def __init__(
+        self,
+        *,
+        labels: _builtins.str = ...,
+        scores: _builtins.str = ...,
+        tensor: _builtins.str = ...,
+        activation: Global___LabelActivation.ValueType = ...,
+        top_k: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["activation", b"activation", "labels", b"labels", "scores", b"scores", "tensor", b"tensor", "top_k", b"top_k"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___LabelProcessor: _TypeAlias = LabelProcessor  # noqa: Y015

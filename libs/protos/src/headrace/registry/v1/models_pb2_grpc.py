@@ -106,7 +106,7 @@ class ModelServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def UploadVersion(self, request_iterator, context):
-        """UploadVersion stores one artefact as a new immutable version: first a header, then chunks in order. The version
+        """UploadVersion stores an artefact as a new immutable version: first a header, then chunks in order. The version
         appears only after size, digest and content were checked (atomic). Repeating it with the same version, bytes and
         manifest returns the version; other bytes give ALREADY_EXISTS. Without a version it returns the latest READY one if
         that has the same bytes and manifest, so a repeat after a lost response makes no second version. Cancelling leaves

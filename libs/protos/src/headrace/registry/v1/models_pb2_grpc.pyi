@@ -44,7 +44,7 @@ class ModelServiceStub:
     ListModels: _grpc.UnaryUnaryMultiCallable[_models_pb2.ListModelsRequest, _models_pb2.ListModelsResponse]
     """ListModels returns a page of models ordered by name. Read-only, safe to repeat and cancel."""
     UploadVersion: _grpc.StreamUnaryMultiCallable[_models_pb2.UploadVersionRequest, _models_pb2.UploadVersionResponse]
-    """UploadVersion stores one artefact as a new immutable version: first a header, then chunks in order. The version
+    """UploadVersion stores an artefact as a new immutable version: first a header, then chunks in order. The version
     appears only after size, digest and content were checked (atomic). Repeating it with the same version, bytes and
     manifest returns the version; other bytes give ALREADY_EXISTS. Without a version it returns the latest READY one if
     that has the same bytes and manifest, so a repeat after a lost response makes no second version. Cancelling leaves
@@ -77,7 +77,7 @@ class ModelServiceAsyncStub(ModelServiceStub):
     ListModels: _aio.UnaryUnaryMultiCallable[_models_pb2.ListModelsRequest, _models_pb2.ListModelsResponse]  # type: ignore[assignment]
     """ListModels returns a page of models ordered by name. Read-only, safe to repeat and cancel."""
     UploadVersion: _aio.StreamUnaryMultiCallable[_models_pb2.UploadVersionRequest, _models_pb2.UploadVersionResponse]  # type: ignore[assignment]
-    """UploadVersion stores one artefact as a new immutable version: first a header, then chunks in order. The version
+    """UploadVersion stores an artefact as a new immutable version: first a header, then chunks in order. The version
     appears only after size, digest and content were checked (atomic). Repeating it with the same version, bytes and
     manifest returns the version; other bytes give ALREADY_EXISTS. Without a version it returns the latest READY one if
     that has the same bytes and manifest, so a repeat after a lost response makes no second version. Cancelling leaves
@@ -131,7 +131,7 @@ class ModelServiceServicer(metaclass=_abc_1.ABCMeta):
         request_iterator: _MaybeAsyncIterator[_models_pb2.UploadVersionRequest],
         context: _ServicerContext,
     ) -> _typing.Union[_models_pb2.UploadVersionResponse, _abc.Awaitable[_models_pb2.UploadVersionResponse]]:
-        """UploadVersion stores one artefact as a new immutable version: first a header, then chunks in order. The version
+        """UploadVersion stores an artefact as a new immutable version: first a header, then chunks in order. The version
         appears only after size, digest and content were checked (atomic). Repeating it with the same version, bytes and
         manifest returns the version; other bytes give ALREADY_EXISTS. Without a version it returns the latest READY one if
         that has the same bytes and manifest, so a repeat after a lost response makes no second version. Cancelling leaves

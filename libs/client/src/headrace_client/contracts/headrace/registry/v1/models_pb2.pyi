@@ -384,7 +384,9 @@ class UploadVersionRequest(_message.Message):
     HEADER_FIELD_NUMBER: _builtins.int
     CHUNK_FIELD_NUMBER: _builtins.int
     chunk: _builtins.bytes
-    """The next bytes of the artefact, at most 4 MiB a message."""
+    """The next bytes of the artefact, at most 4 MiB a message: those of the model's file, then those of the extra files
+    in order. A message may have bytes of several files.
+    """
     @_builtins.property
     def header(self) -> Global___UploadHeader:
         """Announces the upload. Exactly once, as the first message."""
@@ -417,19 +419,26 @@ class UploadHeader(_message.Message):
     SHA256_FIELD_NUMBER: _builtins.int
     FILE_NAME_FIELD_NUMBER: _builtins.int
     MANIFEST_FIELD_NUMBER: _builtins.int
+    EXTRA_FILES_FIELD_NUMBER: _builtins.int
     model: _builtins.str
     """Name of the model. It is created when it does not exist yet. Required."""
     version: _builtins.int
     """Number wanted for the version. 0 means the latest READY one if it is the same, else the next free one."""
     size_bytes: _builtins.int
-    """Size of the artefact in bytes. Required, at least 1."""
+    """Size of the model's file in bytes. Required, at least 1."""
     sha256: _builtins.str
-    """SHA-256 of the artefact, 64 lower-case hexadecimal digits. Required."""
+    """SHA-256 of the model's file, 64 lower-case hexadecimal digits. Required."""
     file_name: _builtins.str
-    """Name of the file inside the artefact, for example `model.onnx`. Empty means `model` with the format's suffix."""
+    """Name of the model's file inside the artefact, for example `model.onnx`. Empty means `model` with the format's suffix."""
     @_builtins.property
     def manifest(self) -> _manifest_pb2.Manifest:
         """Fields that override what is inferred from the artefact. Absent means all is inferred."""
+
+    @_builtins.property
+    def extra_files(self) -> _containers.RepeatedCompositeFieldContainer[Global___ArtifactFile]:
+        """Files that the manifest needs beside the model's, for example a tokenizer: plain names, each another, sizes from 1.
+        At most 16, of 64 MiB each.
+        """
 
     def __init__(
         self,
@@ -440,10 +449,11 @@ class UploadHeader(_message.Message):
         sha256: _builtins.str = ...,
         file_name: _builtins.str = ...,
         manifest: _manifest_pb2.Manifest | None = ...,
+        extra_files: _abc.Iterable[Global___ArtifactFile] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["manifest", b"manifest"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["file_name", b"file_name", "manifest", b"manifest", "model", b"model", "sha256", b"sha256", "size_bytes", b"size_bytes", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["extra_files", b"extra_files", "file_name", b"file_name", "manifest", b"manifest", "model", b"model", "sha256", b"sha256", "size_bytes", b"size_bytes", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
