@@ -125,14 +125,12 @@ def test_messages_are_documents_with_the_contracts_names_and_all_fields() -> Non
 
 def test_versions_follow_a_colon() -> None:
     assert split_version("magika") == ("magika", 0)
-    assert split_version("magika:3") == ("magika", 3)
+    assert split_version("magika:3") == split_version("magika@3") == ("magika", 3)
     assert with_version("magika:3") == ("magika", 3)
     assert without_version("magika") == "magika"
 
 
-@pytest.mark.parametrize(
-    "text", ["magika:", "magika:0", "magika:-1", "magika:x", "magika:1:2", "magika:²", f"m:{1 << 63}"]
-)
+@pytest.mark.parametrize("text", ["magika:0", "magika:-1", "magika:x", "magika:1+int8", "magika:²", f"m:{1 << 63}"])
 def test_versions_are_whole_numbers(text: str) -> None:
     with pytest.raises(typer.BadParameter, match="whole number of 1 or more"):
         split_version(text)
@@ -143,5 +141,6 @@ def test_a_version_is_wanted_or_not() -> None:
         with_version("magika")
     with pytest.raises(typer.BadParameter, match="write magika"):
         without_version("magika:1")
-    with pytest.raises(typer.BadParameter, match="names no model"):
-        split_version(":1")
+    for text in (":1", "magika:", "magika:1:2"):
+        with pytest.raises(typer.BadParameter, match="names no model"):
+            split_version(text)

@@ -63,7 +63,7 @@ def test_what_is_not_said_is_left_out() -> None:
     [
         ({"model": ""}, "model"),
         ({"version": -1}, "version"),
-        ({"version": "latest"}, "version"),
+        ({"version": 1.5}, "version"),
         ({"version": True}, "version"),
         ({"outputs": "z"}, "outputs"),
         ({"priority": 10}, "priority"),

@@ -1,24 +1,35 @@
-"""Models as people name them: `NAME` or `NAME:VERSION`."""
+"""Models as people name them on the command line; see `headrace_client.model_reference`."""
 
 from __future__ import annotations
 
 import typer
 
+from headrace_client.errors import ValidationError
+from headrace_client.model_reference import ModelReference, parse
+
+
+def reference(text: str) -> ModelReference:
+    """The model, and which of its versions.
+
+    Raises:
+        BadParameter: the text names none.
+    """
+    try:
+        return parse(text)
+    except ValidationError as error:
+        raise typer.BadParameter(error.message) from None
+
 
 def split_version(text: str) -> tuple[str, int]:
-    """Name and version; 0 stands for the newest version that is ready.
+    """Name and number of the version; 0 stands for the newest version that is ready.
 
     Raises:
         BadParameter: the version is not a number of 1 or more, or the name is missing.
     """
-    name, separator, version = text.partition(":")
-    if not name:
-        raise typer.BadParameter(f"'{text}' names no model")
-    if not separator:
-        return name, 0
-    if not (version.isascii() and version.isdigit() and 0 < int(version) < 1 << 63):
-        raise typer.BadParameter(f"'{version}' is not a version: it must be a whole number of 1 or more")
-    return name, int(version)
+    named = reference(text)
+    if named.number is None:
+        raise typer.BadParameter(f"'{named.model_version}' is not a version: it must be a whole number of 1 or more")
+    return named.name, named.number
 
 
 def with_version(text: str) -> tuple[str, int]:
@@ -39,7 +50,7 @@ def without_version(text: str) -> str:
     Raises:
         BadParameter: it has a version.
     """
-    name, version = split_version(text)
-    if version:
-        raise typer.BadParameter(f"a version can't be chosen here: write {name}")
-    return name
+    named = reference(text)
+    if named.version_or_alias:
+        raise typer.BadParameter(f"a version can't be chosen here: write {named.name}")
+    return named.name

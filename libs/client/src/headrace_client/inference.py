@@ -31,7 +31,7 @@ class InferRequest:
     Attributes:
         model: Name of the model.
         inputs: Values by name of the input: arrays, what numpy makes arrays of, or `Tensor` to name a datatype.
-        version: Number of the version; empty or 0 means the newest that is ready.
+        version: Number of the version, or the name of an alias or stage; empty or 0 means the newest that is ready.
         outputs: Names of the outputs to send back, in this order; empty means all.
         parameters: Parameters of the Open Inference Protocol. A request with a `sequence_id` is never tried again.
         priority: 0 to 9, 9 is most urgent; None means 5. Orders the queues of gateways and runners.
@@ -137,7 +137,7 @@ def decode_response(message: inference_pb2.InferResponse) -> InferResult:
         id=response.id,
         outputs=outputs,
         datatypes=datatypes,
-        parameters={name: _parameter_value(value) for name, value in response.parameters.items()},
+        parameters={name: parameter_value(value) for name, value in response.parameters.items()},
         execution=execution_of(message.execution),
     )
 
@@ -159,17 +159,18 @@ def seconds_of(duration: duration_pb2.Duration) -> float:
 
 
 def version_text(version: str | int) -> str:
-    """A version as the Open Inference Protocol has it: a decimal number, or empty for the newest.
+    """A version as requests name it: a decimal number, an alias or stage, or empty for the newest.
 
     Raises:
-        ValidationError: it is neither.
+        ValidationError: it is none of them.
     """
-    text = str(version) if not isinstance(version, bool) else "?"
-    if text in {"", "0"}:
-        return ""
-    if not (text.isascii() and text.isdigit()):
-        raise ValidationError(f"a version is a whole number of 1 or more, not {version!r}", field="version")
-    return text
+    text = version if isinstance(version, str) else str(_whole_number(version))
+    if text.startswith("-"):
+        raise ValidationError(
+            f"a version is a whole number of 1 or more, or the name of an alias or stage, not {version!r}",
+            field="version",
+        )
+    return "" if text == "0" else text
 
 
 def checked_request_id(request_id: str | None) -> str | None:
@@ -224,7 +225,7 @@ def _message(request: InferRequest) -> inference_pb2.InferRequest:
     for name in request.outputs:
         inner.outputs.add(name=name)
     for name, value in (request.parameters or {}).items():
-        inner.parameters[name].CopyFrom(_parameter(name, value))
+        inner.parameters[name].CopyFrom(parameter_of(name, value))
     if request.priority is not None:
         message.priority = _checked_priority(request.priority)
     return message
@@ -242,17 +243,32 @@ def _check_types(request: InferRequest) -> None:
 
 
 def _checked_priority(priority: int) -> int:
-    try:
-        # Also numpy's whole numbers; a bool is an int to Python.
-        checked = -1 if isinstance(priority, bool) else operator.index(priority)
-    except TypeError:
-        checked = -1
+    checked = _whole_number(priority)
     if not 0 <= checked <= _PRIORITY_MAX:
         raise ValidationError(f"priority is 0 to {_PRIORITY_MAX}, not {priority!r}", field="priority")
     return checked
 
 
-def _parameter(name: str, value: object) -> open_inference_pb2.InferParameter:
+def _whole_number(value: Any) -> int:
+    """The number, -1 for anything else."""
+    try:
+        # Also numpy's whole numbers; a bool is an int to Python.
+        return -1 if isinstance(value, bool) else operator.index(value)
+    except TypeError:
+        return -1
+
+
+def parameter_of(name: str, value: object, *, field: str | None = None) -> open_inference_pb2.InferParameter:
+    """The message for a parameter.
+
+    Args:
+        name: Its name.
+        value: A text, a number or a bool.
+        field: Where the request has it; None means its name.
+
+    Raises:
+        ValidationError: the value is of another kind, or a whole number of more than 64 bits.
+    """
     message = open_inference_pb2.InferParameter()
     # A bool is an int to Python, so it comes first.
     if isinstance(value, bool):
@@ -269,11 +285,12 @@ def _parameter(name: str, value: object) -> open_inference_pb2.InferParameter:
         raise ValidationError(
             f"parameter '{name}' is a text, a number of up to 64 bits or a bool, not {value!r}",
             failures.PARAMETER_INVALID,
-            field=name,
+            field=field or name,
         )
     return message
 
 
-def _parameter_value(message: open_inference_pb2.InferParameter) -> ParameterValue:
+def parameter_value(message: open_inference_pb2.InferParameter) -> ParameterValue:
+    """What a parameter says; empty for one that says nothing."""
     chosen = message.WhichOneof("parameter_choice")
     return getattr(message, chosen) if chosen is not None else ""
