@@ -235,9 +235,21 @@ async def test_a_generation_ends_by_its_deadline_and_keeps_what_came() -> None:
             await generation.read()
         # None where the time was over before the connection was there.
         assert len(gateway.calls) <= 1
-    async with AsyncClient("127.0.0.1:9", timeout_s=0.5) as client:
+    async with AsyncClient("127.0.0.1:9") as client:
         with pytest.raises((DeadlineError, UnreachableError)):
-            await client.generate("m", "Tell").read()
+            await client.generate("m", "Tell", timeout_s=0.5).read()
+
+
+async def test_a_text_without_a_time_of_its_own_has_ten_minutes_whatever_other_calls_have() -> None:
+    def use(address: str) -> None:
+        with Client(address, timeout_s=5) as client:
+            assert client.generate("m", "Tell").read() == client.generate("m", "Tell", timeout_s=700).read()
+
+    async with generating() as (gateway, address), AsyncClient(address, timeout_s=5) as client:
+        await client.generate("m", "Tell").read()
+        await client.generate("m", "Tell", timeout_s=None).read()
+        await asyncio.to_thread(use, address)
+    assert [round((call.left_s or 0) / 50) * 50 for call in gateway.calls] == [600, 600, 600, 700]
 
 
 async def test_threads_share_a_blocking_client() -> None:

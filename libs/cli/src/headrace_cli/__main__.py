@@ -29,6 +29,8 @@ def main() -> NoReturn:
         elif stream is None:
             # Whoever started the command closed it, and doesn't want to hear anything.
             setattr(sys, name, Path(os.devnull).open("w"))  # noqa: SIM115 - stays open as long as the process
+    if sys.stdin is None:  # pyright: ignore[reportUnnecessaryComparison]
+        sys.stdin = Path(os.devnull).open()  # noqa: SIM115 - as above
     as_json = "--json" in sys.argv
     try:
         # Ends the process by itself, unless failures are to be JSON.

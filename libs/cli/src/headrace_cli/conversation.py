@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import io
 import secrets
+import signal
 import sys
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Generator, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from importlib import import_module
 from typing import cast
@@ -14,13 +16,14 @@ from rich.text import Text
 
 from headrace_cli.documents import print_json_line
 from headrace_cli.failures import explain
-from headrace_cli.generation_call import TIMEOUT_S, Watch, show
+from headrace_cli.generation_call import Watch, show
 from headrace_cli.model_names import split_version
 from headrace_cli.sampling_options import Sampling
 from headrace_cli.session import Session
+from headrace_cli.standard_input import decoded
 from headrace_cli.terminal import messages
-from headrace_client import BlockingGeneration, Client, GenerateOptions
-from headrace_client.errors import HeadraceError, ValidationError
+from headrace_client import BlockingGeneration, GenerateOptions
+from headrace_client.errors import CallCancelled, HeadraceError, ValidationError
 
 _BLOCK = '"""'
 _HELP = f"/exit ends, /clear begins anew; {_BLOCK} before and after several lines; Ctrl-C ends an answer."
@@ -31,18 +34,20 @@ def converse(session: Session, model: str, *, system: str | None, options: Sampl
 
     Raises:
         BadParameter: the version is not a number.
-        HeadraceError: a message could not be read, or, elsewhere than on a terminal, was not answered.
+        HeadraceError: a message could not be read, or was not answered; elsewhere than on a terminal.
+        KeyboardInterrupt: Ctrl-C; on a terminal where nothing is typed or answered, and then for the second time.
     """
     name, number = split_version(model)
     # Its messages have their beginning in common: whoever has computed it shall go on.
-    asked = cast("GenerateOptions", {"session": secrets.token_hex(8), **options, "version": number})
+    common = {"session": secrets.token_hex(8), **options, "version": number, "timeout_s": session.timeout_s}
+    asked = cast("GenerateOptions", common)
     opening = [("system", system)] if system is not None else []
     said = list(opening)
     at_terminal = sys.stdin.isatty() and sys.stdout.isatty()
     if at_terminal:
         _tell(f"{name}. {_HELP}")
-    with session.client(timeout_s=TIMEOUT_S) as client:
-        while (message := read_message(_line_reader(at_terminal=at_terminal))) is not None:
+    with session.client() as client:
+        for message in _messages(as_json=session.as_json, at_terminal=at_terminal):
             command = message.strip()
             if command == "/exit":
                 return
@@ -52,14 +57,16 @@ def converse(session: Session, model: str, *, system: str | None, options: Sampl
             elif command == "/help":
                 _tell(_HELP)
             elif command:
-                said.append(("user", message))
+                turn = ("user", message)
                 try:
-                    said.append(("assistant", _answer(client, name, said, asked, session=session, stats=stats)))
+                    generation = client.generate(name, [*said, turn], **asked)
+                    answer = _answer(generation, as_json=session.as_json, stats=stats, at_terminal=at_terminal)
                 except HeadraceError as error:
                     if not at_terminal:
                         raise
-                    said.pop()
-                    explain(error, as_json=False)
+                    explain(error, as_json=session.as_json)
+                else:
+                    said += [turn, ("assistant", answer)] if answer is not None else []
 
 
 def read_message(read_line: Callable[[], str | None]) -> str | None:
@@ -82,24 +89,77 @@ def read_message(read_line: Callable[[], str | None]) -> str | None:
     return "\n".join([*lines, *([line] if line is not None else [])])
 
 
-def _answer(
-    client: Client, model: str, said: list[tuple[str, str]], options: GenerateOptions, *, session: Session, stats: bool
-) -> str:
-    watch = Watch()
-    with client.generate(model, said, **options) as generation:
+def _messages(*, as_json: bool, at_terminal: bool) -> Iterator[str]:
+    """What is said until the input ends. On a terminal Ctrl-C drops what has been typed; twice it ends it."""
+    if at_terminal:
+        with suppress(ImportError):
+            import_module("readline")  # Gives input() editing and history.
+        if isinstance(stream := cast("object", sys.stdin), io.TextIOWrapper):
+            stream.reconfigure(errors="strict")
+    was_interrupted = False
+    while True:
         try:
-            if session.as_json:
+            message = read_message(_typed_lines() if at_terminal else _piped_line)
+        except KeyboardInterrupt:
+            if not at_terminal or was_interrupted:
+                raise
+            was_interrupted = True
+            _tell("Ctrl-C again, Ctrl-D or /exit ends the conversation.")
+        except ValidationError as error:
+            if not at_terminal:
+                raise
+            was_interrupted = False
+            explain(error, as_json=as_json)
+        else:
+            if message is None:
+                return
+            was_interrupted = False
+            yield message
+
+
+def _answer(generation: BlockingGeneration, *, as_json: bool, stats: bool, at_terminal: bool) -> str | None:
+    """Print what comes; gives all of it, also where Ctrl-C ended it, or None where it had not begun."""
+    watch = Watch()
+    with generation, _ended_by_interrupts(generation, at_terminal=at_terminal) as interrupted:
+        try:
+            if as_json:
                 generation.read()
-                print_json_line(_document(generation))
             else:
                 show(generation, watch)
-        except KeyboardInterrupt:
-            if not sys.stdin.isatty():
+        except CallCancelled:
+            if not interrupted:
                 raise
+            if not generation.text:
+                _tell("interrupted before the answer began; your message is forgotten")
+                return None
             _tell("interrupted")
+        if as_json:
+            print_json_line(_document(generation))
         if stats:
             _tell(watch.report(generation))
         return generation.text
+
+
+@contextmanager
+def _ended_by_interrupts(generation: BlockingGeneration, *, at_terminal: bool) -> Generator[list[int]]:
+    """On a terminal Ctrl-C ends the generation and nothing else, however often and whenever it comes.
+
+    Gives the signals that came.
+    """
+    came: list[int] = []
+    if not at_terminal:
+        yield came
+        return
+
+    def interrupt(number: int, _: object) -> None:
+        came.append(number)
+        generation.close()
+
+    before = signal.signal(signal.SIGINT, interrupt)
+    try:
+        yield came
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def _document(generation: BlockingGeneration) -> dict[str, object]:
@@ -112,25 +172,27 @@ def _document(generation: BlockingGeneration) -> dict[str, object]:
     }
 
 
-def _line_reader(*, at_terminal: bool) -> Callable[[], str | None]:
-    if at_terminal:
-        with suppress(ImportError):
-            import_module("readline")  # Gives input() editing and history.
+def _typed_lines() -> Callable[[], str | None]:
+    """Reads lines for one message, after a prompt each."""
     prompts = iter(["> "])
 
     def read_line() -> str | None:
         try:
-            return input(next(prompts, "… ") if at_terminal else "")
+            return input(next(prompts, "… "))
         except (EOFError, KeyboardInterrupt) as end:
-            if at_terminal:
-                print()  # What follows begins on a line of its own.
+            print()  # What follows begins on a line of its own.
             if isinstance(end, KeyboardInterrupt):
                 raise
             return None
         except UnicodeDecodeError:
-            raise ValidationError("standard input is not UTF-8", field="prompt") from None
+            raise ValidationError("what was typed is not UTF-8", field="prompt") from None
 
     return read_line
+
+
+def _piped_line() -> str | None:
+    line = sys.stdin.buffer.readline()
+    return decoded(line, "standard input").removesuffix("\r") if line else None
 
 
 def _tell(text: str) -> None:

@@ -13,10 +13,10 @@ import typer
 from numpy.typing import NDArray
 
 from headrace_cli.documents import print_json
-from headrace_cli.generation_call import decoded
 from headrace_cli.model_names import split_version
 from headrace_cli.presentation import table, words
 from headrace_cli.session import Session
+from headrace_cli.standard_input import decoded, read_standard_input
 from headrace_cli.terminal import output
 
 _TIMEOUT_S = 60.0
@@ -38,7 +38,7 @@ def texts_for(texts: Sequence[str], file: Path | None) -> list[str]:
     if file is not None:
         given = decoded(file.expanduser().read_bytes(), str(file)).splitlines()
     elif not texts or list(texts) == ["-"]:
-        given = decoded(sys.stdin.buffer.read(), "standard input").splitlines()
+        given = decoded(read_standard_input("Texts, one a line"), "standard input").splitlines()
     else:
         given = list(texts)
     given = [text for text in given if text.strip()]

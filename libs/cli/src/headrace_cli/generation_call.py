@@ -16,13 +16,12 @@ from headrace_cli.documents import print_json
 from headrace_cli.model_names import split_version
 from headrace_cli.sampling_options import Sampling
 from headrace_cli.session import Session
+from headrace_cli.standard_input import decoded, read_standard_input
 from headrace_cli.terminal import messages
 from headrace_client import BlockingGeneration, Delta, GenerateOptions
-from headrace_client.errors import ValidationError
 from headrace_client.generation import TokenLogprob, Transcript
 from headrace_client.generation_request import Prompt
 
-TIMEOUT_S = 600.0
 _CLEAR_LINE = "\r\x1b[2K"
 
 
@@ -39,24 +38,12 @@ def prompt_for(prompt: str | None, file: Path | None, *, chat: bool, system: str
     if file is not None:
         text = decoded(file.expanduser().read_bytes(), str(file))
     elif prompt is None or prompt == "-":
-        text = decoded(sys.stdin.buffer.read(), "standard input")
+        text = decoded(read_standard_input("The prompt"), "standard input")
     else:
         text = prompt
     if not chat:
         return text
     return [*([("system", system)] if system is not None else []), ("user", text)]
-
-
-def decoded(content: bytes, origin: str) -> str:
-    """The text without one newline at its end.
-
-    Raises:
-        ValidationError: it is not UTF-8.
-    """
-    try:
-        return content.decode().removesuffix("\n")
-    except UnicodeDecodeError:
-        raise ValidationError(f"{origin} is not UTF-8", field="prompt") from None
 
 
 def generate_once(session: Session, model: str, prompt: Prompt, options: Sampling, *, stats: bool | None) -> None:
@@ -69,9 +56,14 @@ def generate_once(session: Session, model: str, prompt: Prompt, options: Samplin
     name, number = split_version(model)
     asked = cast(
         "GenerateOptions",
-        {**options, "version": number, "report_progress": not session.as_json and sys.stderr.isatty()},
+        {
+            **options,
+            "version": number,
+            "timeout_s": session.timeout_s,
+            "report_progress": not session.as_json and sys.stderr.isatty(),
+        },
     )
-    with session.client(timeout_s=TIMEOUT_S) as client, client.generate(name, prompt, **asked) as generation:
+    with session.client() as client, client.generate(name, prompt, **asked) as generation:
         if session.as_json:
             try:
                 generation.read()

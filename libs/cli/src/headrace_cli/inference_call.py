@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ from headrace_cli.documents import print_json
 from headrace_cli.model_names import split_version
 from headrace_cli.presentation import printable, shape_text, table, words
 from headrace_cli.session import Session
+from headrace_cli.standard_input import read_standard_input
 from headrace_cli.tensor_input import parse_input_argument, parse_parameter, read_source
 from headrace_cli.tensor_output import Output, as_json, preview, top_classes
 from headrace_cli.terminal import output
@@ -88,7 +88,8 @@ def build_request(asked: Asked, manifest: manifest_pb2.Manifest) -> InferRequest
             raise ValidationError(f"'{name}' has no input '{tensor}', only {', '.join(datatypes)}", field=tensor)
         if tensor in inputs:
             raise ValidationError(f"input '{tensor}' is given twice", field=tensor)
-        inputs[tensor] = Tensor(read_source(argument.source, read_stdin=sys.stdin.buffer.read), datatypes[tensor])
+        value = read_source(argument.source, read_stdin=lambda: read_standard_input("The tensor as JSON"))
+        inputs[tensor] = Tensor(value, datatypes[tensor])
     return InferRequest(
         name,
         inputs,

@@ -35,6 +35,8 @@ from headrace_client.transport import Transport
 from headrace_client.tried_stream import TriedStream
 
 TIMEOUT_S = 30.0
+GENERATE_TIMEOUT_S = 600.0
+"""A long text takes minutes, and so may its turn."""
 MESSAGE_BYTES_MAX = 64 << 20
 
 
@@ -53,7 +55,8 @@ class AsyncClient:
         api_key: The key to call with, or `@FILE`.
         profile: Name of a profile of the profile file.
         tls: True for an encrypted connection, or its particulars.
-        timeout_s: Time for a call that states none, in seconds, retries included.
+        timeout_s: Time for a call that states none, in seconds, retries included. Generations have 600 s, and what
+            moves or loads models has times of its own.
         retry: How often and how soon calls are tried again.
         message_bytes_max: Largest answer accepted.
 
@@ -153,7 +156,8 @@ class AsyncClient:
     def generate(self, model: str, prompt: Prompt, **options: Unpack[GenerateOptions]) -> Generation:
         """What a language model makes of a prompt, token by token; see `Generation` and, for all options, its class.
 
-        A failure before anything came is retried as those of other calls are, later ones never.
+        A failure before anything came is retried as those of other calls are, later ones never. Without `timeout_s` the
+        whole text has 600 s, whatever the client's own is.
 
         Args:
             model: Name of the model.
@@ -170,11 +174,12 @@ class AsyncClient:
         self, model: str, prompt: Prompt, options: GenerateOptions
     ) -> TriedStream[generation_pb2.GenerateResponse]:
         """The call of a `Generation` that has not begun, for a client that reads it in a way of its own."""
+        timeout_s = options.get("timeout_s")
         return TriedStream(
             transport=self._transport,
             rpc=rpcs.GENERATE,
             request=encode_generate(model, prompt, options),
-            timeout_s=options.get("timeout_s"),
+            timeout_s=GENERATE_TIMEOUT_S if timeout_s is None else timeout_s,
             request_id=options.get("request_id"),
             traceparent=options.get("traceparent", ""),
         )

@@ -67,7 +67,7 @@ class GenerateOptions(TypedDict, total=False):
         priority: 0 to 9, 9 is most urgent. Default 5.
         continue_elsewhere: Whether another replica may go on where one was lost. Default True; only for one completion
             without a constraint.
-        timeout_s: Time for the whole stream in seconds, retries included; None means that of the client.
+        timeout_s: Time for the whole stream in seconds, retries included. Default 600, whatever the client's is.
         request_id: For the logs of the mesh.
         traceparent: W3C trace context.
     """

@@ -30,7 +30,7 @@ class TriedStream(Generic[R]):
         transport: Of the client.
         rpc: The method.
         request: Its request.
-        timeout_s: Time for the whole stream, retries included; None means that of the client.
+        timeout_s: Time for the whole stream, retries included.
         request_id: For the logs of the mesh.
         traceparent: W3C trace context.
     """
@@ -41,7 +41,7 @@ class TriedStream(Generic[R]):
         transport: Transport,
         rpc: Rpc[Q, R],
         request: Q,
-        timeout_s: float | None,
+        timeout_s: float,
         request_id: str | None,
         traceparent: str,
     ) -> None:
@@ -51,7 +51,7 @@ class TriedStream(Generic[R]):
         self._response = rpc.response
         self._content = serialised(request)
         self._metadata = transport.metadata(request_id, traceparent)
-        self._timeout_s = transport.timeout_s if timeout_s is None else checked_timeout_s(timeout_s)
+        self._timeout_s = checked_timeout_s(timeout_s)
         self._deadline_s = 0.0
         self._attempts: Attempts | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
