@@ -72,18 +72,18 @@ class Headrace:
         done = Done(status=ended if isinstance(ended, int) else 0, stdout=out.getvalue(), stderr=problems.getvalue())
         return _checked(done, status)
 
-    def process(self, *arguments: str, status: int = 0, stdin: str = "", **environment: str) -> Done:
+    def process(self, *arguments: str, status: int = 0, stdin: str | bytes = "", **environment: str) -> Done:
         """Run the installed command; checks its exit status."""
         ended = subprocess.run(
             [str(HEADRACE), *arguments],
             check=False,
             capture_output=True,
-            text=True,
             timeout=200,
             env=self.variables(environment),
-            input=stdin,
+            input=stdin.encode() if isinstance(stdin, str) else stdin,
         )
-        return _checked(Done(status=ended.returncode, stdout=ended.stdout, stderr=ended.stderr), status)
+        done = Done(status=ended.returncode, stdout=ended.stdout.decode(), stderr=ended.stderr.decode())
+        return _checked(done, status)
 
     def variables(self, more: Mapping[str, str] | None = None) -> dict[str, str]:
         """The whole environment of a command."""

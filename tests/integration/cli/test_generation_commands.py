@@ -31,7 +31,7 @@ SENTENCE = "The cat sat."
 
 
 async def ended(
-    *arguments: str, script: Script = sentence, status: int = 0, stdin: str = ""
+    *arguments: str, script: Script = sentence, status: int = 0, stdin: str | bytes = ""
 ) -> tuple[Done, list[GenerateRequest]]:
     """The command as a process, and what it asked."""
     async with generating(script) as (gateway, address):
