@@ -73,19 +73,40 @@ def search(client: Client, model: str, question: str, passages: list[Passage], *
     print(f"{len(passages)} passages as vectors of {vectors.shape[1]} numbers in {took_s:.1f} s")
 
 
+def all_passages(folder: Path) -> list[Passage]:
+    """Those of a folder's text files, in the order of their names.
+
+    Raises:
+        OSError: the folder or a file in it can't be read.
+    """
+    files = sorted(path for path in folder.iterdir() if path.suffix in SUFFIXES and path.is_file())
+    return [passage for path in files for passage in passages_of(path)]
+
+
+def one_or_more(text: str) -> int:
+    """A number of the command line."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError("must be a whole number of 1 or more")
+    return int(text)
+
+
 def main() -> int:
     """Reads the command line; the exit status is 1 when the mesh refuses or can't be reached."""
     parser = argparse.ArgumentParser(description="Search text files by meaning.")
     parser.add_argument("question", nargs="?", default=QUESTION, help="default: %(default)s")
     parser.add_argument("--folder", type=Path, default=REPOSITORY / "docs", help="text files, default: %(default)s")
     parser.add_argument("--model", default="smollm2-embed", help="default: %(default)s")
-    parser.add_argument("--top", type=int, default=5, metavar="N", help="passages to show, default %(default)s")
-    parser.add_argument("--limit", type=int, default=80, metavar="N", help="passages to read, default %(default)s")
+    parser.add_argument("--top", type=one_or_more, default=5, metavar="N", help="passages to show, default %(default)s")
+    parser.add_argument(
+        "--limit", type=one_or_more, default=80, metavar="N", help="passages to read, default %(default)s"
+    )
     parser.add_argument("--endpoint", help="gateway, such as 127.0.0.1:8081")
     parser.add_argument("--api-key", help="the key, or @FILE")
     options = parser.parse_args()
-    files = sorted(path for path in options.folder.iterdir() if path.suffix in SUFFIXES)
-    passages = [passage for path in files for passage in passages_of(path)]
+    try:
+        passages = all_passages(options.folder)
+    except OSError as error:
+        parser.error(f"{error.filename}: {error.strerror}")
     if not passages:
         parser.error(f"no text in {options.folder}")
     passages = passages[:: math.ceil(len(passages) / options.limit)]  # Some of every file.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
 
@@ -106,6 +107,26 @@ def test_semantic_search_finds_what_is_meant_first(mesh: Mesh, tmp_path: Path) -
     similarities = [float(line.split()[0]) for line in lines[:3]]
     assert similarities == sorted(similarities, reverse=True)
     assert lines[3].startswith("3 passages as vectors of 576 numbers in ")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("--folder", "{folder}/none"), "{folder}/none: No such file or directory"),
+        (("--folder", "{folder}/file"), "{folder}/file: Not a directory"),
+        (("--folder", "{folder}"), "no text in {folder}"),
+        (("--limit", "0"), "argument --limit: must be a whole number of 1 or more"),
+        (("--top", "-1"), "argument --top: must be a whole number of 1 or more"),
+    ],
+)
+def test_semantic_search_says_what_it_can_t_search(arguments: Sequence[str], words: str, tmp_path: Path) -> None:
+    (tmp_path / "a folder.md").mkdir()
+    (tmp_path / "file").touch()
+    given = [argument.format(folder=tmp_path) for argument in arguments]
+    command = [PYTHON, EXAMPLES / "semantic_search.py", *given]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.endswith(f"error: {words.format(folder=tmp_path)}\n")
 
 
 def test_file_examples_work_without_arguments(mesh: Mesh) -> None:
