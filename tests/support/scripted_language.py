@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -122,7 +123,9 @@ class ScriptedLanguageModel:
                 if whole:
                     held.clear()
         finally:
-            await self.may_stop.wait()
+            while not self.may_stop.is_set():
+                with suppress(asyncio.CancelledError):
+                    await self.may_stop.wait()
             self.running -= 1
 
     def lose(self) -> None:

@@ -21,18 +21,19 @@ from headrace.registry.v1.manifest_pb2 import (
     QueuePolicy,
     TensorSpec,
 )
-from headrace.runner.internal.v1.mesh_pb2 import CallKind
+from headrace.runner.internal.v1.mesh_pb2 import CallKind, GenerateCall
 from headrace_common import catalogue
 from headrace_common.errors import HeadraceError
 from headrace_common.testing import FakeClock
 from headrace_runner.backends.contract import Backend
 from headrace_runner.backends.discovery import discover
+from headrace_runner.calls import Outcome
 from inference import open_inference_pb2 as oip
 from support import onnx_models
 from support.artifacts import version_of
 from support.eventually import eventually
 from support.generation import decoupled, text_output
-from support.generations import Generations
+from support.generations import Generations, Heard
 from support.runner import running_host
 from support.scripted_language import ScriptedLanguageBackend, ScriptedLanguageModel, text_after
 
@@ -359,6 +360,78 @@ async def test_a_lost_process_ends_its_streams_and_the_model_goes_on(
         await loaded.over(again)
         assert again.text() == text_after("once", 8)
         assert loaded.runner.events[-1].state == ModelState.MODEL_STATE_LOADED
+
+
+@pytest.mark.parametrize("completions", [1, SLOTS])
+async def test_a_slot_is_not_given_away_while_the_model_stops_whatever_comes_meanwhile(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, completions: int
+) -> None:
+    async with story(tmp_path, monkeypatch) as loaded:
+        loaded.model.stand_after(3)
+        failing = loaded.generate(
+            request=pb.GenerateRequest(text="x", completions=completions, sampling=pb.SamplingParameters(max_tokens=9))
+        )
+        others = [loaded.generate(request=ENDLESS) for _ in range(SLOTS - completions)]
+        await eventually(lambda: loaded.model.running == SLOTS)
+        waiting = loaded.generate()
+        await eventually(lambda: loaded.metric("generation_queue_tokens") == 12)
+        loaded.model.may_stop.clear()
+        loaded.model.lose()
+        for _ in range(20):
+            await asyncio.sleep(0)
+        failing.cancel()
+        for _ in range(20):
+            await asyncio.sleep(0)
+        assert loaded.metric("generation_slots_used") == SLOTS == loaded.model.running
+        loaded.model.may_stop.set()
+        loaded.model.may_go.set()
+        await loaded.over(waiting, *others)
+        assert waiting.text() == text_after("once", 8)
+        assert failing.outcome is None
+        await loaded.all_free()
+
+
+async def test_long_prompts_are_computed_one_after_the_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with story(tmp_path, monkeypatch) as loaded:
+        peaks: list[int] = []
+        sampling = pb.SamplingParameters(max_tokens=1)
+        for prompt in ("y" * 40, "z" * (CONTEXT // SLOTS)):
+            loaded.model.peak = 0
+            texts = [f"{number}{prompt[1:]}" for number in range(SLOTS)]
+            heard = [loaded.generate(request=pb.GenerateRequest(text=text, sampling=sampling)) for text in texts]
+            await loaded.over(*heard)
+            peaks.append(loaded.model.peak)
+        assert peaks == [1, SLOTS]
+        # A first token says that the prompt is computed.
+        loaded.model.stand_after(1)
+        heard = [loaded.generate(request=pb.GenerateRequest(text=f"{number}" * 40)) for number in range(SLOTS)]
+        await eventually(lambda: loaded.model.running == SLOTS)
+        loaded.model.may_go.set()
+        await loaded.over(*heard)
+        await loaded.all_free()
+
+
+async def test_what_goes_wrong_with_one_callers_answer_is_no_others_concern(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with story(tmp_path, monkeypatch) as loaded:
+        broken = Heard()
+
+        def emit(_: bytes) -> None:
+            raise RuntimeError("the caller is broken")
+
+        def ended(outcome: Outcome) -> None:
+            broken.outcome = outcome
+
+        request = pb.GenerateRequest(text="once", sampling=pb.SamplingParameters(max_tokens=8))
+        payload = GenerateCall(request=request).SerializeToString()
+        call = loaded.runner.call(loaded.version, payload)._replace(kind=CallKind.CALL_KIND_GENERATE, emit=emit)
+        loaded.runner.host.begin(call, ended)
+        heard = [loaded.generate() for _ in range(SLOTS - 1)]
+        await loaded.over(broken, *heard)
+        assert broken.error.entry is catalogue.MODEL_EXECUTION_FAILED
+        assert [one.text() for one in heard] == [text_after("once", 8)] * (SLOTS - 1)
+        await loaded.all_free()
 
 
 async def test_tritons_stream_gets_the_same_text(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

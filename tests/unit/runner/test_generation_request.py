@@ -11,17 +11,20 @@ import pytest
 
 from headrace.gateway.v1 import generation_pb2 as pb
 from headrace.runner.internal.v1.mesh_pb2 import GenerateCall
-from headrace_common import catalogue
+from headrace_common import catalogue, wire
 from headrace_common.catalogue import CatalogueEntry
 from headrace_common.errors import HeadraceError
 from headrace_runner.backends.generation import Chat, ChatMessage, Sampling
+from headrace_runner.execution.generation import request as request_module
+from headrace_runner.execution.generation.entries import ENTRIES_MAX
 from headrace_runner.execution.generation.request import (
     GenerationRequest,
     ModelLimits,
+    as_sent,
     read_generate_call,
     tokens_left,
 )
-from headrace_runner.execution.generation.sampling import TOKENS_MAX
+from headrace_runner.execution.generation.sampling import TOKENS_MAX, invalid
 from headrace_runner.execution.generation.triton_request import read_triton_request
 from inference import open_inference_pb2 as oip
 
@@ -214,9 +217,54 @@ def test_requests_that_can_not_be_right_are_refused(
 
 
 def test_a_request_far_too_large_is_refused_unread() -> None:
-    LIMITS.check_payload(bytes(4 * 32 * 256 + (2 << 20)))
+    LIMITS.check_payload(bytes(32 * 256 + (2 << 20)))
     error = refusal(lambda: LIMITS.check_payload(bytes(3 << 20)))
     assert (error.entry, error.field) == (catalogue.FIELD_TOO_LONG, "prompt")
+
+
+@pytest.mark.parametrize(
+    ("field", "request_"),
+    [
+        (
+            "chat.messages",
+            pb.GenerateRequest(chat=pb.ChatPrompt(messages=[pb.ChatMessage(role="u")] * (1 + ENTRIES_MAX // 2))),
+        ),
+        ("sampling", pb.GenerateRequest(text="hi", sampling=pb.SamplingParameters(stop=[""] * ENTRIES_MAX))),
+        ("sampling.logit_bias", asked(logit_bias=dict.fromkeys(range(ENTRIES_MAX // 3), 1))),
+        ("token_ids.ids", pb.GenerateRequest(token_ids=pb.TokenIds(ids=[1] * 20_000))),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_lists_far_too_long_are_refused_unparsed(
+    monkeypatch: pytest.MonkeyPatch, field: str, request_: pb.GenerateRequest
+) -> None:
+    monkeypatch.setattr(request_module, "GenerateCall", None)
+    error = refusal(
+        lambda: read_generate_call(GenerateCall(request=request_).SerializeToString(), LIMITS, lambda: SEED)
+    )
+    assert (error.entry, error.field) == (catalogue.FIELD_TOO_LONG, field)
+
+
+def test_groups_hide_no_entries() -> None:
+    group = b"\x0b" + b"\x08\x01" * 10_000 + b"\x0c"
+    error = refusal(lambda: read_generate_call(wire.encode_len_field(1, group), LIMITS, lambda: SEED))
+    assert error.entry is catalogue.REQUEST_MALFORMED
+
+
+def test_errors_of_a_model_name_fields_as_they_were_sent() -> None:
+    request = said({"json_schema": "{}"})
+    request.parameters["seed"].int64_param = 1
+    for path, sent in (
+        ("sampling.json_schema", "sampling_parameters.json_schema"),
+        ("sampling.seed", "parameters.seed"),
+        ("prompt", "text_input"),
+    ):
+        error = invalid(path, "is bad")
+        as_sent(error, read_triton(request))
+        assert (error.field, error.context["field"], error.message) == (sent, sent, f"{sent} is bad")
+        error = invalid(path, "is bad")
+        as_sent(error, read(asked()))
+        assert error.field == path
 
 
 def test_more_tokens_than_the_context_are_refused_unread() -> None:

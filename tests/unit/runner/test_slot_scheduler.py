@@ -23,10 +23,13 @@ class Slots:
 
     slots: int = 4
     policy: SchedulingPolicy = field(default_factory=policy)
+    prompt_tokens_max: int = 100
     now: float = 0.0
 
     def __post_init__(self) -> None:
-        self.scheduler: SlotScheduler[str] = SlotScheduler(policy=self.policy, slots=self.slots)
+        self.scheduler: SlotScheduler[str] = SlotScheduler(
+            policy=self.policy, slots=self.slots, prompt_tokens_max=self.prompt_tokens_max
+        )
 
     def wait(
         self,
@@ -36,11 +39,12 @@ class Slots:
         tenant: str = "t",
         priority: int = 5,
         tokens: int = 10,
+        prompt_tokens: int = 1,
         deadline: float = 1e9,
     ) -> None:
         assert self.scheduler.enter(name, priority=priority, payload_bytes=1) is None
         waiting = Waiting(name, tenant, priority, None, tokens, 1, deadline, self.now)
-        self.scheduler.queue(waiting, slots=slots)
+        self.scheduler.queue(waiting, slots=slots, prompt_tokens=prompt_tokens)
 
     def start(self) -> list[str]:
         return self.scheduler.start(self.now)
@@ -79,6 +83,34 @@ def test_a_completion_that_ends_early_gives_its_slot_to_the_next() -> None:
     assert slots.start() == ["one"]
     slots.scheduler.leave("many")
     assert slots.scheduler.used == 1
+
+
+def test_prompts_are_computed_together_up_to_their_tokens() -> None:
+    slots = Slots(prompt_tokens_max=100)
+    slots.wait("a", prompt_tokens=60)
+    slots.wait("b", prompt_tokens=40)
+    slots.wait("late", prompt_tokens=1)
+    assert slots.start() == ["a", "b"]
+    slots.wait("urgent", prompt_tokens=80, priority=9)
+    slots.scheduler.prompt_computed("b")
+    assert slots.start() == [], "the urgent one is next, and is not overtaken"
+    slots.scheduler.leave("a")
+    assert slots.start() == ["urgent", "late"]
+    assert slots.scheduler.prompt_tokens == 81
+
+
+def test_each_completion_computes_the_prompt_and_a_prompt_above_the_limit_is_computed_alone() -> None:
+    slots = Slots(prompt_tokens_max=100)
+    slots.wait("long", slots=2, prompt_tokens=90)
+    slots.wait("short", prompt_tokens=1)
+    assert slots.start() == ["long"]
+    slots.scheduler.prompt_computed("long")
+    assert slots.start() == ["short"]
+    slots.wait("longer", prompt_tokens=200)
+    slots.scheduler.prompt_computed("long")
+    assert slots.start() == []
+    slots.scheduler.prompt_computed("short")
+    assert slots.start() == ["longer"]
 
 
 def test_urgent_calls_go_first_and_waiting_makes_urgent() -> None:
@@ -146,6 +178,7 @@ class SlotsMachine(RuleBasedStateMachine):
         self.entered: set[str] = set()
         self.queued: dict[str, int] = {}
         self.running: dict[str, int] = {}
+        self.prompts: dict[str, tuple[int, int]] = {}
         self.count = 0
 
     @rule(priority=st.integers(0, 9))
@@ -156,27 +189,52 @@ class SlotsMachine(RuleBasedStateMachine):
         self.entered.add(name)
 
     @precondition(lambda self: self.entered)
-    @rule(data=st.data(), slots=st.integers(1, 4), tokens=st.integers(1, 1_000), tenant=st.sampled_from("ab"))
-    def queue(self, data: st.DataObject, slots: int, tokens: int, tenant: str) -> None:
+    @rule(
+        data=st.data(),
+        slots=st.integers(1, 4),
+        tokens=st.integers(1, 1_000),
+        prompt_tokens=st.integers(1, 120),
+        tenant=st.sampled_from("ab"),
+    )
+    def queue(self, data: st.DataObject, slots: int, tokens: int, prompt_tokens: int, tenant: str) -> None:
         name = data.draw(st.sampled_from(sorted(self.entered)))
         self.entered.remove(name)
         priority = int(name.split("/")[1])
         waiting = Waiting(name, tenant, priority, None, tokens, 3, self.slots.now + 60, self.slots.now)
-        self.slots.scheduler.queue(waiting, slots=slots)
+        self.slots.scheduler.queue(waiting, slots=slots, prompt_tokens=prompt_tokens)
         self.queued[name] = slots
+        self.prompts[name] = (slots, prompt_tokens)
 
     @rule()
     def start(self) -> None:
         for name in self.slots.start():
             self.running[name] = self.queued.pop(name)
-        free = 4 - sum(self.running.values())
+        free, computing = 4 - sum(self.running.values()), self.computing()
         # Whoever still waits is not there because of nothing: the next one needs more than is free.
-        assert not self.queued or max(self.queued.values()) > free
+        assert not self.queued or any(
+            slots > free or (computing and computing + slots * self.prompts[name][1] > 100)
+            for name, slots in self.queued.items()
+        )
+
+    def computing(self) -> int:
+        return sum(self.prompts[name][0] * self.prompts[name][1] for name in self.running)
+
+    @precondition(lambda self: self.running)
+    @rule(data=st.data())
+    def prompt_computed(self, data: st.DataObject) -> None:
+        name = data.draw(st.sampled_from(sorted(self.running)))
+        prompts, tokens = self.prompts[name]
+        if prompts:
+            self.slots.scheduler.prompt_computed(name)
+            self.prompts[name] = (prompts - 1, tokens)
 
     @precondition(lambda self: self.running)
     @rule(data=st.data())
     def release(self, data: st.DataObject) -> None:
         name = data.draw(st.sampled_from(sorted(self.running)))
+        prompts, tokens = self.prompts[name]
+        if prompts == self.running[name]:
+            self.prompts[name] = (prompts - 1, tokens)
         self.slots.scheduler.release(name)
         self.running[name] -= 1
         if not self.running[name]:
@@ -202,6 +260,7 @@ class SlotsMachine(RuleBasedStateMachine):
         scheduler = self.slots.scheduler
         assert scheduler.used == sum(self.running.values()) <= 4
         assert scheduler.running == len(self.running)
+        assert scheduler.prompt_tokens == self.computing()
         assert scheduler.waiting == len(self.entered) + len(self.queued)
 
     def teardown(self) -> None:

@@ -58,16 +58,18 @@ def read_varint(buffer: Buffer, position: int) -> tuple[int, int]:
     raise malformed()
 
 
-def fields(buffer: Buffer, *, fields_max: int | None = None) -> Iterator[Field]:
+def fields(buffer: Buffer, *, fields_max: int | None = None, groups: bool = True) -> Iterator[Field]:
     """Walks the top-level fields in wire order.
 
     Args:
         buffer: One serialised message.
-        fields_max: How many fields it may have, those inside of groups included; None is for trusted input only.
+        fields_max: How many fields it may have, those inside of groups included; None is for trusted input only, or
+            for a caller who counts them.
+        groups: Whether groups are skipped; otherwise they are no protobuf.
 
     Yields:
         `(number, wire type, value)`: an int for VARINT (unsigned), FIXED32 and FIXED64 (little-endian, unsigned), a
-        view of the payload for LENGTH_DELIMITED. Views share the buffer's memory. Groups are skipped.
+        view of the payload for LENGTH_DELIMITED. Views share the buffer's memory.
 
     Raises:
         ValidationError: REQUEST_MALFORMED (INVALID_ARGUMENT), as soon as the walk meets the damage or one field too
@@ -108,7 +110,7 @@ def fields(buffer: Buffer, *, fields_max: int | None = None) -> Iterator[Field]:
                 raise malformed()
             yield number, kind, int.from_bytes(view[position:stop], "little")
             position = stop
-        elif kind == START_GROUP:
+        elif kind == START_GROUP and groups:
             position, left = _skip_group(view, position, number, left)
         else:
             raise malformed()

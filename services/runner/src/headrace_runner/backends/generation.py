@@ -138,8 +138,8 @@ class GenerativeModel(Protocol):
     def generate(self, prompt: Sequence[int], sampling: Sampling) -> AsyncGenerator[PromptDone | Generated, None]:
         """Makes one completion in one slot: first `PromptDone` once or more, then `Generated` until one has `finish`.
 
-        Closing the generator stops the model within one token, or one batch of the prompt, and the slot is free when
-        `aclose` has returned.
+        Closing the generator stops the model within one token, or one batch of the prompt. However it ends, and
+        whatever cancels come meanwhile, it has ended only when the slot is free.
 
         Raises:
             ValidationError: CONSTRAINT_INVALID (INVALID_ARGUMENT).
@@ -149,4 +149,14 @@ class GenerativeModel(Protocol):
 
     def close(self) -> None:
         """Frees the model and its process. Blocks for milliseconds; may be called in any thread, and while it runs."""
+        ...
+
+
+@runtime_checkable
+class ComputesAside(Protocol):
+    """A `GenerativeModel` that is computed by a process of its own. Optional."""
+
+    @property
+    def process_id(self) -> int:
+        """The process as of now; 0 while there is none."""
         ...

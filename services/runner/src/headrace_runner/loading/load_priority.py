@@ -21,16 +21,19 @@ class LoadPriority:
 
     Args:
         patience_s: How long a load gives way at most. On a machine without idle time it would never end otherwise.
+
+    Attributes:
+        allowed: Whether the system lets this process take giving way back.
     """
 
     def __init__(self, *, patience_s: float = 10.0) -> None:
         self._patience_s = patience_s
-        self._allowed = _may_compete_again()
+        self.allowed = _may_compete_again()
 
     @contextmanager
     def lowered(self) -> Generator[None]:
         """The calling thread gives way inside of the block."""
-        if not self._allowed:
+        if not self.allowed:
             yield
             return
         own = threading.get_native_id()

@@ -20,8 +20,9 @@ from headrace_runner.artifacts.disk_cache import ArtifactLease, DiskCache
 from headrace_runner.artifacts.source import ArtifactSource
 from headrace_runner.backends.contract import LoadedModel
 from headrace_runner.backends.discovery import BackendSet, backend_name
-from headrace_runner.backends.generation import GenerativeModel
+from headrace_runner.backends.generation import ComputesAside, GenerativeModel
 from headrace_runner.execution.generation.generative_replica import GenerativeReplica
+from headrace_runner.execution.generation.process_share import ProcessShare
 from headrace_runner.execution.policy import ExecutionLimits, SchedulingPolicy, policy_of, threads_of
 from headrace_runner.execution.replica import Replica
 from headrace_runner.execution.sequence_policy import SequencePolicy, sequence_policy_of
@@ -159,9 +160,8 @@ class ModelLoader:
             self.has_freed = True
         backend = backend_name(version.manifest)
         if isinstance(loaded, GenerativeModel):
-            return LoadedReplica(
-                await self._generative(tenant_id, version, loaded, policy), backend, loaded.memory_bytes, lease
-            )
+            replica = await self._generative(tenant_id, version, loaded, policy, threads)
+            return LoadedReplica(replica, backend, loaded.memory_bytes, lease)
         return LoadedReplica(self._computing(tenant_id, version, loaded, policy), backend, loaded.memory_bytes, lease)
 
     def _computing(
@@ -187,7 +187,7 @@ class ModelLoader:
         )
 
     async def _generative(
-        self, tenant_id: str, version: Version, model: GenerativeModel, policy: SchedulingPolicy
+        self, tenant_id: str, version: Version, model: GenerativeModel, policy: SchedulingPolicy, threads: int
     ) -> ServingReplica:
         try:
             name = f"{version.model}:{version.version}"
@@ -195,6 +195,15 @@ class ModelLoader:
         except BaseException:
             model.close()
             raise
+        share = None
+        if isinstance(model, ComputesAside):
+            share = ProcessShare(
+                tenant_id=tenant_id,
+                use=self._use,
+                process_id=lambda: model.process_id,
+                threads=threads,
+                may_compete_again=self._priority.allowed,
+            )
         return GenerativeReplica(
             model_name=version.model,
             model_version=str(version.version),
@@ -205,6 +214,7 @@ class ModelLoader:
             clock=self._clock,
             metrics=self._counts(tenant_id, version),
             seeds=partial(secrets.randbits, 32),
+            share=share,
         )
 
     def _counts(self, tenant_id: str, version: Version) -> ReplicaMetrics:

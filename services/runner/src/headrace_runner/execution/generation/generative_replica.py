@@ -18,7 +18,6 @@ from headrace_common import catalogue
 from headrace_common.clock import Clock
 from headrace_common.deadline_wheel import DeadlineWheel
 from headrace_common.errors import HeadraceError, InferenceTimeout, ModelError
-from headrace_common.lanes import run_until_one_fails
 from headrace_runner.backends.generation import SEEDS, Generated, GenerativeModel, PromptDone
 from headrace_runner.calls import Answer, Cancel, Ended, IncomingCall, Outcome
 from headrace_runner.execution.failures import (
@@ -33,12 +32,15 @@ from headrace_runner.execution.fair_queue import Waiting
 from headrace_runner.execution.generation.answers import AnswerWriter, GenerateWriter, Timings, TritonWriter
 from headrace_runner.execution.generation.output import Output
 from headrace_runner.execution.generation.pending_generation import PendingGeneration
+from headrace_runner.execution.generation.process_share import ProcessShare
 from headrace_runner.execution.generation.request import (
     GenerationRequest,
     ModelLimits,
+    as_sent,
     read_generate_call,
     tokens_left,
 )
+from headrace_runner.execution.generation.side_by_side import side_by_side
 from headrace_runner.execution.generation.slot_scheduler import SlotScheduler
 from headrace_runner.execution.generation.triton_request import read_triton_request
 from headrace_runner.execution.policy import SchedulingPolicy
@@ -72,6 +74,7 @@ class GenerativeReplica:
         policy: How calls wait.
         timeout_s: How long a call may have its slots; 0 means until its deadline.
         seeds: Gives seeds to calls without one.
+        share: Of the model's process; None where it has none of its own.
     """
 
     kinds: ClassVar[frozenset[int]] = frozenset((CallKind.CALL_KIND_INFER, CallKind.CALL_KIND_GENERATE))
@@ -87,6 +90,7 @@ class GenerativeReplica:
         clock: Clock,
         metrics: ReplicaMetrics,
         seeds: Callable[[], int],
+        share: ProcessShare | None,
     ) -> None:
         self.queue_wait_s = 0.0
         self.calls = 0
@@ -100,9 +104,13 @@ class GenerativeReplica:
         self._counts = metrics.generation
         self._counts.slots = model.slots
         self._seeds = seeds
+        self._share = share
         self._limits = ModelLimits(name=self._name, slots=model.slots, context_length=model.context_length)
         self._tensors = ResponseWriter(model_name=model_name, model_version=model_version)
-        self._scheduler: SlotScheduler[PendingGeneration] = SlotScheduler(policy=policy, slots=model.slots)
+        # Of prompts, about what one sequence can have is computed at the same time; of texts, one in each slot.
+        self._scheduler: SlotScheduler[PendingGeneration] = SlotScheduler(
+            policy=policy, slots=model.slots, prompt_tokens_max=model.context_length
+        )
         self._tokenizing = asyncio.Semaphore(_TOKENIZING_MAX)
         self._serving: set[PendingGeneration] = set()
         self._unanswered: set[PendingGeneration] = set()
@@ -239,6 +247,8 @@ class GenerativeReplica:
         self._fill()
         if not self._serving:
             self._idle.set()
+            if self._share is not None:
+                self._share.rest()
 
     async def _generate(self, pending: PendingGeneration) -> None:
         request = pending.request
@@ -257,15 +267,15 @@ class GenerativeReplica:
             await self._complete(pending, pending.output, 0)
         else:
             numbers = range(request.completions)
-            await run_until_one_fails(*(self._complete(pending, pending.output, number) for number in numbers))
+            await side_by_side(*(self._complete(pending, pending.output, number) for number in numbers))
 
     def _queue(self, pending: PendingGeneration) -> None:
         call, completions = pending.call, pending.request.completions
-        tokens = len(pending.prompt) + completions * pending.max_tokens
+        tokens = completions * (len(pending.prompt) + pending.max_tokens)
         waiting = Waiting(
             pending, call.tenant_id, call.priority, None, tokens, len(call.payload), call.deadline, pending.entered_s
         )
-        self._scheduler.queue(waiting, slots=completions)
+        self._scheduler.queue(waiting, slots=completions, prompt_tokens=len(pending.prompt))
         self._fill()
 
     def _fill(self) -> None:
@@ -285,9 +295,13 @@ class GenerativeReplica:
         """Makes one completion in one slot."""
         asked = pending.request.sampling
         sampling = replace(asked, max_tokens=pending.max_tokens, seed=(asked.seed + number) % SEEDS)
-        finish = None
+        computing_prompt, finish = True, None
         async with aclosing(self._model.generate(pending.prompt, sampling)) as events:
             async for event in events:
+                if computing_prompt and isinstance(event, Generated):
+                    computing_prompt = False
+                    self._scheduler.prompt_computed(pending)
+                    self._fill()
                 self._take(pending, output, number, event)
                 finish = event.finish if isinstance(event, Generated) else None
                 if finish is not None:
@@ -321,7 +335,17 @@ class GenerativeReplica:
     def _send_news(self) -> None:
         news, self._news = self._news, {}
         for pending in news:
+            if not self._sent(pending):
+                self._abandon(pending, _failed(self._name))
+
+    def _sent(self, pending: PendingGeneration) -> bool:
+        """Sends what has come; whatever goes wrong there is no other call's concern."""
+        try:
             self._send(pending)
+        except Exception:  # noqa: BLE001 - what one caller does with its answer is no other's concern
+            self._log.exception("a part of an answer could not be sent", model=self._name)
+            return False
+        return True
 
     def _send(self, pending: PendingGeneration) -> None:
         """Sends what has come of a call whose caller is still there."""
@@ -364,11 +388,12 @@ class GenerativeReplica:
 
     def _end(self, pending: PendingGeneration, outcome: Outcome) -> None:
         """Tells the caller, if it has neither been told nor left."""
-        if isinstance(outcome, HeadraceError):
-            self._send(pending)
-            # A backend doesn't know what its model is called.
+        if isinstance(outcome, HeadraceError) and pending.ended is not None:
+            self._sent(pending)
+            # A backend knows neither what its model is called nor what its caller sent.
             if "model" in outcome.entry.context:
                 outcome.context.setdefault("model", self._name)
+            as_sent(outcome, pending.request)
         ended = pending.ended
         if ended is not None:
             self._forget(pending)
@@ -403,6 +428,8 @@ class GenerativeReplica:
         try:
             for pending in self._deadlines.expired(now_s):
                 self._abandon(pending, self._lateness(pending, now_s))
+            if self._share is not None and self._scheduler.used:
+                self._share.look(now_s)
         finally:
             self._ticking = bool(self._unanswered)
             if self._ticking:

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 
 from google.protobuf.message import DecodeError
 
 from headrace.gateway.v1.generation_pb2 import ChatPrompt, GenerateRequest
 from headrace.runner.internal.v1.mesh_pb2 import GenerateCall
 from headrace_common import catalogue, wire
-from headrace_common.errors import ModelError, ValidationError
+from headrace_common.errors import HeadraceError, ModelError, ValidationError
 from headrace_runner.backends.generation import ROLES, Chat, ChatMessage, Prompt, Sampling
+from headrace_runner.execution.generation.entries import check_entries
 from headrace_runner.execution.generation.sampling import (
     TOP_LOGPROBS_MAX,
     Given,
@@ -55,7 +56,7 @@ class ModelLimits:
         Raises:
             ValidationError: FIELD_TOO_LONG (INVALID_ARGUMENT).
         """
-        bytes_max = 4 * self.text_max + _BESIDE_PROMPT_BYTES_MAX
+        bytes_max = self.text_max + _BESIDE_PROMPT_BYTES_MAX
         if len(payload) > bytes_max:
             raise too_long("prompt", f"makes a request of {len(payload)} bytes", bytes_max)
 
@@ -73,6 +74,7 @@ class GenerationRequest:
         streams: Whether text is sent as it comes, and not whole at the end.
         echo: Text to be sent before what was generated.
         form: How tensors are to be written.
+        paths: Where the request has what `GenerateRequest` has elsewhere, by the path there.
     """
 
     id: str
@@ -84,6 +86,7 @@ class GenerationRequest:
     streams: bool = True
     echo: str = ""
     form: OutputForm | None = None
+    paths: Mapping[str, str] = field(default_factory=dict[str, str])
 
 
 def read_generate_call(payload: wire.Buffer, limits: ModelLimits, seeds: Callable[[], int]) -> GenerationRequest:
@@ -93,6 +96,7 @@ def read_generate_call(payload: wire.Buffer, limits: ModelLimits, seeds: Callabl
         ValidationError: REQUEST_MALFORMED, FIELD_REQUIRED, FIELD_INVALID or FIELD_TOO_LONG (INVALID_ARGUMENT).
         ModelError: CONTEXT_LENGTH_EXCEEDED (INVALID_ARGUMENT).
     """
+    check_entries(payload, limits.context_length)
     try:
         call = GenerateCall.FromString(bytes(payload))
     except DecodeError:
@@ -107,7 +111,7 @@ def read_generate_call(payload: wire.Buffer, limits: ModelLimits, seeds: Callabl
     top_logprobs = request.top_logprobs if request.HasField("top_logprobs") else None
     if top_logprobs is not None:
         Range(0, TOP_LOGPROBS_MAX, whole=True).check("top_logprobs", top_logprobs)
-    given = {field.name: Given(f"sampling.{field.name}", value) for field, value in request.sampling.ListFields()}
+    given = {entry.name: Given(f"sampling.{entry.name}", value) for entry, value in request.sampling.ListFields()}
     return GenerationRequest(
         id=request.id,
         prompt=prompt,
@@ -160,11 +164,21 @@ def tokens_left(request: GenerationRequest, prompt_tokens: int, limits: ModelLim
         ValidationError: FIELD_REQUIRED (INVALID_ARGUMENT): the prompt has no tokens.
     """
     if not prompt_tokens:
-        raise _required("prompt (its tokens)")
+        raise _required("prompt")
     if prompt_tokens >= limits.context_length:
         raise context_exceeded(limits, prompt_tokens)
     emitted = len(request.emitted)
     return max(0, min(request.sampling.max_tokens, limits.context_length - prompt_tokens) - emitted)
+
+
+def as_sent(error: HeadraceError, request: GenerationRequest) -> None:
+    """Makes an error name a field by the path at which the request has it."""
+    path = error.field
+    if path is not None and (sent := request.paths.get(path)) is not None:
+        error.message = error.message.replace(path, sent)
+        error.field = sent
+        if "field" in error.context:
+            error.context["field"] = sent
 
 
 def _prompt_of(request: GenerateRequest, limits: ModelLimits) -> Prompt:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Hashable
+from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 from headrace_runner.execution.fair_queue import FairQueue, Waiting
@@ -12,31 +13,45 @@ from headrace_runner.execution.scheduler import Refusal
 Item = TypeVar("Item", bound=Hashable)
 
 
+@dataclass(slots=True)
+class _Need:
+    """What an item needs, or holds: slots, and of those the ones whose prompt is not computed, of so many tokens."""
+
+    slots: int
+    prompts: int
+    prompt_tokens: int
+
+
 class SlotScheduler(Generic[Item]):
     """Accounts for the slots of a model and the bounded queue before them. Pure: no time of its own, no I/O.
 
     An item enters when its call comes, is queued when its tokens are known, and takes all the slots that it needs at
-    once. While the one whose turn it is needs more slots than are free, nobody overtakes it for want of a smaller
-    need: so none waits for ever, and no two hold slots that the other waits for. `Waiting.rows` are the tokens that
-    an item costs; tenants take turns by them.
+    once, when the prompts that are being computed leave room for its own: more of them would only be late together,
+    in an order that the model finds, and here the most urgent is next. While the one whose turn it is needs more than
+    is free, nobody overtakes it for want of a smaller need: so none waits for ever, and no two hold slots that the
+    other waits for. `Waiting.rows` are the tokens that an item costs; tenants take turns by them.
 
     Args:
         policy: How calls wait; its own slots mean nothing here.
         slots: Completions that the model computes at the same time.
+        prompt_tokens_max: Tokens of prompts that it computes at the same time; an item that has more does so alone.
 
     Attributes:
         used: Slots that are taken.
+        prompt_tokens: Tokens of the prompts that are being computed.
     """
 
-    def __init__(self, *, policy: SchedulingPolicy, slots: int) -> None:
+    def __init__(self, *, policy: SchedulingPolicy, slots: int, prompt_tokens_max: int) -> None:
         self.slots = slots
         self.used = 0
+        self.prompt_tokens = 0
+        self._prompt_tokens_max = prompt_tokens_max
         self._policy = policy
         self._entered: dict[Item, tuple[int, int]] = {}
         self._entered_bytes = 0
         self._queue: FairQueue[Item] = FairQueue(ageing_s=policy.ageing_s)
-        self._needs: dict[Item, int] = {}
-        self._held: dict[Item, int] = {}
+        self._needs: dict[Item, _Need] = {}
+        self._held: dict[Item, _Need] = {}
 
     @property
     def waiting(self) -> int:
@@ -69,13 +84,13 @@ class SlotScheduler(Generic[Item]):
         self._entered_bytes += payload_bytes
         return None
 
-    def queue(self, waiting: Waiting[Item], *, slots: int) -> None:
-        """An item that has entered waits for so many slots from now on."""
+    def queue(self, waiting: Waiting[Item], *, slots: int, prompt_tokens: int) -> None:
+        """An item that has entered waits from now on for so many slots, to compute its prompt in each."""
         item = waiting.item
         assert item is not None, "it has entered"
         assert slots <= self.slots, "no item needs more than there are"
         self._entered_bytes -= self._entered.pop(item)[1]
-        self._needs[item] = slots
+        self._needs[item] = _Need(slots, slots, prompt_tokens)
         self._queue.push(waiting)
 
     def start(self, now: float) -> list[Item]:
@@ -85,31 +100,48 @@ class SlotScheduler(Generic[Item]):
             head, _ = self._queue.peek(now)
             item = head.item
             assert item is not None, "the queue holds only items that wait"
-            needed = self._needs[item]
-            if self.used + needed > self.slots:
+            if not self._has_room(self._needs[item]):
                 break
             self._queue.take(head)
-            del self._needs[item]
-            self._held[item] = needed
-            self.used += needed
+            held = self._held[item] = self._needs.pop(item)
+            self.used += held.slots
+            self.prompt_tokens += held.prompts * held.prompt_tokens
             started.append(item)
         return started
 
+    def prompt_computed(self, item: Item) -> None:
+        """One slot of an item that holds some has the prompt."""
+        held = self._held[item]
+        held.prompts -= 1
+        self.prompt_tokens -= held.prompt_tokens
+
     def release(self, item: Item) -> None:
-        """One slot of an item is free again."""
+        """One slot of an item is free again, that has the prompt if any has."""
+        held = self._held[item]
+        if held.prompts == held.slots:
+            self.prompt_computed(item)
+        held.slots -= 1
         self.used -= 1
-        self._held[item] -= 1
-        if not self._held[item]:
+        if not held.slots:
             del self._held[item]
 
     def leave(self, item: Item) -> None:
         """An item goes, wherever it is; does nothing when it is not here any more."""
-        self.used -= self._held.pop(item, 0)
+        held = self._held.pop(item, None)
+        if held is not None:
+            self.used -= held.slots
+            self.prompt_tokens -= held.prompts * held.prompt_tokens
+            return
         entered = self._entered.pop(item, None)
         if entered is not None:
             self._entered_bytes -= entered[1]
         elif self._queue.remove(item):
             del self._needs[item]
+
+    def _has_room(self, need: _Need) -> bool:
+        tokens = self.prompt_tokens + need.prompts * need.prompt_tokens
+        fits = not self.prompt_tokens or tokens <= self._prompt_tokens_max
+        return fits and self.used + need.slots <= self.slots
 
     def _of_priority(self, priority: int) -> int:
         entered = sum(own == priority for own, _ in self._entered.values())

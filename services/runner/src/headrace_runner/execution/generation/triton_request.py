@@ -35,6 +35,7 @@ _JSON_BYTES_MAX = 256 << 10
 # What others call the same thing.
 _SYNONYMS = {"n": "completions", "ignore_eos": "ignore_end"}
 _COMPLETIONS = "completions"
+_PROMPT_PATHS = {"prompt": "text_input", "text": "text_input"}
 # Request parameters that say how a call travels or waits, not what is generated.
 _NOT_SAMPLING = frozenset(
     (
@@ -81,6 +82,7 @@ def read_triton_request(payload: wire.Buffer, limits: ModelLimits, seeds: Callab
         streams=streams,
         echo="" if excluded else text,
         form=request.form,
+        paths={**_PROMPT_PATHS, **{f"sampling.{name}": path for name, (path, _) in given.items()}},
     )
 
 
