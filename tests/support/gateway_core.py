@@ -66,6 +66,8 @@ class GatewayCore:
             metrics=self.metrics,
             clock=self.clock,
             message_bytes_max=MIB,
+            call_timeout_s=30.0,
+            generate_timeout_s=600.0,
         )
 
     def pass_time(self, seconds: float) -> None:

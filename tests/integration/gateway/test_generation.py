@@ -15,7 +15,7 @@ import pytest_asyncio
 from headrace.gateway.v1 import generation_pb2 as generation
 from headrace.gateway.v1 import inference_pb2, inference_pb2_grpc, mesh_pb2_grpc
 from headrace.gateway.v1 import mesh_pb2 as gateway_pb2
-from headrace.quota.v1 import tenants_pb2
+from headrace.quota.v1 import tenants_pb2, tenants_pb2_grpc
 from headrace.registry.internal.v1.catalog_pb2 import CatalogEntry
 from headrace.registry.v1 import models_pb2
 from headrace.runner.internal.v1 import mesh_pb2
@@ -80,13 +80,13 @@ async def front(backends: Backends) -> AsyncIterator[Front]:
         yield Front(door, served(door))
 
 
-def served(door: FrontDoor) -> str:
+def served(door: FrontDoor, tenant_id: str = "community") -> str:
     """The name of a model that generates, known to the gateway alone."""
     model = fresh_name()
     version = models_pb2.Version(
         uid=f"uid-{model}", model=model, version=1, state=models_pb2.VERSION_STATE_READY, manifest=GENERATES
     )
-    door.gateway.catalog.apply([CatalogEntry(tenant_id="community", version=version)])
+    door.gateway.catalog.apply([CatalogEntry(tenant_id=tenant_id, version=version)])
     return model
 
 
@@ -247,11 +247,11 @@ async def test_a_client_that_does_not_read_is_cut_and_others_go_on(front: Front,
         await runner.answer(unread, last())
         await runner.answer(other, last("end", 2))
         assert (await rest(stream))[0] == "end"
-        # What had gone already is still there to be read, then why there is no more.
+        # Nothing is held for it here; what had gone is there to be read all the same, then why there is no more.
+        await eventually(lambda: front.open_calls() == 0)
         failure, code = await failure_of(slow)
         assert (failure.reason, code) == ("READER_TOO_SLOW", grpc.StatusCode.RESOURCE_EXHAUSTED)
     assert front.of_model("headrace_generate_readers_too_slow_total") == before + 1
-    await eventually(lambda: front.open_calls() == 0)
 
 
 async def test_a_lost_runner_is_followed_by_another_without_a_seam(front: Front) -> None:
@@ -390,6 +390,44 @@ async def test_triton_streams_get_parts_and_one_final_answer(front: Front, runne
     await runner.cancelled(call)
     await runner.answer(call, texts[1])
     await eventually(lambda: front.open_calls() == 0)
+
+
+async def test_a_revoked_key_ends_its_texts(front: Front, runner: ScriptedRunner) -> None:
+    door = front.door
+    tenant_id, key_id, key = await door.new_tenant(tenants_pb2.ROLE_USER)
+    stream = Front(door, served(door, tenant_id)).generate(metadata=(("x-api-key", key),))
+    call = await runner.next_call()
+    await runner.part(call, delta("a", 1))
+    await read(stream)
+    tenants = tenants_pb2_grpc.TenantServiceStub(door.channel)
+    await tenants.RevokeApiKey(tenants_pb2.RevokeApiKeyRequest(id=key_id), metadata=door.admin, timeout=60)
+    assert (await failure_of(stream))[0].reason == "KEY_REVOKED"
+    await runner.cancelled(call)
+    await runner.answer(call, last())
+    await eventually(lambda: front.open_calls() == 0)
+
+
+async def test_a_stopping_gateway_tells_the_texts_that_it_cuts_off_why(backends: Backends) -> None:
+    async with open_door(backends, HEADRACE_SHUTDOWN_GRACE_S="3") as door:
+        front = Front(door, served(door))
+        async with scripted_runner(door.gateway.mesh_address, name="runner") as runner:
+            await front.until_joined("runner")
+            waiting = front.generate()
+            await runner.next_call()
+            begun = front.generate()
+            await runner.part(await runner.next_call(), delta("a", 1))
+            await read(begun)
+            triton: Any = open_inference_pb2_grpc.GRPCInferenceServiceStub(door.channel)
+            stream = triton.ModelStreamInfer(metadata=COMMUNITY, timeout=60)
+            await stream.write(oip.ModelInferRequest(model_name=front.model, id="q"))
+            await runner.next_call()
+            closing = asyncio.create_task(door.gateway.close())
+            answer = await stream.read()
+            assert answer.infer_response.parameters["headrace_reason"].string_param == "SERVER_DRAINING"
+            assert (await failure_of(waiting))[0].reason == "SERVER_DRAINING"
+            failure, _ = await failure_of(begun)
+            assert (failure.reason, failure.context["cause"]) == ("GENERATION_INTERRUPTED", "SERVER_DRAINING")
+            await closing
 
 
 async def test_a_stopping_gateway_lets_streams_finish(backends: Backends) -> None:

@@ -14,6 +14,7 @@ from headrace_common.errors import HeadraceError, ModelError, RunnerUnavailable
 from headrace_common.lanes import LaneViolation
 from headrace_gateway.inference.call import Caller, InferenceCall, Outcome
 from headrace_gateway.inference.generation.unread_parts import UnreadParts
+from headrace_gateway.inference.outlook import shutting_down
 from headrace_gateway.inference.resilience.limits import ResilienceLimits
 from headrace_gateway.mesh.session_calls import Answer
 from inference import open_inference_pb2 as oip
@@ -40,7 +41,7 @@ class Stage:
         runner.loaded(self.uid, slots=self.slots)
         return runner
 
-    def begin(self, *, model: str = "m", timeout_s: float = 30.0, **fields: Any) -> InferenceCall:
+    def begin(self, *, model: str = "m", timeout_s: float | None = 30.0, **fields: Any) -> InferenceCall:
         request = generation.GenerateRequest(model_name=model, id="g", text="once", **fields)
         caller = Caller("acme", "r", "", timeout_s)
         return self.core.handler.generate(request.SerializeToString(), caller, self._ended, self._take)
@@ -216,6 +217,26 @@ async def test_the_deadline_ends_a_stream_and_its_call() -> None:
     assert stage.text == "a"
 
 
+async def test_a_text_has_ten_minutes_unless_its_client_states_a_deadline() -> None:
+    stage = Stage(runners=1)
+    for timeout_s in (None, 5.0, 1e9):
+        stage.begin(timeout_s=timeout_s)
+    assert [call.timeout_ms for call in stage.runners[0].received()] == [600_000, 5_000, 86_400_000]
+
+
+@pytest.mark.parametrize(("begun", "reason"), [(False, "SERVER_DRAINING"), (True, "GENERATION_INTERRUPTED")])
+async def test_a_server_that_stops_leaves_no_text_without_a_word(begun: bool, reason: str) -> None:
+    stage = Stage(runners=1)
+    stage.begin()
+    runner, call = stage.at()
+    if begun:
+        runner.part(call, delta("a", 1))
+    stage.core.handler.give_up_all(shutting_down())
+    assert stage.reason == reason
+    runner.received()
+    assert (runner.cancelled, stage.core.payloads.held_bytes) == ([call.id], 0)
+
+
 async def test_a_cancelled_stream_leaves_nothing() -> None:
     stage = Stage(runners=1)
     call = stage.begin()
@@ -374,6 +395,16 @@ async def test_what_a_client_leaves_unread_is_bounded_with_what_is_being_written
     assert unread.add(bytes(400))
     unread.close()
     assert [await unread.next(), await unread.next()] == [bytes(400), None]
+
+
+async def test_what_is_dropped_is_not_held_but_for_what_is_being_written() -> None:
+    unread = UnreadParts(bytes_max=1_000)
+    assert unread.add(bytes(300)) and unread.add(bytes(300))
+    await unread.next()
+    unread.drop()
+    assert unread.add(bytes(500))
+    unread.close()
+    assert [await unread.next(), await unread.next()] == [bytes(500), None]
 
 
 async def test_many_small_messages_are_bounded_like_few_large_ones() -> None:

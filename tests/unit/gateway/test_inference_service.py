@@ -38,6 +38,7 @@ class Stage:
             calls=self.calls,
             clock=self.core.clock,
             message_bytes_max=100_000,
+            call_timeout_s=30.0,
         )
 
     def infer(self, request: oip.ModelInferRequest | None = None) -> asyncio.Task[bytes]:

@@ -10,6 +10,7 @@ from headrace_common import catalogue
 from headrace_common.errors import HeadraceError, TensorError
 from headrace_common.rpc_runtime import AdmissionGate
 from headrace_gateway.inference.call import InferenceCall
+from headrace_gateway.inference.generation.answer_parts import UNREAD_BYTES_MAX
 from headrace_gateway.inference.packed_stream import StreamLimits
 from headrace_gateway.inference.triton_stream import TritonStream
 from inference import open_inference_pb2 as oip
@@ -24,7 +25,7 @@ LIMITS = StreamLimits(
 class Stage:
     """A stream of the tenant acme, whose model `m` is loaded on one runner."""
 
-    def __init__(self, *, ends_on_error: bool = False, gate: int = 100) -> None:
+    def __init__(self, *, ends_on_error: bool = False, gate: int = 100, remaining_s: float | None = None) -> None:
         self.core = GatewayCore()
         self.runner: Runner = self.core.join()
         self.runner.loaded(self.core.register("m"))
@@ -39,13 +40,16 @@ class Stage:
             traceparent="",
             ends_on_error=ends_on_error,
             wake=self._wake,
+            remaining_s=lambda: remaining_s,
         )
 
     def _wake(self) -> None:
         self.woken += 1
 
-    def send(self, request_id: str, *, model: str = "m", size: int = 0) -> None:
+    def send(self, request_id: str, *, model: str = "m", size: int = 0, timeout_s: float = 0.0) -> None:
         request = oip.ModelInferRequest(model_name=model, model_version="1", id=request_id)
+        if timeout_s:
+            request.parameters["timeout"].int64_param = int(timeout_s * 1e6)
         if size:
             request.raw_input_contents.append(bytes(size))
         self.stream.on_message(request.SerializeToString())
@@ -214,8 +218,8 @@ async def test_a_draining_stream_answers_what_it_has_and_refuses_the_rest() -> N
 class Generating(Stage):
     """The same with a model that generates."""
 
-    def __init__(self) -> None:
-        super().__init__()
+    def __init__(self, *, remaining_s: float | None = None) -> None:
+        super().__init__(remaining_s=remaining_s)
         self.runner.loaded(self.core.register("m", manifest=GENERATES))
 
 
@@ -262,15 +266,52 @@ async def test_parts_that_nobody_reads_end_their_call_and_no_other() -> None:
     stage.send("b")
     first, second = stage.runner.received()
     stage.runner.part(second, piece(b"x"))
-    for _ in range(20):
-        stage.runner.part(first, piece(bytes(20)))
-    stage.runner.received()
-    assert stage.runner.cancelled == [first.id]
-    answers = stage.answered()
-    assert answers[-1].infer_response.parameters["headrace_reason"].string_param == "READER_TOO_SLOW"
-    assert answers[-1].infer_response.id == "a"
+    while first.id not in stage.runner.cancelled:
+        stage.runner.part(first, piece(bytes(100 << 10)))
+        stage.runner.received()
+    assert stage.gate.taken == 1
     stage.runner.part(second, piece(b"y"))
-    assert stage.answered()[0].infer_response.raw_output_contents == [b"y"]
+    kept, failed, more = stage.answered()
+    assert (kept.infer_response.raw_output_contents, more.infer_response.raw_output_contents) == ([b"x"], [b"y"])
+    assert failed.infer_response.parameters["headrace_reason"].string_param == "READER_TOO_SLOW"
+    assert failed.infer_response.id == "a"
+
+
+async def test_the_calls_of_one_stream_share_what_a_client_may_leave_unread() -> None:
+    stage = Generating()
+    for name in ("a", "b", "c"):
+        stage.send(name)
+    calls = stage.runner.received()
+    held = 0
+    for call in calls * 3:
+        stage.runner.received()
+        if call.id not in stage.runner.cancelled:
+            stage.runner.part(call, piece(bytes(120 << 10)))
+    held = sum(
+        len(answer.infer_response.raw_output_contents[0]) for answer in stage.answered() if not answer.error_message
+    )
+    assert len(stage.runner.cancelled) == 1
+    assert 0.5 * (1 << 20) < held <= UNREAD_BYTES_MAX
+
+
+@pytest.mark.parametrize(
+    ("remaining_s", "stated_s", "given_s"),
+    [(None, 0.0, 600.0), (None, 2_000.0, 2_000.0), (None, 5.0, 5.0), (60.0, 0.0, 60.0), (60.0, 2_000.0, 60.0)],
+)
+async def test_a_text_has_the_time_that_its_request_states_within_that_of_the_stream(
+    remaining_s: float | None, stated_s: float, given_s: float
+) -> None:
+    stage = Generating(remaining_s=remaining_s)
+    stage.send("a", timeout_s=stated_s)
+    (call,) = stage.runner.received()
+    assert call.timeout_ms == pytest.approx(given_s * 1_000)
+
+
+async def test_a_call_that_generates_nothing_has_the_time_of_all_calls() -> None:
+    stage = Stage(remaining_s=1_000.0)
+    stage.send("a")
+    stage.send("b", timeout_s=45.0)
+    assert [call.timeout_ms for call in stage.runner.received()] == [30_000, 45_000]
 
 
 async def test_a_stream_that_ends_takes_its_parts_with_it() -> None:

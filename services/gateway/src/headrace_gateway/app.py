@@ -29,6 +29,7 @@ from headrace_gateway.deadlines import Deadlines
 from headrace_gateway.feeds import CATALOG, PRINCIPALS
 from headrace_gateway.identity import Identity
 from headrace_gateway.inference import Dispatcher, InferenceHandler, PayloadGate
+from headrace_gateway.inference.outlook import shutting_down
 from headrace_gateway.inference.packed_stream import StreamLimits
 from headrace_gateway.inference.resilience_metrics import ResilienceMetrics
 from headrace_gateway.inference.routing import Router
@@ -60,6 +61,7 @@ from headrace_gateway.readiness import Readiness
 ARTIFACT_AUDIENCE = "headrace-registry-artifact"
 _TICKET_TTL_S = 300.0
 _NOTICE_S = 0.5
+_LAST_WORD_S = 1.0
 STREAM_SLACK_BYTES = 1 << 20
 """What a stream's message may have around one request of the largest size."""
 _REFLECTION_ACCESS = {"open": Access.PUBLIC, "keyed": Access.VIEWER, "off": None}
@@ -167,7 +169,13 @@ class Gateway:
         self._public.drain()
         self._handler.end_streams()
         await asyncio.sleep(min(_NOTICE_S, self._settings.shutdown_grace_s))
-        await self._public.stop(max(0.0, end_at - self._clock.monotonic()))
+        left_s = max(0.0, end_at - self._clock.monotonic())
+        # Those that would be cut off are told why, as long as there is time to tell it.
+        last_word = asyncio.get_running_loop().call_later(
+            max(left_s / 2, left_s - _LAST_WORD_S), self._inference.give_up_all, shutting_down()
+        )
+        await self._public.stop(left_s)
+        last_word.cancel()
         try:
             async with asyncio.timeout(max(_NOTICE_S, end_at - self._clock.monotonic())):
                 await self._directory.close()
@@ -262,6 +270,8 @@ class Gateway:
             metrics=self._metrics,
             clock=self._clock,
             message_bytes_max=self._settings.message_bytes_max,
+            call_timeout_s=self._settings.call_timeout_s,
+            generate_timeout_s=self._settings.generate_timeout_s,
         )
 
     def _own_endpoints(self) -> dict[str, Endpoint]:

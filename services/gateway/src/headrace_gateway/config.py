@@ -109,6 +109,9 @@ class GatewaySettings(ServiceSettings):
     scale_down_after_s: float = Field(
         300.0, ge=0, description="How long a model must need a replica less before it has one less, seconds."
     )
+    generate_timeout_s: float = Field(
+        600.0, gt=0, description="Time of a call that generates, all of it, whose client states none, seconds."
+    )
     principal_ttl_s: float = Field(
         60.0, ge=5, le=300, description="Life of the signed principal that upstream services get, seconds."
     )

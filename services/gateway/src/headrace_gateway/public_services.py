@@ -67,6 +67,7 @@ def inference_endpoints(
         calls=gate,
         clock=clock,
         message_bytes_max=limits.message_bytes_max,
+        call_timeout_s=limits.default_timeout_s,
     )
     unary_answers = {
         f"/{INFERENCE}/ModelInfer": inference.model_infer,
@@ -77,9 +78,10 @@ def inference_endpoints(
         path: unary_endpoint(path=path, answer=answer, log=log, runtime=runtime)
         for path, answer in unary_answers.items()
     }
+    access = StreamAccess(identity=identity, demand=Access.USER)
     generation = GenerateService(inference=inference)
     path = f"/{PACKED}/Generate"
-    endpoints[path] = OneRequestEndpoint(path=path, serve=generation.generate, streams=True, log=log, runtime=runtime)
+    endpoints[path] = OneRequestEndpoint(path=path, serve=generation.generate, access=access, log=log, runtime=runtime)
 
     def packed(opening: Opening) -> PackedStream:
         return PackedStream(
@@ -101,9 +103,9 @@ def inference_endpoints(
             traceparent=accept_traceparent(opening.metadata.get(TRACEPARENT_KEY)),
             ends_on_error=opening.metadata.get(ERROR_AS_STATUS_KEY) == "true",
             wake=opening.wake,
+            remaining_s=opening.remaining_s,
         )
 
-    access = StreamAccess(identity=identity, demand=Access.USER)
     for path, open_calls in ((f"/{PACKED}/Stream", packed), (f"/{INFERENCE}/ModelStreamInfer", triton)):
         endpoints[path] = StreamEndpoint(path=path, open_calls=open_calls, access=access, load=load, runtime=runtime)
     return endpoints

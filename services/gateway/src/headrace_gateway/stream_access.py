@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Coroutine
+from typing import Any, NoReturn, TypeVar
 
 from headrace_common.principal import Principal
 from headrace_gateway.identity import Identity, Metadata
 from headrace_gateway.policy import Access, require
 
 CHECK_S = 0.5
+
+T = TypeVar("T")
 
 
 class StreamAccess:
@@ -25,7 +29,23 @@ class StreamAccess:
         self._identity = identity
         self._demand = demand
 
-    async def watch(self, metadata: Metadata, principal: Principal) -> None:
+    async def during(self, serving: Coroutine[Any, Any, T], metadata: Metadata, principal: Principal) -> T:
+        """What it returns or raises, unless the credential ends it before.
+
+        Raises:
+            AuthError, TenantError: As `watch`.
+        """
+        served = asyncio.ensure_future(serving)
+        watching = asyncio.ensure_future(self.watch(metadata, principal))
+        try:
+            done, _ = await asyncio.wait((served, watching), return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            served.cancel()
+            watching.cancel()
+            await asyncio.gather(served, watching, return_exceptions=True)
+        return served.result() if served in done else watching.result()
+
+    async def watch(self, metadata: Metadata, principal: Principal) -> NoReturn:
         """Returns never.
 
         Raises:

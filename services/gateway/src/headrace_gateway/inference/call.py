@@ -23,19 +23,25 @@ Outcome: TypeAlias = Answer | HeadraceError
 Ended: TypeAlias = "Callable[[InferenceCall, Outcome], None]"
 
 
+TIMEOUT_MAX_S = 86_400.0
+"""No call waits longer than a day, whatever its client says."""
+
+
 class Caller(NamedTuple):
     """Who calls, and until when the answer is wanted.
 
     Attributes:
-        timeout_s: Time left of the client's deadline, or the gateway's cap where the client set none.
+        timeout_s: Time left of the client's deadline; None where it set none for this call.
         priority: 0 to 9, 9 is most urgent; None leaves it to the request's parameters.
+        within_s: Time left of the stream that the call came by.
     """
 
     tenant_id: str
     request_id: str
     traceparent: str
-    timeout_s: float
+    timeout_s: float | None
     priority: int | None = None
+    within_s: float = TIMEOUT_MAX_S
 
 
 @dataclass(slots=True, eq=False)

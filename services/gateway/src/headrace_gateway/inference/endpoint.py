@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 import uuid
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Coroutine
 from typing import Any, cast
 
 import grpc
@@ -19,11 +20,13 @@ from headrace_common.request_id import REQUEST_ID_KEY, TRACEPARENT_KEY
 from headrace_common.rpc_runtime import RpcRuntime
 from headrace_common.rpc_status import abort, from_exception
 from headrace_gateway.inference.call import Caller, accept_traceparent
+from headrace_gateway.stream_access import StreamAccess
+
+STATUS_S = 1.0
+"""So long the end of a call may wait for a client that has not read what came before. Then grpc keeps it alone."""
 
 Context = grpc.aio.ServicerContext[Any, Any]
-
-
-Serve = Callable[[bytes, Caller, Context], Awaitable[Any]]
+Serve = Callable[[bytes, Caller, Context], Coroutine[Any, Any, Any]]
 
 
 class OneRequestEndpoint:
@@ -32,16 +35,18 @@ class OneRequestEndpoint:
     Args:
         path: Full name of the method, such as `/package.Service/Method`.
         serve: Serialised request, its caller and its RPC to what grpc's handler is to return.
-        streams: Whether the answer is a stream of responses.
+        access: Checks the credential again while the answer, a stream of responses, is served; None for one response.
         log: Where a line per call goes, if anywhere.
         runtime: Limits, metrics and log of the process.
     """
 
-    def __init__(self, *, path: str, serve: Serve, streams: bool, log: AccessLog | None, runtime: RpcRuntime) -> None:
-        self.gate = runtime.streams if streams else runtime.calls
+    def __init__(
+        self, *, path: str, serve: Serve, access: StreamAccess | None, log: AccessLog | None, runtime: RpcRuntime
+    ) -> None:
+        self.gate = runtime.calls if access is None else runtime.streams
         self._path = path
         self._serve = serve
-        self._streams = streams
+        self._access = access
         self._log = log
         self._runtime = runtime
         self._counts = runtime.counts.method(path)
@@ -61,7 +66,7 @@ class OneRequestEndpoint:
                 aborted.__context__ = None
                 raise aborted.with_traceback(None) from None
 
-        if self._streams:
+        if self._access is not None:
             return grpc.unary_stream_rpc_method_handler(respond)  # pyright: ignore
         return grpc.unary_unary_rpc_method_handler(respond)  # pyright: ignore
 
@@ -82,7 +87,10 @@ class OneRequestEndpoint:
             )
             self.gate.enter()
             admitted = True
-            answer = await self._serve(request, caller, context)
+            answering = self._serve(request, caller, context)
+            if self._access is not None:
+                answering = self._access.during(answering, tuple(metadata.items()), principal)
+            answer = await answering
             code, reason = "OK", ""
             return answer
         except Exception as error:
@@ -91,14 +99,19 @@ class OneRequestEndpoint:
             if failure is not error:
                 self._runtime.log.exception("unexpected failure", correlation_id=correlation_id)
             code, reason = failure.entry.grpc, failure.reason
+            if admitted:
+                self.gate.leave()
+                admitted = False
             try:
-                await abort(context, failure, trailing=((REQUEST_ID_KEY, request_id),))
+                async with asyncio.timeout(STATUS_S):
+                    await abort(context, failure, trailing=((REQUEST_ID_KEY, request_id),))
+            except TimeoutError:
+                return None
             finally:
                 # Its traceback knows this frame: the same circle.
                 del failure
         finally:
             if admitted:
-                # Not before its status has left, for which a client that doesn't read a stream can make it wait.
                 self.gate.leave()
             self._counts.in_flight -= 1
             self._counts.ended(code, reason)
@@ -116,11 +129,10 @@ class OneRequestEndpoint:
                     request_bytes=len(request),
                 )
 
-    def _timeout_s(self, context: Context) -> float:
+    @staticmethod
+    def _timeout_s(context: Context) -> float | None:
         remaining_s = cast("float | None", context.time_remaining())
-        if remaining_s is None:
-            return self._runtime.call_timeout_s
-        if remaining_s <= 0:
+        if remaining_s is not None and remaining_s <= 0:
             raise DeadlineError(
                 "the call's deadline was over before any work began", entry=catalogue.DEADLINE_ALREADY_OVER
             )
@@ -128,11 +140,15 @@ class OneRequestEndpoint:
 
 
 def unary_endpoint(
-    *, path: str, answer: Callable[[bytes, Caller], Awaitable[bytes]], log: AccessLog | None, runtime: RpcRuntime
+    *,
+    path: str,
+    answer: Callable[[bytes, Caller], Coroutine[Any, Any, bytes]],
+    log: AccessLog | None,
+    runtime: RpcRuntime,
 ) -> OneRequestEndpoint:
     """One response: serialised request and its caller to serialised response."""
 
-    def serve(request: bytes, caller: Caller, _context: Context) -> Awaitable[bytes]:
+    def serve(request: bytes, caller: Caller, _context: Context) -> Coroutine[Any, Any, bytes]:
         return answer(request, caller)
 
-    return OneRequestEndpoint(path=path, serve=serve, streams=False, log=log, runtime=runtime)
+    return OneRequestEndpoint(path=path, serve=serve, access=None, log=log, runtime=runtime)

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import math
 
 from headrace.runner.internal.v1 import mesh_pb2
 from headrace_common import catalogue
 from headrace_common.clock import Clock
 from headrace_common.deadline_wheel import DeadlineWheel
 from headrace_common.errors import HeadraceError, InferenceTimeout
-from headrace_gateway.catalog import Catalog
-from headrace_gateway.inference.call import Caller, Ended, InferenceCall, Outcome
+from headrace_gateway.catalog import Catalog, CatalogVersion
+from headrace_gateway.inference.call import TIMEOUT_MAX_S, Caller, Ended, InferenceCall, Outcome
 from headrace_gateway.inference.dispatcher import Dispatcher
 from headrace_gateway.inference.generation.answer_parts import AnswerParts, Sink
 from headrace_gateway.inference.generation.prompt_fields import prompt_affinity, read_generate, session_affinity
@@ -24,8 +25,6 @@ from headrace_gateway.mesh.session_calls import Answer
 from headrace_gateway.metrics import GatewayMetrics
 
 _TICK_S = 0.025
-TIMEOUT_MAX_S = 86_400.0
-"""No call waits longer than a day, whatever its client says."""
 GENERATE_BYTES_MAX = 16 << 20
 """Largest request to generate; at most half of the largest message."""
 
@@ -36,6 +35,7 @@ class InferenceHandler:
     Args:
         payloads: Bounds the bytes of the requests that are held.
         message_bytes_max: Largest request; larger ones were received but are refused.
+        call_timeout_s: Time of a call whose client states none, and `generate_timeout_s` where the model generates.
     """
 
     def __init__(
@@ -47,6 +47,8 @@ class InferenceHandler:
         metrics: GatewayMetrics,
         clock: Clock,
         message_bytes_max: int,
+        call_timeout_s: float,
+        generate_timeout_s: float,
     ) -> None:
         self._catalog = catalog
         self._dispatcher = dispatcher
@@ -54,6 +56,8 @@ class InferenceHandler:
         self._metrics = metrics
         self._clock = clock
         self._message_bytes_max = message_bytes_max
+        self._call_timeout_s = call_timeout_s
+        self._generate_timeout_s = generate_timeout_s
         self._fields = RequestFieldReader()
         self._deadlines: DeadlineWheel[InferenceCall] = DeadlineWheel(tick_s=_TICK_S)
         self._order: SequenceOrder[InferenceCall] = SequenceOrder()
@@ -89,16 +93,13 @@ class InferenceHandler:
             raise too_large(size, self._message_bytes_max)
         fields = self._fields.read(request)
         version = self._catalog.resolve(caller.tenant_id, fields.model_name, fields.model_version)
-        timeout_s = min(caller.timeout_s, TIMEOUT_MAX_S)
-        if fields.timeout_us:
-            timeout_s = min(timeout_s, fields.timeout_us / 1e6)
         call = InferenceCall(
             version,
             caller.request_id,
             caller.traceparent,
             fields.priority if caller.priority is None else caller.priority,
             now,
-            now + timeout_s,
+            now + self._timeout_s(caller, version, fields.timeout_us),
             request,
             self._metrics.version(version),
             ended,
@@ -154,7 +155,7 @@ class InferenceHandler:
                 caller.traceparent,
                 fields.priority,
                 now,
-                now + min(caller.timeout_s, TIMEOUT_MAX_S),
+                now + self._timeout_s(caller, version),
                 parts.request,
                 meters,
                 ended,
@@ -166,10 +167,27 @@ class InferenceHandler:
             )
         )
 
+    def _timeout_s(self, caller: Caller, version: CatalogVersion, stated_us: int = 0) -> float:
+        """How long the call may take: what the request states replaces the default and shortens a deadline."""
+        timeout_s = caller.timeout_s
+        if stated_us:
+            stated_s = stated_us / 1e6
+            timeout_s = stated_s if timeout_s is None else min(timeout_s, stated_s)
+        elif timeout_s is None:
+            timeout_s = self._generate_timeout_s if version.generates else self._call_timeout_s
+        return min(timeout_s, caller.within_s, TIMEOUT_MAX_S)
+
     def give_up(self, call: InferenceCall, error: HeadraceError) -> None:
         """Ends a call that is under way with a failure of this side."""
         self._dispatcher.cancel(call)
         self._finished(call, error)
+
+    def give_up_all(self, error: HeadraceError) -> None:
+        """Ends every call that is open: the server stops, and nobody shall be left without a word."""
+        # The last ones first: those that wait are not to be sent as others make room.
+        for call in reversed(self._deadlines.expired(math.inf)):
+            if call.ended is not None:
+                self.give_up(call, error)
 
     def _admit(self, call: InferenceCall) -> InferenceCall:
         now, size = call.arrived_at, len(call.payload)

@@ -34,6 +34,7 @@ class InferenceService:
         payloads: Bounds the bytes of requests that are held; a batch counts whole until its last request has ended.
         calls: Bounds the calls in flight of all batches and streams.
         message_bytes_max: Largest message, in either direction.
+        call_timeout_s: Time of a batch whose client states none.
     """
 
     def __init__(
@@ -44,12 +45,14 @@ class InferenceService:
         calls: AdmissionGate,
         clock: Clock,
         message_bytes_max: int,
+        call_timeout_s: float,
     ) -> None:
         self._inference = inference
         self._clock = clock
         self._payloads = payloads
         self._calls = calls
         self._message_bytes_max = message_bytes_max
+        self._call_timeout_s = call_timeout_s
 
     async def infer(self, request: bytes, caller: Caller) -> bytes:
         """Serialised InferRequest in, serialised InferResponse out.
@@ -101,6 +104,7 @@ class InferenceService:
             clock=self._clock,
             requests=requests,
             caller=caller,
+            timeout_s=self._call_timeout_s if caller.timeout_s is None else caller.timeout_s,
             concurrency=message.max_concurrency or len(requests),
             answer_bytes_max=self._message_bytes_max,
         )
@@ -122,6 +126,7 @@ class _Batch:
         clock: Clock,
         requests: Sequence[raw.RawInferRequest],
         caller: Caller,
+        timeout_s: float,
         concurrency: int,
         answer_bytes_max: int,
     ) -> None:
@@ -137,8 +142,7 @@ class _Batch:
         self._open = OpenCalls(inference=inference, gate=calls)
         self._next = 0
         # Requests that run out of time are to be told so before the RPC itself does.
-        timeout_s = caller.timeout_s - min(_MARGIN_MAX_S, _MARGIN_RATIO * caller.timeout_s)
-        self._deadline = clock.monotonic() + timeout_s
+        self._deadline = clock.monotonic() + timeout_s - min(_MARGIN_MAX_S, _MARGIN_RATIO * timeout_s)
         self._done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     async def run(self) -> raw.RawInferBatchResponse:

@@ -69,6 +69,11 @@ def no_runner(version: CatalogVersion) -> HeadraceError:
     )
 
 
+def shutting_down() -> HeadraceError:
+    """What a call fails with that comes to a server that stops, or does not end before it has."""
+    return RouteUnavailable("the server is shutting down", entry=catalogue.SERVER_DRAINING)
+
+
 def wrong_task(version: CatalogVersion) -> HeadraceError:
     """What a call fails with whose method is for models of another kind."""
     task = manifest_pb2.ModelTask.Name(version.proto.manifest.task or manifest_pb2.MODEL_TASK_INFER)

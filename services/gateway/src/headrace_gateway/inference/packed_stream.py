@@ -11,7 +11,7 @@ from google.protobuf.message import DecodeError
 from headrace.gateway.internal.v1 import raw_inference_pb2 as raw
 from headrace.gateway.v1.inference_pb2 import StreamLimits as StreamLimitsMessage
 from headrace_common import catalogue, wire
-from headrace_common.errors import DeadlineError, HeadraceError, RouteUnavailable, ValidationError
+from headrace_common.errors import DeadlineError, HeadraceError, ValidationError
 from headrace_common.request_id import accept_request_id
 from headrace_common.reused_message import ReusedMessage
 from headrace_common.rpc_runtime import AdmissionGate
@@ -28,6 +28,7 @@ from headrace_gateway.inference.message_bounds import (
     too_many,
 )
 from headrace_gateway.inference.open_calls import OpenCalls
+from headrace_gateway.inference.outlook import shutting_down
 from headrace_gateway.inference.request_fields import checked_priority
 from headrace_gateway.mesh.session_calls import Answer
 
@@ -194,7 +195,7 @@ class PackedStream:
         self._open.add(call_id)
         try:
             if self._refusing:
-                raise RouteUnavailable("the server is shutting down", entry=catalogue.SERVER_DRAINING)
+                raise shutting_down()
             request, caller = self._read(call, index)
             self._open.begin(call_id, request, caller, self._ended)
         except HeadraceError as error:

@@ -6,20 +6,20 @@ import asyncio
 import time
 import uuid
 from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, cast
 
 import grpc
 import grpc.aio
 
 from headrace_common import catalogue
 from headrace_common.call import MetadataMap, metadata_map, request_id_of
-from headrace_common.errors import RouteUnavailable
 from headrace_common.lanes import FramePacer, run_until_one_fails
 from headrace_common.loop_load import LoopLoad
 from headrace_common.principal import Principal
 from headrace_common.request_id import REQUEST_ID_KEY
 from headrace_common.rpc_runtime import RpcRuntime
 from headrace_common.rpc_status import abort, from_exception
+from headrace_gateway.inference.outlook import shutting_down
 from headrace_gateway.stream_access import StreamAccess
 
 DRAIN_NOTICE_S = 0.4
@@ -79,12 +79,14 @@ class Opening(NamedTuple):
     Attributes:
         request_id: The stream's own.
         wake: To be called whenever `next_message` may have something.
+        remaining_s: Tells the time left of the stream's deadline, None where it has none.
     """
 
     tenant_id: str
     request_id: str
     metadata: MetadataMap
     wake: Callable[[], None]
+    remaining_s: Callable[[], float | None]
 
 
 class StreamEndpoint:
@@ -141,12 +143,13 @@ class StreamEndpoint:
         code, reason = "CANCELLED", catalogue.CALL_CANCELLED.reason
         self._counts.in_flight += 1
         stream = _Stream(context, self._load)
-        calls = self._open_calls(Opening(principal.tenant_id, request_id, metadata, stream.wake))
+        remaining_s = cast("Callable[[], float | None]", context.time_remaining)
+        calls = self._open_calls(Opening(principal.tenant_id, request_id, metadata, stream.wake, remaining_s))
         stream.calls = calls
         admitted = False
         try:
             if self._draining:
-                raise _shutting_down()
+                raise shutting_down()
             self.gate.enter()
             admitted = True
             self._open.add(stream)
@@ -249,8 +252,4 @@ class _Stream:
             if not self.calls.in_flight and self._half_closed:
                 raise StreamOver
             if not self.calls.in_flight and self._refusing:
-                raise _shutting_down()
-
-
-def _shutting_down() -> RouteUnavailable:
-    return RouteUnavailable("the server is shutting down", entry=catalogue.SERVER_DRAINING)
+                raise shutting_down()

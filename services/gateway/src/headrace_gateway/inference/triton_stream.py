@@ -6,15 +6,16 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
-from headrace_common import catalogue, wire
-from headrace_common.errors import HeadraceError, RouteUnavailable, ValidationError
+from headrace_common import wire
+from headrace_common.errors import HeadraceError, ValidationError
 from headrace_common.rpc_runtime import AdmissionGate
 from headrace_common.rpc_status import to_status
-from headrace_gateway.inference.call import Caller, InferenceCall, Outcome
+from headrace_gateway.inference.call import TIMEOUT_MAX_S, Caller, InferenceCall, Outcome
 from headrace_gateway.inference.generation.answer_parts import PART_OVERHEAD_BYTES, UNREAD_BYTES_MAX
 from headrace_gateway.inference.handler import InferenceHandler
 from headrace_gateway.inference.message_bounds import STREAM_ID_CHARS, reader_too_slow
 from headrace_gateway.inference.open_calls import OpenCalls
+from headrace_gateway.inference.outlook import shutting_down
 from headrace_gateway.inference.packed_stream import StreamLimits
 from inference import open_inference_pb2 as oip
 
@@ -48,6 +49,7 @@ class TritonStream:
         request_id: The stream's own; calls get it with their number added.
         ends_on_error: Whether the first failure ends the stream instead of being an answer.
         wake: Called whenever `next_message` may have something.
+        remaining_s: Tells the time left of the stream, None where it has no end.
     """
 
     def __init__(
@@ -61,6 +63,7 @@ class TritonStream:
         traceparent: str,
         ends_on_error: bool,
         wake: Callable[[], None],
+        remaining_s: Callable[[], float | None],
     ) -> None:
         self._limits = limits
         self._tenant_id = tenant_id
@@ -68,10 +71,12 @@ class TritonStream:
         self._traceparent = traceparent
         self._ends_on_error = ends_on_error
         self._wake = wake
+        self._remaining_s = remaining_s
         # Until its answer is in a message a call is in flight.
         self._open = OpenCalls(inference=inference, gate=gate)
         self._answers: deque[_Answer] = deque()
-        self._unread_parts: dict[int, int] = {}
+        # The part that is being written counts, too.
+        self._parts_bytes = self._written_bytes = 0
         self._unread_bytes = 0
         self._refusing = False
         self.calls = 0
@@ -97,15 +102,18 @@ class TritonStream:
         self.calls += 1
         number = self.calls
         self._open.add(number)
+        remaining_s = self._remaining_s()
         caller = Caller(
             self._tenant_id,
             f"{self._request_id[:STREAM_ID_CHARS]}/{number}",
             self._traceparent,
-            self._limits.default_timeout_s,
+            # The stream lives longer than its calls, so its deadline is none of theirs.
+            timeout_s=None,
+            within_s=TIMEOUT_MAX_S if remaining_s is None else remaining_s,
         )
         try:
             if self._refusing:
-                raise RouteUnavailable("the server is shutting down", entry=catalogue.SERVER_DRAINING)
+                raise shutting_down()
             self._open.begin(number, received, caller, self._ended, sink=self._part)
         except HeadraceError as error:
             self._fail(number, received, error)
@@ -118,6 +126,8 @@ class TritonStream:
         Raises:
             HeadraceError: A request failed, and the client wants the stream to end with that.
         """
+        self._parts_bytes -= self._written_bytes
+        self._written_bytes = 0
         if not self._answers:
             return None
         number, answer, ends = self._answers.popleft()
@@ -126,9 +136,8 @@ class TritonStream:
         self._unread_bytes -= len(answer)
         if ends:
             self._open.remove(number)
-            self._unread_parts.pop(number, None)
         else:
-            self._unread_parts[number] -= len(answer) + PART_OVERHEAD_BYTES
+            self._written_bytes = len(answer) + PART_OVERHEAD_BYTES
         return answer
 
     def drain(self) -> None:
@@ -143,20 +152,29 @@ class TritonStream:
         """The stream has ended: cancels what is in flight."""
         self._open.close()
         self._answers.clear()
-        self._unread_parts.clear()
 
     def _part(self, call: InferenceCall, payload: bytes) -> None:
         message = _wrapped(payload)
-        of_call = self._unread_parts.get(call.tag, 0) + len(message) + PART_OVERHEAD_BYTES
-        of_all = self._unread_bytes + len(message)
-        for unread_bytes, limit in ((of_call, UNREAD_BYTES_MAX), (of_all, self._limits.unread_bytes_max)):
-            if unread_bytes > limit:
-                call.meters.generation.readers_too_slow += 1
-                self._open.give_up(call, reader_too_slow(limit))
-                return
-        self._unread_parts[call.tag] = of_call
+        size = len(message) + PART_OVERHEAD_BYTES
+        if self._parts_bytes + size > UNREAD_BYTES_MAX:
+            call.meters.generation.readers_too_slow += 1
+            self._drop_parts(call.tag)
+            self._open.give_up(call, reader_too_slow(UNREAD_BYTES_MAX))
+            return
+        self._parts_bytes += size
         self._answer(call.tag, message, ends=False)
         self._wake()
+
+    def _drop_parts(self, number: int) -> None:
+        """Lets go of what waits to be read of a call."""
+        kept: deque[_Answer] = deque()
+        for answer in self._answers:
+            if answer.number != number or isinstance(answer.message, HeadraceError):
+                kept.append(answer)
+            else:
+                self._unread_bytes -= len(answer.message)
+                self._parts_bytes -= len(answer.message) + PART_OVERHEAD_BYTES
+        self._answers = kept
 
     def _ended(self, call: InferenceCall, outcome: Outcome) -> None:
         number, request = call.tag, self._open.ended(call)

@@ -14,8 +14,8 @@ if TYPE_CHECKING:
     from headrace_gateway.inference.call import InferenceCall, Outcome
     from headrace_gateway.mesh.session_calls import Answer
 
-UNREAD_BYTES_MAX = 1 << 20
-"""Bytes of one call's parts that are kept for a client that doesn't read."""
+UNREAD_BYTES_MAX = 7 << 17
+"""Bytes of parts that are kept for a stream whose client doesn't read: 1 MiB with what grpc has of them by then."""
 PART_OVERHEAD_BYTES = 64
 """What a part takes in memory beside its bytes, so that many small ones are bounded like few large ones."""
 
@@ -97,7 +97,7 @@ class AnswerParts:
         self.meters.failovers["interrupted"] += 1
         model = call.version.model
         return RunnerError(
-            f"the answer of model '{model}' was interrupted, and no other runner could go on: {error.message}",
+            f"the answer of model '{model}' was interrupted, and nobody could go on with it: {error.message}",
             entry=catalogue.GENERATION_INTERRUPTED,
             context={"model": model, "cause": error.reason},
         )

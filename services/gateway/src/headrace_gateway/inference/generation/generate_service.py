@@ -14,6 +14,9 @@ from headrace_gateway.inference.generation.unread_parts import UnreadParts
 from headrace_gateway.inference.handler import InferenceHandler
 from headrace_gateway.inference.message_bounds import reader_too_slow
 
+_END_S = 60.0
+"""A call that has ended takes memory and a place for no longer than this, however slowly the rest of it is read."""
+
 Context = grpc.aio.ServicerContext[Any, Any]
 
 
@@ -41,7 +44,7 @@ class _Generation:
         self._context = context
         self._unread = UnreadParts()
         self._outcome: Outcome | None = None
-        # Ends a write that waits for a client that doesn't read.
+        # Ends a write that waits for a client that doesn't read, or has not read the end.
         self._stuck = asyncio.timeout(None)
 
     async def run(self, request: bytes, caller: Caller) -> None:
@@ -53,22 +56,28 @@ class _Generation:
                 await self._context.send_initial_metadata(())
                 while (message := await self._unread.next()) is not None:
                     await self._context.write(message)
+                assert self._outcome is not None, "a stream that is not cancelled ends with its call"
+                if not isinstance(self._outcome, HeadraceError):
+                    await self._context.write(self._outcome.payload)
         except TimeoutError:
             if not self._stuck.expired():
                 raise
+            if not isinstance(self._outcome, HeadraceError):
+                call.meters.generation.readers_too_slow += 1
+                self._outcome = reader_too_slow(UNREAD_BYTES_MAX)
         finally:
             self._inference.cancel(call)
         if isinstance(self._outcome, HeadraceError):
             raise self._outcome
-        assert self._outcome is not None, "a stream that is not cancelled ends with its call"
-        await self._context.write(self._outcome.payload)
 
     def _take(self, call: InferenceCall, message: bytes) -> None:
         if not self._unread.add(message):
             call.meters.generation.readers_too_slow += 1
             self._inference.give_up(call, reader_too_slow(UNREAD_BYTES_MAX))
+            self._unread.drop()
             self._stuck.reschedule(asyncio.get_running_loop().time())
 
     def _ended(self, _call: InferenceCall, outcome: Outcome) -> None:
         self._outcome = outcome
         self._unread.close()
+        self._stuck.reschedule(asyncio.get_running_loop().time() + _END_S)

@@ -33,6 +33,11 @@ class UnreadParts:
         self._more.set()
         return True
 
+    def drop(self) -> None:
+        """Nobody is going to read them: lets go of all but the one that is being written."""
+        self._messages.clear()
+        self._held_bytes = self._taken_bytes
+
     def close(self) -> None:
         """No more messages come."""
         self._closed = True
