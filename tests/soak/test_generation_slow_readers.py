@@ -25,7 +25,7 @@ from support.load import Outcomes, closed_loop
 from support.mesh import Mesh
 from support.real_inputs import FileCase
 from support.refusals import refusal
-from support.soak import Measured, held
+from support.soak import Measured, held, settled
 from support.toy_language import toy_language_model
 
 MODEL = "toy"
@@ -33,11 +33,14 @@ CLIENTS = 100
 SLOTS = 104
 WORD_BYTES = 64 << 10
 """Of each token: the library's work grows with the number of tokens."""
-READ_TOKENS, UNREAD_TOKENS = 8, 24
+READ_TOKENS, LATE_TOKENS, UNREAD_TOKENS = 8, 12, 24
+"""What is read at once, left unread for a while, and never read."""
 HELD_MIB_MAX = 1.0
 # A client that reads nothing has a stream's window, and one message or two are under way.
 RECEIVED_MIB_MAX = 1.0 + 0.25
 SLOWER_MAX = 1.5
+# Of a few generations.
+GENERATION_SLOWER_MAX = 2.0
 OTHERS = 3
 """Calls that others have open."""
 # A window that stays as small as it begins.
@@ -49,17 +52,17 @@ class Others:
     """What became of those who read meanwhile."""
 
     inferences: Outcomes = field(default_factory=Outcomes)
-    generations: int = 0
+    generations_s: list[float] = field(default_factory=list[float])
     wrong: int = 0
 
 
 async def generating(stub: Any, mesh: Mesh, stop: asyncio.Event, others: Others) -> None:
     """One generation after another, each of which has to come whole."""
     while not stop.is_set():
-        size = 0
+        size, started = 0, time.monotonic()
         async for message in stub.Generate(asking("x", model=MODEL, max_tokens=2), metadata=mesh.metadata, timeout=60):
             size += sum(len(delta.text.encode()) for delta in message.deltas)
-        others.generations += 1
+        others.generations_s.append(time.monotonic() - started)
         others.wrong += size != 2 * WORD_BYTES
 
 
@@ -133,8 +136,8 @@ class Crowd:
         return [stub.Generate(request, metadata=self._mesh.metadata, timeout=200) for stub in self._stubs]
 
 
-async def all_cut(mesh: Mesh) -> float:
-    """Seconds until the gateway has ended the calls of all clients that read nothing."""
+async def all_over(mesh: Mesh) -> float:
+    """Seconds until the gateway has no open call of the crowd any more, whose clients read nothing."""
 
     async def until(holds: Callable[[float], bool]) -> None:
         async with asyncio.timeout(150):
@@ -164,31 +167,45 @@ async def test_clients_that_stop_reading_are_cut_and_harm_nobody(
         await client.models.load("magika")
         async with others_read(channel, mesh, file_request, file_case) as beside_readers:
             all_read = await asyncio.gather(*(read(call) for call in crowd.ask(READ_TOKENS)))
+        late = crowd.ask(LATE_TOKENS)
+        await all_over(mesh)
+        late_read = await asyncio.gather(*(read(call) for call in late))
+        before_calls = await settled(mesh, {}, within_s=2.0)
         before_mib, done = gateway.memory_info().rss / (1 << 20), asyncio.Event()
         watch = asyncio.create_task(highest_mib(gateway, done))
         async with others_read(channel, mesh, file_request, file_case) as beside_sleepers:
             calls = crowd.ask(UNREAD_TOKENS)
-            cut_s = await all_cut(mesh)
+            cut_s = await all_over(mesh)
         done.set()
         held_mib = (await watch - before_mib) / CLIENTS
+        # Nothing has been read yet.
+        held_calls = await settled(mesh, before_calls)
         got = await asyncio.gather(*(read(call) for call in calls))
     ends = Counter(reason for _, reason in got)
     received_mib = max(size for size, _ in got) / (1 << 20)
     slower = median(beside_sleepers.inferences.latencies_s) / median(beside_readers.inferences.latencies_s)
+    generation_slower = median(beside_sleepers.generations_s) / median(beside_readers.generations_s)
     measured(
         f"{CLIENTS} clients that stop reading {UNREAD_TOKENS * WORD_BYTES / (1 << 20):.1f} MiB of generated text each",
-        f"≤ {HELD_MIB_MAX:.0f} MiB held for each in the gateway; cut at the limit; others unaffected (median latency "
-        f"≤ {SLOWER_MAX}× of that beside {CLIENTS} clients that read)",
+        f"≤ {HELD_MIB_MAX:.0f} MiB held for each in the gateway; cut at the limit, and not for "
+        f"{LATE_TOKENS * WORD_BYTES / (1 << 20):.2f} MiB that are read late; others unaffected (median latency "
+        f"≤ {SLOWER_MAX}×, of generations ≤ {GENERATION_SLOWER_MAX}× of that beside {CLIENTS} clients that read)",
         f"{held_mib:.2f} MiB each; {', '.join(f'{number} {reason}' for reason, number in ends.items())} after "
-        f"{cut_s:.1f} s, {received_mib:.2f} MiB at most to be read then; others: "
-        f"{beside_sleepers.inferences.answered} inferences at {slower:.2f}×, {beside_sleepers.generations} generations "
-        f"({beside_readers.generations} beside readers), {beside_sleepers.wrong} wrong, "
+        f"{cut_s:.1f} s, {'all' if held_calls == before_calls else 'not all'} of their calls given back before they "
+        f"read, {received_mib:.2f} MiB at most to be read then; "
+        f"{sum(reason == 'ended' for _, reason in late_read)} of {CLIENTS} late readers got all; others: "
+        f"{beside_sleepers.inferences.answered} inferences at {slower:.2f}×, {len(beside_sleepers.generations_s)} "
+        f"generations at {generation_slower:.2f}×, {beside_sleepers.wrong} wrong, "
         f"{sum(beside_sleepers.inferences.failures.values())} failed",
     )
     assert Counter(reason for _, reason in all_read) == {"ended": CLIENTS}
+    assert Counter(reason for _, reason in late_read) == {"ended": CLIENTS}
+    assert min(size for size, _ in late_read) >= LATE_TOKENS * WORD_BYTES
     assert ends == {"READER_TOO_SLOW": CLIENTS}
     assert held_mib <= HELD_MIB_MAX
     assert received_mib <= RECEIVED_MIB_MAX
     assert not beside_sleepers.inferences.failures
-    assert not beside_sleepers.wrong and beside_sleepers.generations
+    assert held_calls == before_calls
+    assert not beside_sleepers.wrong
     assert slower <= SLOWER_MAX
+    assert generation_slower <= GENERATION_SLOWER_MAX

@@ -21,7 +21,7 @@ from support.soak import Measured
 
 SLOTS = 8
 TOKENS = 64
-RATE_ROUNDS = 5
+RATE_ROUNDS = 9
 RATE_MIN = 0.9
 FIRST_TOKEN_ROUNDS = 40
 ADDED_MS_MAX = 10.0
@@ -37,6 +37,11 @@ def prompt(round_: int, number: int) -> str:
 def body(text: str) -> dict[str, Any]:
     """The request as the library takes it."""
     return {"prompt": text, "max_tokens": TOKENS, "ignore_eos": True, **GREEDY}
+
+
+def bodies(round_: int) -> list[dict[str, Any]]:
+    """Those of a round."""
+    return [body(prompt(round_, number)) for number in range(SLOTS)]
 
 
 async def rate_of(stub: Any, mesh: Mesh, round_: int) -> Rate:
@@ -64,25 +69,28 @@ async def test_eight_generations_are_as_fast_as_the_library_alone(mesh: Mesh, me
     with running_llama(model_file(), slots=SLOTS) as llama:
         async with grpc.aio.insecure_channel(mesh.grpc) as channel:
             stub = InferenceServiceStub(channel)
-            await rate_of(stub, mesh, RATE_ROUNDS)
+            await rate_of(stub, mesh, -1)
+            await asyncio.to_thread(llama.rate, bodies(-1), stream=False)
             for round_ in range(RATE_ROUNDS):
-                bodies = [body(prompt(round_, number)) for number in range(SLOTS)]
-                for kind in range(round_, round_ + 3):
-                    match kind % 3:
+                for turn in range(round_, round_ + 3):
+                    # Of its own for each, or the library would find its prompts computed the second time.
+                    prompts = 3 * round_ + turn % 3
+                    match turn % 3:
                         case 0:
-                            rate = await rate_of(stub, mesh, round_)
+                            rate = await rate_of(stub, mesh, prompts)
                             assert rate.tokens == SLOTS * TOKENS
                             ours.append(rate.per_s)
                         case 1:
-                            streamed.append((await asyncio.to_thread(llama.rate, bodies, stream=True)).per_s)
+                            streamed.append((await asyncio.to_thread(llama.rate, bodies(prompts), stream=True)).per_s)
                         case _:
-                            whole.append((await asyncio.to_thread(llama.rate, bodies, stream=False)).per_s)
-    ratios = [mine / its for mine, its in zip(ours, streamed, strict=True)]
+                            whole.append((await asyncio.to_thread(llama.rate, bodies(prompts), stream=False)).per_s)
+    ratios = [mine / its for mine, its in zip(ours, whole, strict=True)]
+    beside_stream = median(mine / its for mine, its in zip(ours, streamed, strict=True))
     measured(
         f"{SLOTS} parallel generations of SmolLM2, {TOKENS} tokens each, {RATE_ROUNDS} interleaved rounds",
-        f"tokens/s ≥ {RATE_MIN}× of xllamacpp's own {SLOTS}-slot rate, median of the rounds",
-        f"{median(ours):.0f}/s; the library {median(streamed):.0f}/s streamed, {median(whole):.0f}/s not streamed; "
-        f"{median(ratios):.2f}× ({min(ratios):.2f} to {max(ratios):.2f}) of its streamed rate",
+        f"tokens/s ≥ {RATE_MIN}× of xllamacpp's own {SLOTS}-slot rate in-process, not streamed, median of the rounds",
+        f"{median(ours):.0f}/s; the library {median(whole):.0f}/s, streamed {median(streamed):.0f}/s; "
+        f"{median(ratios):.2f}× ({min(ratios):.2f} to {max(ratios):.2f}), {beside_stream:.2f}× of its streamed rate",
     )
     assert median(ratios) >= RATE_MIN, (ours, streamed, whole)
 

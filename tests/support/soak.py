@@ -24,7 +24,7 @@ def scrape(url: str) -> dict[str, float]:
 
 
 def held(mesh: Mesh) -> dict[str, float]:
-    """What calls hold in the gateway and on the runners: tasks, open calls, credit, places, bytes."""
+    """What calls hold in gateway and runners: tasks, open calls and streams, credit, places, slots, bytes."""
     gateway = scrape(str(mesh.current_processes()["gateway-0"].metrics))
     found = {
         name: gateway[name]
@@ -35,11 +35,19 @@ def held(mesh: Mesh) -> dict[str, float]:
             "headrace_mesh_result_bytes_held",
         )
     }
+    found["headrace_generate_streams"] = _of_all_models(gateway, "headrace_generate_streams")
     for process in mesh.named("runner"):
         runner = scrape(str(process.metrics))
         for name in ("headrace_asyncio_tasks", "headrace_runner_queue_depth", "headrace_runner_executing"):
             found[f"{process.name} {name}"] = runner[name]
+        for name in ("headrace_runner_generation_slots_used", "headrace_runner_generation_queue_tokens"):
+            found[f"{process.name} {name}"] = _of_all_models(runner, name)
     return found
+
+
+def _of_all_models(metrics: dict[str, float], name: str) -> float:
+    """The sum of a metric that models have; 0 while none has it."""
+    return sum(value for full, value in metrics.items() if full.startswith(f"{name}{{"))
 
 
 async def settled(mesh: Mesh, before: dict[str, float], within_s: float = 10.0) -> dict[str, float]:
