@@ -5,7 +5,17 @@ Import the entries from here; the modules below only group them.
 
 from __future__ import annotations
 
-from headrace_common.catalogue import access, durability, generation, http, models, operations, requests, tensors
+from headrace_common.catalogue import (
+    access,
+    durability,
+    generation,
+    http,
+    models,
+    operations,
+    processing,
+    requests,
+    tensors,
+)
 from headrace_common.catalogue.access import AUTHORITY_FORBIDDEN as AUTHORITY_FORBIDDEN
 from headrace_common.catalogue.access import CONCURRENCY_LIMIT_EXCEEDED as CONCURRENCY_LIMIT_EXCEEDED
 from headrace_common.catalogue.access import CREDENTIAL_MALFORMED as CREDENTIAL_MALFORMED
