@@ -18,12 +18,19 @@ from pydantic_core import PydanticUndefined
 
 from headrace_common.settings import ServiceSettings
 from headrace_gateway.config import GatewaySettings
+from headrace_gateway.http.config import HttpSettings
 from headrace_quota.config import QuotaSettings
 from headrace_registry.config import RegistrySettings
 from headrace_runner.config import RunnerSettings
 
 OUTPUT = Path(__file__).resolve().parents[1] / "config" / "base.yaml"
-SERVICES: tuple[type[ServiceSettings], ...] = (GatewaySettings, QuotaSettings, RegistrySettings, RunnerSettings)
+SERVICES: tuple[type[ServiceSettings], ...] = (
+    GatewaySettings,
+    HttpSettings,
+    QuotaSettings,
+    RegistrySettings,
+    RunnerSettings,
+)
 # Defaults that depend on the machine are told, not shown.
 _TOLD = {"HEADRACE_RUNNER_NAME": "the name of the host"}
 _HEAD = """\

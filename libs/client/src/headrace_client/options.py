@@ -46,11 +46,15 @@ class ClientOptions:
         endpoint: `host:port`, or any target that grpc knows, such as `dns:///mesh.example.com:443`.
         api_key: The key to call with; None calls without.
         tls: None means an unencrypted connection.
+        headers: Further metadata of every call, for somebody who calls in the name of others.
+        own_connection: False lets clients of one process share a connection to the same endpoint.
     """
 
     endpoint: str
     api_key: str | None = field(repr=False)
     tls: Tls | None
+    headers: tuple[tuple[str, str], ...] = field(default=(), repr=False, kw_only=True)
+    own_connection: bool = field(default=True, kw_only=True)
 
 
 def client_options(

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import copy
-from typing import Protocol
+from collections.abc import Callable
+from typing import Any, Protocol
 
 from headrace_client import failures
-from headrace_client.contracts.headrace.gateway.v1.inference_pb2 import StreamAnswer
+from headrace_client.contracts.headrace.gateway.v1.inference_pb2 import InferResponse, StreamAnswer
 from headrace_client.deadlines import Deadlines
 from headrace_client.errors import (
     CallCancelled,
@@ -17,7 +18,7 @@ from headrace_client.errors import (
     UnreachableError,
     ValidationError,
 )
-from headrace_client.inference import InferResult, decode_response
+from headrace_client.inference import decode_response
 from headrace_client.packing import Call, WaitingCalls, WireStream
 from headrace_client.retries import Attempts
 from headrace_client.status import from_status
@@ -31,7 +32,7 @@ _END_TIMEOUT_S = 5.0
 class CallOwner(Protocol):
     """Whoever waits for a call's outcome: is given exactly one, unless the call is withdrawn before."""
 
-    def set_result(self, result: InferResult, /) -> None: ...
+    def set_result(self, result: Any, /) -> None: ...
 
     def set_exception(self, exception: BaseException, /) -> None: ...
 
@@ -46,6 +47,7 @@ class StreamEngine:
         transport: Of the client, whose retry budget the stream shares.
         waiting_calls_max: Calls that may wait here because the server's window is full or no stream is open.
         waiting_bytes_max: Bytes of their requests.
+        decode: Makes the result that owners get of an answer; may raise a `HeadraceError`.
     """
 
     def __init__(
@@ -54,9 +56,11 @@ class StreamEngine:
         transport: Transport,
         waiting_calls_max: int,
         waiting_bytes_max: int,
+        decode: Callable[[InferResponse], Any] = decode_response,
     ) -> None:
         self._loop = asyncio.get_running_loop()
         self._transport = transport
+        self._decode = decode
         self._waiting: WaitingCalls[CallOwner] = WaitingCalls(calls_max=waiting_calls_max, bytes_max=waiting_bytes_max)
         self._deadlines: Deadlines[Call[CallOwner]] = Deadlines(tick_s=_DEADLINE_TICK_S)
         self._alarm: asyncio.TimerHandle | None = None
@@ -213,7 +217,7 @@ class StreamEngine:
         if answer.HasField("infer"):
             self._transport.retry_budget.succeeded()
             try:
-                result = decode_response(answer.infer)
+                result = self._decode(answer.infer)
             except HeadraceError as error:
                 self._fail([call], error)
                 return

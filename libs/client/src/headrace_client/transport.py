@@ -97,12 +97,14 @@ class Transport:
         requests: Callable[[], AsyncIterable[Q]],
         *,
         timeout_s: float | None = None,
+        request_id: str | None = None,
+        traceparent: str = "",
     ) -> R:
         """A stream of requests, one response; `requests` is asked for a new stream at each try.
 
         An exception of the stream cancels the call and reaches the caller.
         """
-        metadata = self.metadata()
+        metadata = self.metadata(request_id, traceparent)
 
         async def attempt(left_s: float) -> R:
             failed: list[BaseException] = []
@@ -169,7 +171,7 @@ class Transport:
 
     def metadata(self, request_id: str | None = None, traceparent: str = "") -> Metadata:
         """Metadata of a call: who calls, the id for the logs, and the trace that it belongs to."""
-        pairs: list[tuple[str, str | bytes]] = []
+        pairs: list[tuple[str, str | bytes]] = [*self._options.headers]
         if self._options.api_key is not None:
             pairs.append(("x-api-key", self._options.api_key))
         if checked_request_id(request_id):
@@ -245,7 +247,7 @@ def _open_channel(options: ClientOptions, message_bytes_max: int) -> grpc.aio.Ch
         ("grpc.max_reconnect_backoff_ms", 2_000),
         ("grpc.primary_user_agent", "headrace-client"),
         # Clients of one process don't share a connection: closing one must not concern the others.
-        ("grpc.use_local_subchannel_pool", 1),
+        ("grpc.use_local_subchannel_pool", int(options.own_connection)),
     ]
     tls = options.tls
     if tls is None:

@@ -76,12 +76,14 @@ class Gateway:
     Attributes:
         id: The configured name and a random suffix: names this process to runners and in MeshService.
         catalog: The model versions that this process knows.
-        public_address: Where clients call, once started; `mesh_address` is where runners dial.
+        public_address: Where clients call, once started; `front_address` is where an HTTP front does, empty without
+            such a listener, and `mesh_address` where runners dial.
     """
 
     def __init__(self, *, settings: GatewaySettings, metrics: Metrics, tasks: TaskGuard, clock: Clock) -> None:
         self.id = f"{settings.name}.{uuid.uuid4().hex[:12]}"
         self.public_address = ""
+        self.front_address = ""
         self.mesh_address = ""
         self._settings = settings
         self._tasks = tasks
@@ -188,7 +190,8 @@ class Gateway:
             self._access_log.flush()
 
     async def _listen(self) -> None:
-        (self.public_address,) = await self._public.start()
+        self.public_address, *front = await self._public.start()
+        self.front_address = front[0] if front else ""
         self._public.health.set_serving(self._readiness.serving)
         self._listening.set()
 
@@ -211,7 +214,10 @@ class Gateway:
             metrics=self._metrics,
         )
         return GrpcServer(
-            listeners=[Listener(address=settings.grpc_address, tls=self._tls)],
+            listeners=[
+                Listener(address=settings.grpc_address, tls=self._tls),
+                *([Listener(address=settings.front_address)] if settings.front_address is not None else []),
+            ],
             handlers=[self._handler],
             runtime=self._runtime,
             health_services=PUBLIC_SERVICES,
@@ -369,6 +375,7 @@ async def _announce(settings: GatewaySettings, gateway: Gateway, metrics_url: st
         settings.ready_file,
         name=settings.name,
         grpc=gateway.public_address,
+        front=gateway.front_address or None,
         mesh=gateway.mesh_address,
         metrics=metrics_url,
     )

@@ -27,6 +27,9 @@ class GatewaySettings(ServiceSettings):
         False,
         description="Let other gateways on this machine listen on the same public port; new connections go to any.",
     )
+    front_address: str | None = Field(
+        None, description="host:port of a second public listener, without TLS, for HTTP fronts on this machine."
+    )
     mesh_address: str = Field("127.0.0.1:0", description="host:port that runners dial; port 0 means any.")
     quota_address: str = Field(min_length=1, description="host:port of the quota service.")
     registry_address: str = Field(min_length=1, description="host:port of the registry service.")
@@ -194,10 +197,10 @@ def check_settings(settings: GatewaySettings) -> None:
     """Refuses combinations that no field can see alone.
 
     Raises:
-        ConfigError: SETTING_INVALID or SETTING_MISSING: the key `community` is on and a listener is not loopback; the
-            mesh listener can be reached by other machines and runners need neither token nor certificate; there is no
-            key to sign principals with; the room for results is smaller than one message; a routing policy is none; the
-            prewarm list names no model.
+        ConfigError: SETTING_INVALID or SETTING_MISSING: the key `community` is on and a listener is not loopback, or
+            the listener for fronts is not; the mesh listener can be reached by other machines and runners need neither
+            token nor certificate; there is no key to sign principals with; the room for results is smaller than one
+            message; a routing policy is none; the prewarm list names no model.
     """
     routing_rules(settings)
     placement_policy(settings)
@@ -210,6 +213,12 @@ def check_settings(settings: GatewaySettings) -> None:
                     f"{settings.variable(field)} is {address}; use 127.0.0.1, or switch the community key off",
                     context={"variable": settings.variable("community")},
                 )
+    if settings.front_address is not None and not is_loopback(settings.front_address):
+        variable = settings.variable("front_address")
+        raise ConfigError(
+            f"{variable} must be loopback, but is {settings.front_address}; a front elsewhere calls the public listener",
+            context={"variable": variable},
+        )
     guarded = settings.join_token_file is not None or settings.tls_ca_file is not None
     if not guarded and not is_loopback(settings.mesh_address):
         raise _missing("join_token_file", f"because {settings.variable('mesh_address')} is not loopback")

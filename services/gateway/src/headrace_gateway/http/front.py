@@ -1,0 +1,36 @@
+"""What all routes of one HTTP front share."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass, field
+
+from prometheus_client import CollectorRegistry
+
+from headrace_gateway.http.bodies import Bodies
+from headrace_gateway.http.config import HttpSettings
+from headrace_gateway.http.http_metrics import HttpMetrics
+from headrace_gateway.http.sessions import Sessions
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Front:
+    """One HTTP front.
+
+    Attributes:
+        settings: What it was told.
+        sessions: The calls to its gateway.
+        bodies: The requests' bodies.
+        metrics: What it counts.
+        registry: All metrics of the process.
+        own_headers: Metadata that it adds to every call.
+        draining: Set when the front is to end: streams end soon then, and it is not ready any more.
+    """
+
+    settings: HttpSettings
+    sessions: Sessions
+    bodies: Bodies
+    metrics: HttpMetrics
+    registry: CollectorRegistry
+    own_headers: tuple[tuple[str, str], ...] = ()
+    draining: asyncio.Event = field(default_factory=asyncio.Event)
