@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import operator
 import re
+import reprlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, cast
@@ -283,7 +284,7 @@ def parameter_of(name: str, value: object, *, field: str | None = None) -> open_
         message.string_param = value
     else:
         raise ValidationError(
-            f"parameter '{name}' is a text, a number of up to 64 bits or a bool, not {value!r}",
+            f"parameter '{name}' is a text, a number of up to 64 bits or a bool, not {reprlib.repr(value)}",
             failures.PARAMETER_INVALID,
             field=field or name,
         )
