@@ -132,7 +132,6 @@ def test_the_ready_file_holds_the_bound_addresses(tmp_path: Path) -> None:
         "name": "quota",
         "pid": os.getpid(),
         "grpc": "127.0.0.1:1",
-        "mesh": None,
         "metrics": "http://127.0.0.1:2/metrics",
     }
     assert len(list(path.parent.iterdir())) == 1

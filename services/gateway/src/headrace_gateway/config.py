@@ -216,7 +216,7 @@ def check_settings(settings: GatewaySettings) -> None:
     if settings.front_address is not None and not is_loopback(settings.front_address):
         variable = settings.variable("front_address")
         raise ConfigError(
-            f"{variable} must be loopback, but is {settings.front_address}; a front elsewhere calls the public listener",
+            f"{variable} must be loopback, not {settings.front_address}: fronts elsewhere call the public one",
             context={"variable": variable},
         )
     guarded = settings.join_token_file is not None or settings.tls_ca_file is not None
