@@ -46,7 +46,7 @@ class Delta:
         index: Which of the completions it belongs to.
         text: Whole characters. What may become a stop text is held back, and its tokens with it.
         token_ids: What the text is made of; the model's own end of text has none.
-        logprobs: One for each token, where the call asks for them.
+        logprobs: Of the tokens, where the call asks for them; of a character made of several, only of the last one.
         finish_reason: `stop` or `length` in the last delta of a completion.
         progress: Set in deltas that tell of the prompt only, before the first token.
     """
@@ -66,7 +66,7 @@ class Completion:
     Attributes:
         index: Its number, from 0.
         token_ids: Its tokens.
-        logprobs: One for each token, where the call asks for them.
+        logprobs: Of the tokens, as in `Delta`.
         finish_reason: `stop`: the model ended it, or a stop text occurred; `length`: it has `max_tokens`, or the
             context is full; None: it goes on, or was broken off.
     """
