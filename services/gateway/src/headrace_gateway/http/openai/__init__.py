@@ -1,0 +1,1 @@
+"""The API of OpenAI, over the mesh's own calls."""
