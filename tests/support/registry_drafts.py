@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from headrace.registry.v1.manifest_pb2 import ARTIFACT_FORMAT_ONNX, Manifest, TensorSpec
-from headrace_registry.models import Content, Segment, VersionDraft
+from headrace_registry.models import Content, DraftFile, Segment, VersionDraft
 
 MANIFEST = Manifest(
     format=ARTIFACT_FORMAT_ONNX,
@@ -29,6 +29,11 @@ def content_of(parts: Sequence[bytes]) -> Content:
     )
 
 
+def file_of(content: str, path: str = "model.onnx") -> DraftFile:
+    """A file whose content is told by a word."""
+    return DraftFile(path=path, content=content_of([f"{content} {part}".encode() for part in range(3)]))
+
+
 def draft(content: str = "content", **fields: Any) -> VersionDraft:
     """A version of the tenant acme with a content of its own; `fields` replace what it would say."""
     values: dict[str, Any] = {
@@ -38,8 +43,7 @@ def draft(content: str = "content", **fields: Any) -> VersionDraft:
         "uid": str(uuid.uuid4()),
         "manifest": MANIFEST,
         "stated_manifest": b"",
-        "path": "model.onnx",
-        "content": content_of([f"{content} {part}".encode() for part in range(3)]),
+        "files": [file_of(content)],
         **fields,
     }
     return VersionDraft(**values)

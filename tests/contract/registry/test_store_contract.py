@@ -18,7 +18,7 @@ from headrace_registry.models import ModelDraft, VersionState
 from headrace_registry.postgres_history import PostgresCatalogHistory
 from headrace_registry.postgres_store import PostgresRegistryStore
 from headrace_registry.store import RegistryStore
-from support.registry_drafts import MANIFEST, draft
+from support.registry_drafts import MANIFEST, draft, file_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,19 +66,19 @@ async def test_models_are_ordered_byte_by_byte(kept: Kept) -> None:
 
 
 async def test_registered_version_says_what_its_draft_said(kept: Kept) -> None:
-    wanted = draft(version=5, stated_manifest=b"stated")
+    wanted = draft(version=5, stated_manifest=b"stated", files=[file_of("one"), file_of("other", "a.json")])
     version, created = await kept.store.register_version(wanted)
     assert created
     assert (version.tenant_id, version.model, version.version, version.uid) == ("acme", "m", 5, wanted.uid)
     assert (version.state, version.archive_time) == (VersionState.READY, None)
     assert (version.manifest, version.stated_manifest) == (MANIFEST, b"stated")
-    (file,) = version.files
-    assert (file.path, file.size_bytes, file.sha256) == (
-        "model.onnx",
-        wanted.content.size_bytes,
-        wanted.content.sha256.hex(),
-    )
-    assert list(await kept.store.segments("acme", file.sha256)) == list(wanted.content.segments)
+    files = sorted(wanted.files, key=lambda file: file.path)
+    assert [(file.path, file.size_bytes, file.sha256) for file in version.files] == [
+        (file.path, file.content.size_bytes, file.content.sha256.hex()) for file in files
+    ]
+    for file, registered in zip(files, version.files, strict=True):
+        assert list(await kept.store.segments("acme", registered.sha256)) == list(file.content.segments)
+    file = version.files[0]
     assert list(await kept.store.segments("globex", file.sha256)) == []
     assert await kept.store.version("acme", "m", 5) == version
     assert await kept.store.version("acme", "m", 0) == version
@@ -118,7 +118,8 @@ async def test_equal_draft_is_the_same_version_and_another_conflicts(kept: Kept)
     assert again == first
     different = (
         draft("other", version=1),
-        draft(version=1, path="other.onnx"),
+        draft(version=1, files=[file_of("content", "other.onnx")]),
+        draft(version=1, files=[file_of("content"), file_of("more", "a.json")]),
         draft(version=1, stated_manifest=b"other"),
     )
     for other in different:

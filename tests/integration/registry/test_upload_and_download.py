@@ -105,6 +105,26 @@ async def test_file_name_of_the_upload_is_kept(client: RegistryClient) -> None:
     assert [file.path for file in version.files] == ["layer-1.onnx"]
 
 
+async def test_extra_files_are_kept_beside_the_model(registry: RunningRegistry) -> None:
+    contents = {"model.onnx": onnx_models.tiny(), "a.json": bytes(5 << 20), "tokenizer.json": b"{}"}
+    extras = [
+        pb.ArtifactFile(path=path, size_bytes=len(content), sha256=hashlib.sha256(content).hexdigest())
+        for path, content in contents.items()
+        if path != "model.onnx"
+    ]
+    messages = [header(contents["model.onnx"], extra_files=extras), *chunks(b"".join(contents.values()))]
+    version = await registry.client.send(ACME, messages)
+    assert [file.path for file in version.files] == sorted(contents)
+    assert version.size_bytes == sum(map(len, contents.values()))
+    assert list(version.manifest.inputs) == [TensorSpec(name="x", datatype="FP32", shape=[-1, 16])]
+    for path, content in contents.items():
+        _, received = await registry.client.download(ACME, pb.DownloadVersionRequest(model="m", path=path))
+        assert received == content
+        assert await registry.client.read(registry.client.ticket(version), path) == content
+    assert await registry.client.send(ACME, messages) == version
+    assert registry.spooled_files() == []
+
+
 async def test_corrupt_object_is_never_sent_and_the_next_upload_heals_it(registry: RunningRegistry) -> None:
     content = onnx_models.tiny()
     version = await registry.client.upload(content)

@@ -10,11 +10,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from headrace.registry.v1.models_pb2 import UploadHeader, UploadVersionRequest
+from headrace.registry.v1.models_pb2 import ArtifactFile, UploadHeader, UploadVersionRequest
 from headrace_common import catalogue
 from headrace_common.errors import HeadraceError
 from headrace_registry.models import Content
-from headrace_registry.upload import CHUNK_BYTES_MAX, Upload
+from headrace_registry.upload import CHUNK_BYTES_MAX, EXTRA_FILE_BYTES_MAX, Piece, Upload
 
 SEGMENT_BYTES = 64
 
@@ -37,13 +37,13 @@ def started(content: bytes, **fields: Any) -> Upload:
 def received(content: bytes, chunks: list[bytes]) -> tuple[list[bytes], Content]:
     """The segments that chunks are cut into, and the content that they are."""
     upload = started(content)
-    segments: list[bytes] = []
+    pieces: list[Piece] = []
     for chunk in chunks:
-        segments += upload.accept(UploadVersionRequest(chunk=chunk))
-    segments += upload.finish()
-    for segment in segments:
-        upload.seal(segment)
-    return segments, upload.content()
+        pieces += upload.accept(UploadVersionRequest(chunk=chunk))
+    upload.finish()
+    for piece in pieces:
+        upload.seal(piece)
+    return [piece.data for piece in pieces], upload.contents()[0]
 
 
 @st.composite
@@ -103,13 +103,55 @@ def test_one_changed_byte_is_noticed(content: bytes, place: int, change: int) ->
     damaged = bytearray(content)
     damaged[place % len(content)] ^= change
     upload = started(content)
-    segments = upload.accept(UploadVersionRequest(chunk=bytes(damaged)))
-    for segment in [*segments, *upload.finish()]:
-        upload.seal(segment)
+    for piece in upload.accept(UploadVersionRequest(chunk=bytes(damaged))):
+        upload.seal(piece)
+    upload.finish()
     with pytest.raises(HeadraceError) as failure:
-        upload.content()
+        upload.contents()
     assert failure.value.entry == catalogue.MODEL_FILE_DIGEST_MISMATCH
     assert failure.value.context["expected"] == digest(content)
+
+
+def extra(path: str, content: bytes, **fields: Any) -> ArtifactFile:
+    return ArtifactFile(**{"path": path, "size_bytes": len(content), "sha256": digest(content), **fields})
+
+
+@given(st.lists(st.binary(min_size=1, max_size=3 * SEGMENT_BYTES), min_size=2, max_size=4), st.integers(1, 200))
+def test_files_come_out_one_by_one_however_the_chunks_lie(contents: list[bytes], chunk_bytes: int) -> None:
+    extras = [extra(f"{index}.json", content) for index, content in enumerate(contents[1:])]
+    upload = started(contents[0], extra_files=extras)
+    whole = b"".join(contents)
+    pieces: list[Piece] = []
+    for start in range(0, len(whole), chunk_bytes):
+        pieces += upload.accept(UploadVersionRequest(chunk=whole[start : start + chunk_bytes]))
+    upload.finish()
+    for piece in pieces:
+        upload.seal(piece)
+    joined = [b"".join(piece.data for piece in pieces if piece.file == file) for file in range(len(contents))]
+    assert joined == contents
+    assert [result.sha256.hex() for result in upload.contents()] == [digest(content) for content in contents]
+
+
+@pytest.mark.parametrize(
+    ("fields", "field"),
+    [
+        ({"extra_files": [extra("a.json", b"")]}, "header.extra_files[0].size_bytes"),
+        (
+            {"extra_files": [extra("a.json", b"a", size_bytes=EXTRA_FILE_BYTES_MAX + 1)]},
+            "header.extra_files[0].size_bytes",
+        ),
+        ({"extra_files": [extra("a/b.json", b"a")]}, "header.extra_files[0].path"),
+        ({"extra_files": [extra("b.onnx", b"a")]}, "header.extra_files[0].path"),
+        ({"extra_files": [extra("a", b"a"), extra("a", b"b")]}, "header.extra_files[1].path"),
+        ({"extra_files": [extra("a", b"a", sha256="00")]}, "header.extra_files[0].sha256"),
+        ({"extra_files": [extra(f"f{index}", b"a") for index in range(17)]}, "header.extra_files"),
+        ({"extra_files": [extra("a", b"a")], "file_name": "weights"}, "header.file_name"),
+    ],
+)
+def test_bad_extra_files_are_refused_with_the_header(fields: dict[str, Any], field: str) -> None:
+    with pytest.raises(HeadraceError) as failure:
+        Upload(upload_bytes_max=1 << 40).accept(header(b"abc", **fields))
+    assert failure.value.field == field
 
 
 def test_order_of_messages_is_enforced() -> None:
@@ -127,8 +169,8 @@ def test_limits_are_inclusive() -> None:
     upload = Upload(upload_bytes_max=CHUNK_BYTES_MAX)
     content = bytes(CHUNK_BYTES_MAX)
     upload.accept(header(content))
-    assert upload.accept(UploadVersionRequest(chunk=content)) == [content]
-    assert upload.finish() == []
+    assert upload.accept(UploadVersionRequest(chunk=content)) == [Piece(0, content)]
+    upload.finish()
     with pytest.raises(HeadraceError) as failure:
         Upload(upload_bytes_max=2).accept(header(b"abc"))
     assert failure.value.entry == catalogue.MODEL_FILE_TOO_LARGE

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ ModelList = list[models_pb2.Model]
 VersionList = list[models_pb2.Version]
 ModelIndexList = list[model_repository_pb2.RepositoryIndexResponse.ModelIndex]
 ManifestLike = manifest_pb2.Manifest | Mapping[str, Any] | Path
+ExtraFiles = Sequence[Path] | Mapping[str, Path | bytes]
 
 LOAD_TIMEOUT_S = 300.0
 _PAGE_SIZE = 1000
@@ -46,6 +47,7 @@ class AsyncModels:
         version: int = 0,
         manifest: ManifestLike | None = None,
         file_name: str = "",
+        extra_files: ExtraFiles = (),
         progress: Progress | None = None,
         timeout_s: float | None = None,
     ) -> models_pb2.Version:
@@ -61,7 +63,9 @@ class AsyncModels:
             manifest: Fields that override what the mesh reads from the file: a message, a mapping of its fields, or
                 the path of a `.json` or `.yaml` file.
             file_name: Name of the file inside the artefact; empty means that of the path.
-            progress: Hears the bytes sent so far and those of the whole file; starts again at 0 when the upload does.
+            extra_files: Files that the manifest needs beside the model's, such as a tokenizer: paths, or contents by
+                names.
+            progress: Hears the bytes sent so far and those of all files; starts again at 0 when the upload does.
             timeout_s: Time for all of it, the wait at its end included; None means two minutes and a second for each
                 MiB.
 
@@ -70,7 +74,8 @@ class AsyncModels:
             OSError: the file can't be read.
         """
         overrides = read_manifest(manifest) if manifest is not None else None
-        source = await Artifact.of(artifact, file_name=file_name)
+        extras = {path.name: path for path in extra_files} if isinstance(extra_files, Sequence) else extra_files
+        source = await Artifact.of(artifact, file_name=file_name, extra_files=extras)
         header = source.header(model=name, version=version, manifest=overrides)
         timeout_s = checked_timeout_s(source.timeout_s if timeout_s is None else timeout_s)
         deadline_s = time.monotonic() + timeout_s

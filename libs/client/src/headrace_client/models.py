@@ -8,6 +8,7 @@ from pathlib import Path
 from headrace_client.async_models import (
     LOAD_TIMEOUT_S,
     AsyncModels,
+    ExtraFiles,
     ManifestLike,
     ModelIndexList,
     ModelList,
@@ -34,6 +35,7 @@ class Models:
         version: int = 0,
         manifest: ManifestLike | None = None,
         file_name: str = "",
+        extra_files: ExtraFiles = (),
         progress: Progress | None = None,
         timeout_s: float | None = None,
     ) -> models_pb2.Version:
@@ -48,6 +50,7 @@ class Models:
                 version=version,
                 manifest=manifest,
                 file_name=file_name,
+                extra_files=extra_files,
                 progress=progress,
                 timeout_s=timeout_s,
             )

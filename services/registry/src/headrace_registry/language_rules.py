@@ -53,7 +53,11 @@ def check_language(stated: Manifest) -> None:
     if stated.format not in (ARTIFACT_FORMAT_UNSPECIFIED, ARTIFACT_FORMAT_GGUF):
         if stated.HasField("language"):
             raise wrong("language", "is only for language models, and `format` is another than GGUF")
-        if stated.task not in (MODEL_TASK_UNSPECIFIED, MODEL_TASK_INFER):
+        others = (MODEL_TASK_UNSPECIFIED, MODEL_TASK_INFER)
+        # A model with a tokenizer may embed; whether this one does is found out with its tensors.
+        if stated.task not in (*others, MODEL_TASK_EMBED) or (
+            stated.task == MODEL_TASK_EMBED and not stated.HasField("processing")
+        ):
             raise wrong("task", f"is {ModelTask.Name(stated.task)}, which needs the format GGUF")
     elif stated.format == ARTIFACT_FORMAT_GGUF and stated.task == MODEL_TASK_INFER:
         raise wrong("task", "is MODEL_TASK_INFER, a GGUF generates, embeds or ranks")
@@ -73,6 +77,8 @@ def completed(manifest: Manifest, header: GgufHeader) -> Signature:
     """
     manifest.task = _task(manifest.task, header)
     _check_execution(manifest)
+    if manifest.HasField("processing"):
+        raise wrong("processing", "has no meaning for a language model, which has a tokenizer of its own")
     _resolve(manifest.language, manifest.task, header)
     _describe(manifest, header)
     return _signature(manifest.task, header)

@@ -7,11 +7,8 @@ from collections.abc import Iterable, Sequence
 
 from headrace.registry.v1.manifest_pb2 import (
     ARTIFACT_FORMAT_UNSPECIFIED,
-    MODEL_TASK_INFER,
-    MODEL_TASK_UNSPECIFIED,
     ArtifactFormat,
     Manifest,
-    ModelTask,
     TensorSpec,
 )
 from headrace_common.errors import ValidationError
@@ -23,6 +20,7 @@ from headrace_registry.inspection import Signature
 from headrace_registry.language_rules import check_language, completed
 from headrace_registry.manifest_faults import ROOT, broken_text, mismatch, wrong
 from headrace_registry.placement_rules import check_placement, check_routing
+from headrace_registry.processing_rules import check_processing, complete_processing, made_inputs, made_outputs
 from headrace_registry.sequence_rules import check_sequence, check_states
 from headrace_registry.tensor_rules import DATATYPES
 
@@ -54,6 +52,7 @@ def check_stated(stated: Manifest) -> None:
         raise wrong("execution.batching", "needs a model that is batched, and `batched` is false")
     if stated.HasField("sequence"):
         check_sequence(stated.sequence)
+    check_processing(stated)
     check_placement(stated.placement)
     check_routing(stated.routing)
     _check_devices(stated.device_types)
@@ -61,19 +60,25 @@ def check_stated(stated: Manifest) -> None:
 
 
 def merged(
-    *, stated: Manifest, artifact_format: ArtifactFormat.ValueType, inferred: Signature | GgufHeader
+    *,
+    stated: Manifest,
+    artifact_format: ArtifactFormat.ValueType,
+    inferred: Signature | GgufHeader,
+    files: Iterable[str] = (),
 ) -> Manifest:
     """The manifest of the version.
 
     Rules: tensors are those of the file, in its order. A stated tensor is matched by name and may narrow free axes; an
     empty shape or datatype counts as not stated, so does a false `optional`. `batched` follows the narrowed shapes
     unless it is stated. Everything else is taken as stated, the backend being the format's default. The tensors of a
-    language model are those of its task; its task and policy are filled in.
+    language model are those of its task; its task and policy are filled in. The tensors of processing come first; those
+    that are stated count for nothing.
 
     Args:
         stated: Has passed `check_stated`.
         artifact_format: What the content is.
-        inferred: What the file says.
+        inferred: What the model's file says.
+        files: Names of the other files.
 
     Raises:
         ModelError: MODEL_MANIFEST_MISMATCH (INVALID_ARGUMENT): the statement contradicts the file, and names the
@@ -88,8 +93,9 @@ def merged(
     del manifest.inputs[:]
     del manifest.outputs[:]
     signature = completed(manifest, inferred) if isinstance(inferred, GgufHeader) else _tensors(manifest, inferred)
-    manifest.inputs.extend(_merged_tensors("inputs", stated.inputs, signature.inputs))
-    manifest.outputs.extend(_merged_tensors("outputs", stated.outputs, signature.outputs))
+    raw, made = made_inputs(stated.processing), made_outputs(stated.processing)
+    manifest.inputs.extend(_merged_tensors("inputs", stated.inputs, signature.inputs, raw))
+    manifest.outputs.extend(_merged_tensors("outputs", stated.outputs, signature.outputs, made))
     fixed = _tensor_without_rows([*manifest.inputs, *manifest.outputs])
     if stated.HasField("batched") and stated.batched and fixed is not None:
         raise mismatch("batched", f"is true, but the first axis of '{fixed}' is not free")
@@ -98,6 +104,8 @@ def merged(
         raise mismatch("execution.batching", f"needs a free first axis of every tensor, '{fixed}' has none")
     check_warm_up(manifest.execution.warm_up, manifest.inputs)
     check_states(manifest.sequence.states, inputs=manifest.inputs, outputs=manifest.outputs)
+    if isinstance(inferred, Signature):
+        complete_processing(manifest, files)
     if manifest.ByteSize() > MANIFEST_BYTES_MAX:
         raise wrong("", f"has {manifest.ByteSize()} bytes with the tensors of the file, at most {MANIFEST_BYTES_MAX}")
     return manifest
@@ -105,17 +113,19 @@ def merged(
 
 def _tensors(manifest: Manifest, inferred: Signature) -> Signature:
     """What the file of a model of tensors says, which is no language model."""
-    if manifest.task not in (MODEL_TASK_UNSPECIFIED, MODEL_TASK_INFER):
-        raise mismatch("task", f"is {ModelTask.Name(manifest.task)}, which needs a GGUF, and the file is none")
     if manifest.HasField("language"):
         raise mismatch("language", "is only for language models, and the file is no GGUF")
-    manifest.task = MODEL_TASK_INFER
     return inferred
 
 
-def _merged_tensors(kind: str, stated: Sequence[TensorSpec], inferred: Sequence[TensorSpec]) -> Iterable[TensorSpec]:
-    places = {tensor.name: index for index, tensor in enumerate(stated)}
+def _merged_tensors(
+    kind: str, stated: Sequence[TensorSpec], inferred: Sequence[TensorSpec], foreign: frozenset[str]
+) -> Iterable[TensorSpec]:
+    """The file's tensors, narrowed as stated; `foreign` ones are stated in copies of registered manifests."""
     known = {tensor.name for tensor in inferred}
+    places = {
+        tensor.name: index for index, tensor in enumerate(stated) if tensor.name in known or tensor.name not in foreign
+    }
     for name, index in places.items():
         if name not in known:
             raise mismatch(f"{kind}[{index}].name", f"is '{name}', the model has no such tensor among its {kind}")

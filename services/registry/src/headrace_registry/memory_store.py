@@ -67,8 +67,8 @@ class MemoryRegistryStore:
         number = draft.version or max(self._numbers(owner, model), default=0) + 1
         key = (owner, model, number)
         await self.create_model(ModelDraft(tenant_id=draft.tenant_id, name=draft.model))
-        sha256 = draft.content.sha256.hex()
-        self._contents.setdefault((draft.tenant_id, sha256), draft.content)
+        for file in draft.files:
+            self._contents.setdefault((draft.tenant_id, file.content.sha256.hex()), file.content)
         self._versions[key] = Version(
             tenant_id=draft.tenant_id,
             model=draft.model,
@@ -77,7 +77,10 @@ class MemoryRegistryStore:
             state=VersionState.READY,
             manifest=draft.manifest,
             stated_manifest=draft.stated_manifest,
-            files=[VersionFile(path=draft.path, size_bytes=draft.content.size_bytes, sha256=sha256)],
+            files=[
+                VersionFile(path=file.path, size_bytes=file.content.size_bytes, sha256=file.content.sha256.hex())
+                for file in sorted(draft.files, key=lambda file: file.path)
+            ],
             create_time=self._clock.now().astimezone(UTC),
             archive_time=None,
         )

@@ -69,6 +69,14 @@ class VersionFile:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class DraftFile:
+    """One file of a version to be: where it lies inside the artefact, and its content."""
+
+    path: str
+    content: Content
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class VersionDraft:
     """A version whose bytes are stored and checked.
 
@@ -77,7 +85,7 @@ class VersionDraft:
         uid: A new UUID; unused where the version turns out to exist.
         manifest: The whole manifest.
         stated_manifest: What the uploader stated of it, serialised deterministically.
-        path: Where the content lies inside the artefact.
+        files: The model's file, then the others; no path twice.
     """
 
     tenant_id: str
@@ -86,19 +94,18 @@ class VersionDraft:
     uid: str
     manifest: Manifest
     stated_manifest: bytes
-    path: str
-    content: Content
+    files: Sequence[DraftFile]
 
     def same_as(self, version: Version) -> bool:
         """Whether a registered version has the same bytes and was stated in the same way."""
-        stated = [(file.path, file.sha256, file.size_bytes) for file in version.files]
-        mine = [(self.path, self.content.sha256.hex(), self.content.size_bytes)]
+        stated = {(file.path, file.sha256, file.size_bytes) for file in version.files}
+        mine = {(file.path, file.content.sha256.hex(), file.content.size_bytes) for file in self.files}
         return stated == mine and self.stated_manifest == version.stated_manifest
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Version:
-    """A registered version; only `state` and `archive_time` ever change."""
+    """A registered version, its files ordered by path; only `state` and `archive_time` ever change."""
 
     tenant_id: str
     model: str

@@ -12,6 +12,7 @@ from psycopg.types.json import Jsonb
 from headrace.registry.v1.manifest_pb2 import Manifest
 from headrace_common.postgres import Connection, Database
 from headrace_registry.models import (
+    Content,
     Model,
     ModelDraft,
     Segment,
@@ -119,22 +120,10 @@ class PostgresRegistryStore:
         raise version_not_found(model, version)
 
     async def _insert(self, connection: Connection, draft: VersionDraft, number: int) -> None:
-        """Content first, the version next: its trigger locks the feed's counter, so nothing may wait after it."""
-        content = draft.content
-        owned = {"tenant_id": draft.tenant_id, "sha256": content.sha256}
-        await connection.execute(
-            statement("insert_content"),
-            {**owned, "size_bytes": content.size_bytes, "segment_bytes": content.segment_bytes},
-        )
-        await connection.execute(
-            statement("insert_segments"),
-            {
-                "tenant_id": draft.tenant_id,
-                "file_sha256": content.sha256,
-                "digests": [segment.sha256 for segment in content.segments],
-                "sizes": [segment.size_bytes for segment in content.segments],
-            },
-        )
+        """Contents first, the version next: its trigger locks the feed's counter, so nothing may wait after it."""
+        # In one order for all, so that two uploads with the same files can't wait for each other.
+        for file in sorted(draft.files, key=lambda file: file.content.sha256):
+            await _insert_content(connection, draft.tenant_id, file.content)
         await connection.execute(
             statement("insert_version"),
             {
@@ -146,7 +135,37 @@ class PostgresRegistryStore:
                 "stated_manifest": draft.stated_manifest,
             },
         )
-        await connection.execute(statement("insert_version_file"), {**owned, "uid": draft.uid, "path": draft.path})
+        for file in draft.files:
+            await connection.execute(
+                statement("insert_version_file"),
+                {
+                    "tenant_id": draft.tenant_id,
+                    "uid": draft.uid,
+                    "path": file.path,
+                    "sha256": file.content.sha256,
+                },
+            )
+
+
+async def _insert_content(connection: Connection, tenant_id: str, content: Content) -> None:
+    await connection.execute(
+        statement("insert_content"),
+        {
+            "tenant_id": tenant_id,
+            "sha256": content.sha256,
+            "size_bytes": content.size_bytes,
+            "segment_bytes": content.segment_bytes,
+        },
+    )
+    await connection.execute(
+        statement("insert_segments"),
+        {
+            "tenant_id": tenant_id,
+            "file_sha256": content.sha256,
+            "digests": [segment.sha256 for segment in content.segments],
+            "sizes": [segment.size_bytes for segment in content.segments],
+        },
+    )
 
 
 async def _one(connection: Connection, name: str, values: Row) -> Row | None:

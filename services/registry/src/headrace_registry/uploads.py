@@ -6,9 +6,10 @@ import asyncio
 import os
 import time
 import uuid
-from collections.abc import AsyncIterator, Callable
-from contextlib import suppress
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -22,10 +23,10 @@ from headrace_common.errors import DeadlineError, HeadraceError, ModelError
 from headrace_registry.artifact_format import FILE_NAMES, HEAD_BYTES, recognise
 from headrace_registry.inspection import Inspector
 from headrace_registry.manifest import check_stated, merged
-from headrace_registry.models import Content, Segment, Version, VersionDraft, version_conflict
+from headrace_registry.models import Content, DraftFile, Segment, Version, VersionDraft, version_conflict
 from headrace_registry.segments import SegmentStore
 from headrace_registry.store import RegistryStore
-from headrace_registry.upload import Announcement, Upload
+from headrace_registry.upload import Announcement, Piece, Upload
 from headrace_registry.upload_places import UploadPlaces
 from headrace_registry.upload_spool import UploadSpool, spool_error
 
@@ -101,33 +102,37 @@ class Uploads:
         announced = upload.announced
         check_stated(announced.stated)
         await self._refuse_known_conflict(tenant_id, announced)
-        with self._spool.file() as (descriptor, path):
-            content = await self._spooled(upload, messages, descriptor)
-            draft = await self._inspected(tenant_id, announced, content, path)
+        with ExitStack() as spooled:
+            files = [spooled.enter_context(self._spool.file()) for _ in announced.files]
+            descriptors = [descriptor for descriptor, _ in files]
+            contents = await self._spooled(upload, messages, descriptors)
+            draft = await self._inspected(tenant_id, announced, contents, files[0][1])
             # Whatever can be refused is refused by now: the object store gets only what is going to be a version.
             await self._refuse_conflict(draft)
-            await self._stored(draft, descriptor)
+            await self._stored(draft, descriptors)
             return await self._registered(draft)
 
-    async def _spooled(self, upload: Upload, messages: AsyncIterator[UploadVersionRequest], descriptor: int) -> Content:
-        """Receives all of it onto the disk and checks size and digest."""
-        while True:
-            message = await self._next(messages)
-            for data in upload.accept(message) if message is not None else upload.finish():
-                await _in_thread(lambda data=data: _sealed(upload, data, descriptor))
-            if message is None:
-                return upload.content()
+    async def _spooled(
+        self, upload: Upload, messages: AsyncIterator[UploadVersionRequest], descriptors: Sequence[int]
+    ) -> list[Content]:
+        """Receives all of it onto the disk, each file by itself, and checks sizes and digests."""
+        while (message := await self._next(messages)) is not None:
+            for piece in upload.accept(message):
+                await _in_thread(lambda piece=piece: _sealed(upload, piece, descriptors[piece.file]))
+        upload.finish()
+        return upload.contents()
 
-    async def _stored(self, draft: VersionDraft, descriptor: int) -> None:
+    async def _stored(self, draft: VersionDraft, descriptors: Sequence[int]) -> None:
         """Puts the segments, two at a time, so that reading one from disk hides behind the other."""
-        segment_bytes = draft.content.segment_bytes
-        upcoming = iter(enumerate(draft.content.segments))
+        upcoming = (
+            (descriptor, segment, index * file.content.segment_bytes)
+            for descriptor, file in zip(descriptors, draft.files, strict=True)
+            for index, segment in enumerate(file.content.segments)
+        )
 
         async def put_rest() -> None:
-            for index, segment in upcoming:
-                data = await _in_thread(
-                    lambda index=index, segment=segment: _read(descriptor, segment, index * segment_bytes)
-                )
+            for descriptor, segment, offset in upcoming:
+                data = await _in_thread(partial(_read, descriptor, segment, offset))
                 await self._put(draft.tenant_id, segment, data)
 
         try:
@@ -142,9 +147,12 @@ class Uploads:
         self._metrics.received.inc(len(data))
         (self._metrics.new_segments if new else self._metrics.known_segments).inc()
 
-    async def _inspected(self, tenant_id: str, announced: Announcement, content: Content, path: Path) -> VersionDraft:
+    async def _inspected(
+        self, tenant_id: str, announced: Announcement, contents: Sequence[Content], path: Path
+    ) -> VersionDraft:
         artifact_format = recognise(await asyncio.to_thread(_head, path))
-        file_name = announced.file_name or FILE_NAMES[artifact_format]
+        file_name = announced.files[0].path or FILE_NAMES[artifact_format]
+        names = [file_name, *(file.path for file in announced.files[1:])]
         if artifact_format == ARTIFACT_FORMAT_GGUF:
             inferred = await self._inspector.inspect_gguf(path, file_name=file_name)
         else:
@@ -154,10 +162,11 @@ class Uploads:
             model=announced.model,
             version=announced.version,
             uid=str(uuid.uuid4()),
-            manifest=merged(stated=announced.stated, artifact_format=artifact_format, inferred=inferred),
+            manifest=merged(
+                stated=announced.stated, artifact_format=artifact_format, inferred=inferred, files=names[1:]
+            ),
             stated_manifest=announced.stated.SerializeToString(deterministic=True),
-            path=file_name,
-            content=content,
+            files=[DraftFile(path=name, content=content) for name, content in zip(names, contents, strict=True)],
         )
 
     async def _registered(self, draft: VersionDraft) -> Version:
@@ -168,15 +177,17 @@ class Uploads:
                 model=version.model,
                 version=version.version,
                 uid=version.uid,
-                bytes=draft.content.size_bytes,
-                segments=len(draft.content.segments),
+                bytes=sum(file.content.size_bytes for file in draft.files),
+                segments=sum(len(file.content.segments) for file in draft.files),
             )
         return version
 
     async def _refuse_known_conflict(self, tenant_id: str, announced: Announcement) -> None:
         """Spares the bytes of an upload that can't succeed."""
         known = await self._known(tenant_id, announced.model, announced.version)
-        if known is not None and [file.sha256 for file in known.files] != [announced.sha256]:
+        if known is not None and sorted(file.sha256 for file in known.files) != sorted(
+            file.sha256 for file in announced.files
+        ):
             raise version_conflict(announced.model, announced.version)
 
     async def _refuse_conflict(self, draft: VersionDraft) -> None:
@@ -245,15 +256,15 @@ async def _in_thread(work: Callable[[], T]) -> T:
                 await asyncio.wait({running})
 
 
-def _sealed(upload: Upload, data: bytes, descriptor: int) -> Segment:
+def _sealed(upload: Upload, piece: Piece, descriptor: int) -> Segment:
     """Hashes a segment and appends it to the file on disk."""
     try:
-        view = memoryview(data)
+        view = memoryview(piece.data)
         while view:
             view = view[os.write(descriptor, view) :]
     except OSError as error:
         raise spool_error(error) from None
-    return upload.seal(data)
+    return upload.seal(piece)
 
 
 def _read(descriptor: int, segment: Segment, offset: int) -> bytes:

@@ -40,6 +40,16 @@ def push(
             help="A model.yaml or .json with fields that override what is read from the file.",
         ),
     ] = None,
+    extra_files: Annotated[
+        list[Path] | None,
+        typer.Option(
+            "--file",
+            exists=True,
+            dir_okay=False,
+            readable=True,
+            help="A file that the manifest needs beside the model's, such as tokenizer.json; may be repeated.",
+        ),
+    ] = None,
 ) -> None:
     """Upload a model file as a new version, and wait until it can be called.
 
@@ -47,13 +57,19 @@ def push(
     """
     with session.client() as client, transfer_bar("sending", then="checking") as progress:
         stored = client.models.push(
-            file, name=name, version=version, manifest=manifest, progress=progress, timeout_s=session.timeout_s
+            file,
+            name=name,
+            version=version,
+            manifest=manifest,
+            extra_files=extra_files or (),
+            progress=progress,
+            timeout_s=session.timeout_s,
         )
     if session.as_json:
         print_json(stored)
         return
     size = size_text(stored.size_bytes)
-    sha256 = stored.files[0].sha256[:12]
+    sha256 = next((one for one in stored.files if one.path == file.name), stored.files[0]).sha256[:12]
     console = output()
     console.print(Text.assemble(("✓ ", "good"), (f"{stored.model}:{stored.version}", "name"), f"  {size}  {sha256}…"))
     console.print(tensor_table(stored.manifest))

@@ -991,11 +991,15 @@ class ImageProcessor(_message.Message):
     """Factor for the elements, which are 0 to 255. Absent means 1/255 for floating-point tensors and 1 for others. Not 0."""
     @_builtins.property
     def resize(self) -> Global___ImageResize:
-        """How pictures are resized. Absent means stretched to the size that the tensor has, or that `crop` leaves."""
+        """How pictures are resized. Absent means not at all where `crop` is stated, else stretched to the size of the tensor,
+        which then must not be free.
+        """
 
     @_builtins.property
     def crop(self) -> Global___ImageSize:
-        """What is cut out of the centre. Absent means the tensor's size after a resize by the shortest side, else nothing."""
+        """What is cut out of the centre. Absent means the size of the tensor after a resize by the shortest side, else that
+        nothing is cut. No larger than what the resize leaves.
+        """
 
     @_builtins.property
     def mean(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
