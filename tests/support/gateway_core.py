@@ -166,7 +166,13 @@ class Runner:
         self.session.on_results(mesh_pb2.ResultFrame(results=[result]))
 
     def answer(
-        self, call: mesh_pb2.Call, payload: bytes = b"", *, failure: HeadraceError | None = None, rows: int = 1
+        self,
+        call: mesh_pb2.Call,
+        payload: bytes = b"",
+        *,
+        failure: HeadraceError | None = None,
+        rows: int = 1,
+        compute_us: int = 100,
     ) -> None:
         """Ends a call."""
         self._received.remove(call)
@@ -178,7 +184,7 @@ class Runner:
             payload=payload,
             payload_bytes=len(payload),
             queue_us=10,
-            compute_us=100,
+            compute_us=compute_us,
             input_us=20,
             output_us=30,
             batch_rows=rows,

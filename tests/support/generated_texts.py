@@ -10,10 +10,13 @@ GENERATES = manifest_pb2.Manifest(backend="onnxruntime", task=manifest_pb2.MODEL
 
 
 def delta(
-    text: str, *token_ids: int, finish: generation.FinishReason.ValueType = generation.FINISH_REASON_UNSPECIFIED
+    text: str,
+    *token_ids: int,
+    finish: generation.FinishReason.ValueType = generation.FINISH_REASON_UNSPECIFIED,
+    untold: int = 0,
 ) -> bytes:
     """A part with a piece of the first completion."""
-    piece = generation.CompletionDelta(text=text, token_ids=token_ids, finish_reason=finish)
+    piece = generation.CompletionDelta(text=text, token_ids=token_ids, finish_reason=finish, untold_tokens=untold)
     return generation.GenerateResponse(id="g", deltas=[piece]).SerializeToString()
 
 

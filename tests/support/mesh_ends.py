@@ -30,6 +30,7 @@ class SentCall:
     id: int = 0
     version_uid: str = "v"
     streams: bool = False
+    places: int = 1
     parts: list[bytes] = field(default_factory=list[bytes])
 
     def describe(self, into: mesh_pb2.Call) -> None:

@@ -7,81 +7,19 @@ from typing import Any
 import pytest
 
 from headrace.gateway.v1 import generation_pb2 as generation
-from headrace.gateway.v1 import mesh_pb2 as gateway_pb2
 from headrace.runner.internal.v1 import mesh_pb2
 from headrace_common import catalogue
 from headrace_common.errors import HeadraceError, ModelError, RunnerUnavailable
 from headrace_common.lanes import LaneViolation
-from headrace_gateway.inference.call import Caller, InferenceCall, Outcome
+from headrace_gateway.inference.call import Caller
 from headrace_gateway.inference.generation.unread_parts import UnreadParts
 from headrace_gateway.inference.outlook import shutting_down
-from headrace_gateway.inference.resilience.limits import ResilienceLimits
-from headrace_gateway.mesh.session_calls import Answer
 from inference import open_inference_pb2 as oip
-from support.gateway_core import GatewayCore, Runner
-from support.generated_texts import GENERATES, asked, delta, last, progress
+from support.generated_texts import asked, delta, last, progress
+from support.generation_stage import GenerationStage as Stage
 
 SCHEMA = generation.SamplingParameters(json_schema="{}")
 PROCESS_LOST = RunnerUnavailable("gone", entry=catalogue.MODEL_PROCESS_LOST)
-
-
-class Stage:
-    """A model that generates on some runners, and one call of it."""
-
-    def __init__(self, *, runners: int = 2, slots: int = 0, limits: ResilienceLimits = ResilienceLimits()) -> None:  # noqa: B008 - frozen
-        self.core = GatewayCore(limits=limits)
-        self.slots = slots
-        self.uid = self.core.register("m", manifest=GENERATES)
-        self.runners = [self.join(f"runner-{number}") for number in range(runners)]
-        self.messages: list[generation.GenerateResponse] = []
-        self.outcome: Outcome | None = None
-
-    def join(self, name: str) -> Runner:
-        runner = self.core.join(name)
-        runner.loaded(self.uid, slots=self.slots)
-        return runner
-
-    def begin(self, *, model: str = "m", timeout_s: float | None = 30.0, **fields: Any) -> InferenceCall:
-        request = generation.GenerateRequest(model_name=model, id="g", text="once", **fields)
-        caller = Caller("acme", "r", "", timeout_s)
-        return self.core.handler.generate(request.SerializeToString(), caller, self._ended, self._take)
-
-    def _take(self, _call: InferenceCall, message: bytes) -> None:
-        self.messages.append(generation.GenerateResponse.FromString(message))
-
-    def _ended(self, _call: InferenceCall, outcome: Outcome) -> None:
-        assert self.outcome is None
-        self.outcome = outcome
-        if isinstance(outcome, Answer):
-            self.messages.append(generation.GenerateResponse.FromString(outcome.payload))
-
-    def at(self) -> tuple[Runner, mesh_pb2.Call]:
-        """Who has the call now, and the call there."""
-        ((runner, call),) = [(runner, call) for runner in self.runners for call in runner.received()]
-        return runner, call
-
-    def lose(self, runner: Runner, call: mesh_pb2.Call) -> None:
-        runner.forget(call)
-        runner.session.close()
-
-    @property
-    def text(self) -> str:
-        return "".join(delta.text for message in self.messages for delta in message.deltas)
-
-    @property
-    def token_ids(self) -> list[int]:
-        return [token for message in self.messages for delta in message.deltas for token in delta.token_ids]
-
-    @property
-    def reason(self) -> str:
-        assert isinstance(self.outcome, HeadraceError)
-        return self.outcome.reason
-
-    def metric(self, name: str) -> float:
-        labels = {"tenant": "acme", "model": "m", "version": "1"}
-        value = self.core.registry.get_sample_value(name, labels)
-        assert value is not None
-        return value
 
 
 async def test_parts_reach_the_client_as_they_come_and_the_last_one_tells_where_it_ran() -> None:
@@ -104,16 +42,23 @@ async def test_parts_reach_the_client_as_they_come_and_the_last_one_tells_where_
 
 
 @pytest.mark.parametrize(
-    "part", [delta("", 2), delta("b", 2, finish=generation.FINISH_REASON_STOP)], ids=["held back", "ended"]
+    "parts",
+    [
+        [delta("", 2)],
+        [delta("b", 2, finish=generation.FINISH_REASON_STOP)],
+        [delta("b"), delta("c", 2)],
+        [delta("b", 2, untold=1), delta("c", 3)],
+    ],
+    ids=["held back", "ended", "without tokens", "with fewer tokens"],
 )
-async def test_nobody_goes_on_after_what_is_no_whole_beginning(part: bytes) -> None:
+async def test_nobody_goes_on_after_what_is_no_whole_beginning(parts: list[bytes]) -> None:
     stage = Stage()
     stage.begin()
     runner, call = stage.at()
-    runner.part(call, delta("a", 1))
-    runner.part(call, part)
+    for part in (delta("a", 1), *parts):
+        runner.part(call, part)
     stage.lose(runner, call)
-    assert (stage.reason, stage.token_ids) == ("GENERATION_INTERRUPTED", [1, 2])
+    assert (stage.reason, stage.token_ids[:2]) == ("GENERATION_INTERRUPTED", [1, 2])
 
 
 @pytest.mark.parametrize("fields", [{"continue_elsewhere": False}, {"completions": 2}, {"sampling": SCHEMA}])
@@ -143,8 +88,9 @@ async def test_a_runner_lost_before_output_is_as_for_any_call() -> None:
 @pytest.mark.parametrize("failure", [None, PROCESS_LOST])
 async def test_another_runner_goes_on_after_what_the_client_has(failure: HeadraceError | None) -> None:
     stage = Stage()
-    stage.begin()
+    meters = stage.begin().meters.generation
     runner, call = stage.at()
+    stage.core.pass_time(3.0)
     runner.part(call, delta("a", 1))
     runner.part(call, delta("b", 2))
     if failure is None:
@@ -154,17 +100,22 @@ async def test_another_runner_goes_on_after_what_the_client_has(failure: Headrac
     assert stage.outcome is None
     other, again = stage.at()
     assert other is not runner
+    assert meters.failovers == {"continued": 0, "interrupted": 0}, "nothing came of it yet"
     assert (asked(again).request.text, list(asked(again).emitted)) == ("once", [1, 2])
     named = generation.GenerateResponse.FromString(delta("c", 3))
     named.model_name = "m"
+    stage.core.pass_time(0.2)
     other.part(again, progress(10))
     other.part(again, named.SerializeToString())
     other.answer(again, last("d", 4, completion=2))
     assert (stage.text, stage.token_ids) == ("abcd", [1, 2, 3, 4])
     assert [message.model_name for message in stage.messages] == ["m", "", "", ""]
     assert not any(message.HasField("progress") for message in stage.messages)
+    assert meters.failovers == {"continued": 1, "interrupted": 0}
+    assert other.session.work.version(stage.uid).latency_s == pytest.approx(0.2), "its own, not that of the lost one"
     end = stage.messages[-1]
     assert (end.usage.prompt_tokens, end.usage.completion_tokens) == (3, 4)
+    assert end.timings.time_to_first_token.ToMilliseconds() == pytest.approx(3_000, abs=1)
     assert end.execution.runner == other.session.hello.runner_name
 
 
@@ -180,6 +131,41 @@ async def test_the_same_runner_goes_on_once_its_model_is_back() -> None:
     assert list(asked(again).emitted) == [1]
     runner.answer(again, last("b", 2))
     assert stage.text == "ab"
+
+
+async def test_the_rest_of_a_text_waits_where_a_runner_is_full() -> None:
+    stage = Stage()
+    stage.begin()
+    runner, call = stage.at()
+    runner.part(call, delta("a", 1))
+    stage.lose(runner, call)
+    full = RunnerUnavailable("full", entry=catalogue.RUNNER_OVERLOADED)
+    for _ in range(4):
+        other, again = stage.at()
+        assert list(asked(again).emitted) == [1]
+        other.answer(again, failure=full)
+        assert stage.outcome is None
+        stage.core.pass_time(3.0)
+    other, again = stage.at()
+    other.answer(again, last("b", 2))
+    assert stage.text == "ab"
+    stage.outcome = None
+    stage.begin()
+    other, call = stage.at()
+    other.answer(call, failure=full)
+    assert stage.reason == "RUNNER_OVERLOADED", "one that has not begun is told so at once"
+
+
+@pytest.mark.parametrize("end", [b"\xff", last("b", 2, completion=(1 << 32) - 1)], ids=["bytes", "usage"])
+async def test_an_end_that_cannot_be_is_told_as_a_failure(end: bytes) -> None:
+    stage = Stage()
+    stage.begin()
+    runner, call = stage.at()
+    runner.part(call, delta("a", 1))
+    stage.lose(runner, call)
+    other, again = stage.at()
+    other.answer(again, end)
+    assert (stage.reason, stage.core.payloads.held_bytes) == ("INTERNAL_ERROR", 0)
 
 
 async def test_a_third_runner_is_not_given_what_two_were_lost_with() -> None:
@@ -303,89 +289,6 @@ async def test_models_and_methods_must_fit() -> None:
     assert refused.value.reason == "MODEL_NOT_FOUND"
 
 
-async def test_long_streams_do_not_make_a_replica_look_slow_or_shrink_its_limit() -> None:
-    stage = Stage(runners=1)
-    (runner,) = stage.runners
-    stage.begin()
-    _, call = stage.at()
-    stage.core.pass_time(0.1)
-    runner.part(call, delta("a", 1))
-    stage.core.pass_time(20.0)
-    runner.answer(call, last())
-    work = runner.session.work.version(stage.uid)
-    assert work.latency_s == pytest.approx(0.1)
-    meters = stage.core.metrics.peek(stage.core.catalog.resolve("acme", "m", ""))
-    assert (meters.ok_count, meters.latency.sum_s, meters.rows) == (1, pytest.approx(0.1), 1)
-    assert meters.parts_s == pytest.approx(20.0)
-
-
-async def test_a_long_prompt_is_no_silence() -> None:
-    stage = Stage()
-    for _ in range(2):
-        stage.begin()
-    calls = [(runner, call) for runner in stage.runners for call in runner.received()]
-    assert len(calls) == 2
-    for runner, call in calls:
-        runner.part(call, delta("a", 1))
-    (_, waits), (busy, goes_on) = calls
-    for _ in range(10):
-        stage.core.pass_time(1.0)
-        busy.part(goes_on, delta("b", 2))
-    states = [stage.core.dispatcher.breaker_state(runner.session, stage.uid) for runner in stage.runners]
-    assert states == [gateway_pb2.BREAKER_STATE_CLOSED] * 2
-    assert waits
-
-
-async def test_prompts_that_begin_alike_meet_at_one_replica_until_it_is_much_busier() -> None:
-    stage = Stage(slots=8)
-    calls = [stage.begin(session="s") for _ in range(8)]
-    at = [call.session for call in calls]
-    assert at[:5] == [at[0]] * 5, "four of eight slots more than the other one"
-    assert [at.count(runner.session) for runner in stage.runners] in ([6, 2], [2, 6])
-    for call in calls[1:]:
-        stage.core.handler.cancel(call)
-    for runner in stage.runners:
-        for sent in runner.received():
-            if sent.id in runner.cancelled:
-                runner.answer(sent, last())
-    assert stage.begin(session="s").session is at[0]
-    spread = {stage.begin(session=str(number)).session for number in range(8)}
-    assert len(spread) == 2
-
-
-async def test_a_replica_gets_twice_its_slots_and_the_others_wait_here() -> None:
-    stage = Stage(runners=1, slots=4)
-    (runner,) = stage.runners
-    begun = [stage.begin() for _ in range(10)]
-    assert len(runner.received()) == 8
-    # Whole streams take long; that is no reason to think that another one would come too late.
-    stage.core.pass_time(20.0)
-    begun.append(stage.begin(timeout_s=5.0))
-    for call in begun:
-        stage.core.handler.cancel(call)
-    assert not any(call.waits_since for call in begun if call.replica)
-
-
-async def test_tokens_close_a_breaker_that_tries_whether_the_replica_works() -> None:
-    stage = Stage(runners=1, limits=ResilienceLimits(breaker_volume=1))
-    stage.begin()
-    runner, call = stage.at()
-    runner.answer(call, failure=ModelError("it broke", entry=catalogue.MODEL_EXECUTION_FAILED))
-    assert stage.reason == "MODEL_EXECUTION_FAILED"
-
-    def state() -> gateway_pb2.BreakerState.ValueType:
-        return stage.core.dispatcher.breaker_state(runner.session, stage.uid)
-
-    assert state() == gateway_pb2.BREAKER_STATE_OPEN
-    stage.core.pass_time(5.1)
-    stage.begin()
-    _, call = stage.at()
-    runner.part(call, delta("a", 1))
-    assert state() == gateway_pb2.BREAKER_STATE_HALF_OPEN
-    runner.part(call, delta("b", 2))
-    assert state() == gateway_pb2.BREAKER_STATE_CLOSED
-
-
 async def test_what_a_client_leaves_unread_is_bounded_with_what_is_being_written() -> None:
     unread = UnreadParts(bytes_max=1_000)
     assert unread.add(bytes(436)) and unread.add(bytes(436))
@@ -410,16 +313,3 @@ async def test_what_is_dropped_is_not_held_but_for_what_is_being_written() -> No
 async def test_many_small_messages_are_bounded_like_few_large_ones() -> None:
     unread = UnreadParts(bytes_max=1 << 20)
     assert sum(unread.add(b"x") for _ in range(100_000)) <= 20_000
-
-
-async def test_a_process_that_is_started_again_gets_calls_as_soon_as_it_is_there() -> None:
-    stage = Stage(runners=1, slots=8, limits=ResilienceLimits(breaker_volume=2))
-    for _ in range(3):
-        stage.begin()
-        runner, call = stage.at()
-        runner.answer(call, failure=RunnerUnavailable("gone", entry=catalogue.MODEL_PROCESS_LOST, retry_after_s=0.1))
-        stage.core.pass_time(0.5)
-        runner, call = stage.at()
-        runner.answer(call, last("a", 1))
-        assert isinstance(stage.outcome, Answer)
-        stage.outcome = None

@@ -69,6 +69,7 @@ class InferenceCall:
         parted: Told each part by the session that has the call: the dispatcher.
         kind: What the payload is.
         affinity: The same for calls that should go to the same replica; empty where any will do.
+        places: How many of a replica's slots it takes.
         held_bytes: What the gateway holds for it, by its own count.
         sequence: Tells its sequence from others of the version, whose state a runner keeps; empty where it has none.
         sequence_start: Whether it begins it.
@@ -105,6 +106,7 @@ class InferenceCall:
     parted: Callable[[InferenceCall, bytes], None] | None = None
     kind: mesh_pb2.CallKind.ValueType = mesh_pb2.CALL_KIND_INFER
     affinity: bytes = b""
+    places: int = 1
     held_bytes: int = 0
 
     @property

@@ -144,7 +144,7 @@ class Dispatcher:
         call.session = session
         call.replica = replica
         call.sent_at = now
-        replica.began(now)
+        replica.began(now, call.places)
         call.id = session.calls.send(call)
         if model.hedge_after_s and not call.attempt and not call.sequence and call.parts is None:
             self.hedges.plan(call, now + model.hedge_after_s)
@@ -158,7 +158,7 @@ class Dispatcher:
     def _take_back(self, call: InferenceCall) -> None:
         replica, call.replica = call.replica, None
         if replica is not None:
-            replica.ended()
+            replica.ended(call.places)
             replica.session.calls.leave(call.id)
         self.hedges.drop(call)
         if call.waits_since:
@@ -173,8 +173,10 @@ class Dispatcher:
         replica, parts = call.replica, call.parts
         if replica is not None and parts is not None:
             now = self._clock.monotonic()
-            self.health.heard(replica, call.sent_at, now)
+            first_due = parts.attempt_first_s is None
             parts.add(call, payload, now)
+            if first_due and parts.attempt_first_s is not None:
+                self.health.heard(replica, call.sent_at, now)
 
     def _answered(self, call: InferenceCall, outcome: Outcome) -> None:
         replica = call.replica
@@ -183,15 +185,16 @@ class Dispatcher:
             return
         now = self._clock.monotonic()
         call.replica = None
-        replica.ended()
+        replica.ended(call.places)
         if isinstance(outcome, HeadraceError):
             self.health.failed(replica, outcome, call.sent_at, now)
             self._failed(call, replica, outcome)
         else:
             # Of an answer in parts the first one tells how fast the replica is; how many follow is the request's doing.
-            latency_s = now - call.sent_at if call.parts is None else call.parts.first_s or now - call.sent_at
-            self.health.answered(replica, outcome, call.sent_at, now)
-            replica.session.observe(call.version_uid, latency_s, outcome)
+            first_s = call.parts.attempt_first_s if call.parts is not None else None
+            latency_s = now - call.sent_at if first_s is None else first_s
+            self.health.answered(replica, outcome, call.sent_at, now, heard=first_s is not None)
+            replica.session.observe(call.version_uid, latency_s, outcome, in_parts=first_s is not None)
             if replica.model.line:
                 replica.model.pace.answered(latency_s, now)
             if call.hedge is not None:
@@ -244,7 +247,8 @@ class Dispatcher:
         if call.sequence:
             replicas = self._directory.replicas(model.version.uid)
             return any(session.token not in call.refused_by for session in replicas)
-        if error.reason in failures.AT_ONCE or not self.retries.pause(call, error, now):
+        at_once = error.reason in failures.AT_ONCE and (call.parts is None or not call.parts.begun)
+        if at_once or not self.retries.pause(call, error, now):
             return False
         model.paused += 1
         return True

@@ -164,6 +164,7 @@ class InferenceHandler:
                 parts=parts,
                 kind=mesh_pb2.CALL_KIND_GENERATE,
                 affinity=fields.affinity,
+                places=fields.places,
             )
         )
 

@@ -213,4 +213,5 @@ class Router:
 
 def _place(replica: Replica) -> Place:
     version = replica.version
-    return Place(replica.session.id, replica.rank, version.in_flight + version.others, version.slots)
+    slots = version.slots * replica.share
+    return Place(replica.session.id, replica.rank, version.places + version.others, slots)

@@ -171,9 +171,14 @@ class RunnerSession:
         self._released = True
         self._call_ended()
 
-    def observe(self, version_uid: str, latency_s: float, answer: Answer) -> None:
-        """Folds one answered call into the moving averages."""
-        self.work.answered(version_uid, latency_s, answer.compute_us / 1e6 / answer.batch_calls)
+    def observe(self, version_uid: str, latency_s: float, answer: Answer, *, in_parts: bool = False) -> None:
+        """Folds one answered call into the moving averages.
+
+        Of an answer in parts, whose latency is that of the first one, the rest of the execution is left out: it is as
+        long as its client likes.
+        """
+        compute_s = answer.compute_us / 1e6 / answer.batch_calls
+        self.work.answered(version_uid, latency_s, min(compute_s, latency_s) if in_parts else compute_s)
 
     def close(self) -> None:
         """The session has ended: its waiting calls fail over to other runners."""

@@ -20,7 +20,7 @@ class VersionWork:
     Attributes:
         slots: Calls of it that the runner executes at the same time.
         ready_at: Reading of the monotonic clock when it was loaded, or when the runner took calls again.
-        in_flight: This gateway's calls without a terminal answer.
+        in_flight: This gateway's calls without a terminal answer; `places` is how many slots they take.
         others: Other gateways' calls, by the last heartbeat.
         cost_s: Time that one more call takes, its execution shared out over the slots: a guess until one was answered.
         latency_s: Moving average from sending to answer.
@@ -32,6 +32,7 @@ class VersionWork:
     ready_at: float = 0.0
     loaded: bool = False
     in_flight: int = 0
+    places: int = 0
     peak: int = 0
     peak_before: int = 0
     others: int = 0
@@ -99,10 +100,11 @@ class RunnerWork:
         for version in self._versions.values():
             version.ready_at = now
 
-    def began(self, uid: str) -> None:
-        """A call was sent."""
+    def began(self, uid: str, places: int = 1) -> None:
+        """A call was sent that takes so many slots."""
         version = self._versions.get(uid) or self.version(uid)
         version.in_flight += 1
+        version.places += places
         if version.in_flight > version.peak:
             version.peak = version.in_flight
         self.in_flight += 1
@@ -110,10 +112,11 @@ class RunnerWork:
             self._peak = self.in_flight
         self.pending_s += version.cost_s
 
-    def ended(self, uid: str) -> None:
+    def ended(self, uid: str, places: int = 1) -> None:
         """A call had its terminal answer, or the session has."""
         version = self._versions[uid]
         version.in_flight -= 1
+        version.places -= places
         self.in_flight -= 1
         self.pending_s -= version.cost_s
 

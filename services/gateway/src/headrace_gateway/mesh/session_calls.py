@@ -39,10 +39,12 @@ class Call(Protocol):
     Attributes:
         payload: A serialised message, of the kind that the call has.
         attempt: How often it was sent to some runner before.
+        places: How many of the version's slots it takes.
     """
 
     payload: bytes
     attempt: int
+    places: int
 
     @property
     def streams(self) -> bool:
@@ -77,6 +79,7 @@ class _Left(NamedTuple):
     attempt: int
     version_uid: str
     streams: bool
+    places: int
 
 
 class SessionCalls:
@@ -146,7 +149,7 @@ class SessionCalls:
         """Opens a call and returns its id here. The caller has asked `has_room`. Tells nothing before this returns."""
         self._last_id += 1
         self._open[self._last_id] = call
-        self._work.began(call.version_uid)
+        self._work.began(call.version_uid, call.places)
         self._outbox.push(self._last_id, call, call.payload)
         self._wake()
         return self._last_id
@@ -161,10 +164,10 @@ class SessionCalls:
             return
         withdrawn = self._outbox.withdraw(call_id)
         if withdrawn is not None and withdrawn.unseen:
-            self._work.ended(call.version_uid)
+            self._work.ended(call.version_uid, call.places)
             self._ended()
             return
-        self._left[call_id] = _Left(call.attempt, call.version_uid, call.streams)
+        self._left[call_id] = _Left(call.attempt, call.version_uid, call.streams, call.places)
         self._cancels.append(call_id)
         self._wake()
 
@@ -179,10 +182,8 @@ class SessionCalls:
     def close(self, error: HeadraceError) -> None:
         """The session is lost: fails every waiting caller and forgets the calls."""
         failed, self._open = list(self._open.values()), {}
-        for call in failed:
-            self._work.ended(call.version_uid)
-        for left in self._left.values():
-            self._work.ended(left.version_uid)
+        for ended in (*failed, *self._left.values()):
+            self._work.ended(ended.version_uid, ended.places)
         self._left.clear()
         self._inbox.close()
         for call in failed:
@@ -279,9 +280,10 @@ class SessionCalls:
         self._outbox.answered(call_id)
         call = self._open.pop(call_id, None)
         if call is None:
-            self._work.ended(self._left.pop(call_id).version_uid)
+            left = self._left.pop(call_id)
+            self._work.ended(left.version_uid, left.places)
         else:
-            self._work.ended(call.version_uid)
+            self._work.ended(call.version_uid, call.places)
             call.answered(from_status_bytes(result.status) if result.status else _answer(result, payload))
         self._ended()
 

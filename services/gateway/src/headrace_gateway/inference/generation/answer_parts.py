@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, TypeAlias
 
+from google.protobuf.message import DecodeError
+
 from headrace_common import catalogue
-from headrace_common.errors import HeadraceError, RunnerError
+from headrace_common.errors import HeadraceError, InternalError, RunnerError
 from headrace_gateway.inference.generation.generation_meters import GenerationMeters
 from headrace_gateway.inference.resilience import failures
 
@@ -32,8 +34,9 @@ class AnswerParts:
 
     Attributes:
         begun: Whether the client has a part of the answer, so that it can't be begun anew.
-        first_at: Reading of the monotonic clock when the first one came, 0 before; `first_s` is how long after the call
-            was sent.
+        first_at: Reading of the monotonic clock when its first token came, 0 before; `first_s` is how long after the
+            call was sent.
+        attempt_first_s: How long after it was sent the attempt under way had its first token; None before.
     """
 
     def __init__(self, *, request: bytes, meters: GenerationMeters, sink: Sink) -> None:
@@ -42,6 +45,7 @@ class AnswerParts:
         self.begun = False
         self.first_at = 0.0
         self.first_s = 0.0
+        self.attempt_first_s: float | None = None
         self.last_at = 0.0
         self._sink = sink
 
@@ -59,10 +63,18 @@ class AnswerParts:
         """The call's outcome as the client is to be told it."""
         if isinstance(outcome, HeadraceError):
             return self._failed(call, outcome) if self.begun else outcome
-        return self.last(call, outcome, now)
+        try:
+            return self.last(call, outcome, now)
+        except (DecodeError, ValueError):
+            # Nobody would tell the client otherwise, whose call has ended here.
+            return InternalError("the runner's answer can't be read")
 
-    def last(self, call: InferenceCall, answer: Answer, now: float) -> Outcome:
-        """The answer with the client's last message in place of the runner's last part."""
+    def last(self, call: InferenceCall, answer: Answer, now: float) -> Answer:
+        """The answer with the client's last message in place of the runner's last part.
+
+        Raises:
+            DecodeError, ValueError: The runner's is none, or has numbers that can't be.
+        """
         if not self.first_at:
             self.count(call, 1, now)
         return answer
@@ -74,10 +86,13 @@ class AnswerParts:
 
     def next_request(self) -> bytes:
         """What another attempt is sent. To be called once for each, while one `may_go_on`."""
+        self.attempt_first_s = None
         return self.request
 
     def count(self, call: InferenceCall, tokens: int, now: float) -> None:
         """Measures what came."""
+        if self.attempt_first_s is None:
+            self.attempt_first_s = now - call.sent_at
         if not self.first_at:
             self.first_at = now
             self.first_s = now - call.sent_at

@@ -13,14 +13,14 @@ class Place(NamedTuple):
     Attributes:
         runner_id: The same at every gateway.
         rank: How far down the chain of preferred devices it stands; 0 is the first.
-        calls: Calls of the version that it has, waiting ones included.
-        slots: How many of them it computes at the same time.
+        calls: Calls of the version that it has, waiting ones included; one of several completions counts for each.
+        slots: How many of them it computes at the same time, or should while it warms up; above 0.
     """
 
     runner_id: str
     rank: int
     calls: int
-    slots: int
+    slots: float
 
     @property
     def load(self) -> float:

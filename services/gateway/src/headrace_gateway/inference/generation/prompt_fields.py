@@ -24,6 +24,7 @@ _IDS = 1
 _MESSAGES, _ROLE, _CONTENT = 1, 1, 2
 _INPUTS, _RAW_CONTENTS, _INPUT_NAME = 5, 7, 1
 _FIELDS_MAX = 64
+_PLACES_MAX = 1_024
 # Looked at; whether there are too many is for runners to say.
 _SAMPLING_FIELDS, _MESSAGE_FIELDS = 2_048, 64
 _USER = memoryview(b"user")
@@ -38,6 +39,7 @@ class GenerateFields(NamedTuple):
         affinity: The same for requests that should go to the same replica.
         can_continue: Whether another replica may go on after what the client has: it may, and there is one completion
             without a constraint.
+        places: How many completions it asks for; of more than any runner computes at once, some number above that.
     """
 
     model_name: str
@@ -45,6 +47,7 @@ class GenerateFields(NamedTuple):
     priority: int
     affinity: bytes
     can_continue: bool
+    places: int = 1
 
 
 def read_generate(request: bytes | memoryview) -> GenerateFields:
@@ -70,13 +73,15 @@ def read_generate(request: bytes | memoryview) -> GenerateFields:
             field="model_name",
             context={"field": "model_name"},
         )
-    continues = bool(found.get(_CONTINUE, True)) and _number(found.get(_COMPLETIONS, 0)) <= 1 and not constrained
+    completions = _number(found.get(_COMPLETIONS, 0))
+    continues = bool(found.get(_CONTINUE, True)) and completions <= 1 and not constrained
     return GenerateFields(
         wire.text(found[_NAME]),
         wire.text(found.get(_VERSION, memoryview(b""))),
         checked_priority(_number(found[_PRIORITY]), "priority") if _PRIORITY in found else PRIORITY_DEFAULT,
         _affinity(found),
         continues,
+        min(max(1, completions), _PLACES_MAX),
     )
 
 

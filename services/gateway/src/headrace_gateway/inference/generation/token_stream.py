@@ -11,14 +11,13 @@ from headrace.gateway.v1.execution_pb2 import Execution
 from headrace.gateway.v1.generation_pb2 import GenerateResponse
 from headrace.runner.internal.v1 import mesh_pb2
 from headrace_common import wire
-from headrace_common.errors import InternalError
 from headrace_common.lanes import LaneViolation
 from headrace_gateway.inference.execution import write_execution
 from headrace_gateway.inference.generation.answer_parts import AnswerParts, Sink
 from headrace_gateway.inference.generation.generation_meters import GenerationMeters
 
 if TYPE_CHECKING:
-    from headrace_gateway.inference.call import InferenceCall, Outcome
+    from headrace_gateway.inference.call import InferenceCall
     from headrace_gateway.mesh.session_calls import Answer
 
 _REQUEST = mesh_pb2.GenerateCall.REQUEST_FIELD_NUMBER
@@ -29,8 +28,8 @@ class TokenStream(AnswerParts):
     """Passes GenerateResponses on as they came, and remembers the tokens where another runner may go on after them.
 
     Runners send a token together with its text, so what a client has is a whole beginning, and the seam can't be seen.
-    After anything else nobody can go on: a token without text, which may be held back, and the end of a completion.
-    Pure: told the time.
+    After anything else nobody can go on: a token without text, which may be held back, text of tokens that weren't
+    told, and the end of a completion. Pure: told the time.
 
     Args:
         request: A serialised GenerateRequest.
@@ -56,6 +55,8 @@ class TokenStream(AnswerParts):
         # How many of them earlier attempts made than the one under way.
         self._emitted_before = 0
         self._whole = True
+        # Whether an attempt to go on has yet to bring something.
+        self._resumed = False
 
     def add(self, call: InferenceCall, payload: bytes, now: float) -> None:
         """A part came.
@@ -76,14 +77,16 @@ class TokenStream(AnswerParts):
             return
         self.send(call, self._shown(payload, message))
 
-    def last(self, call: InferenceCall, answer: Answer, now: float) -> Outcome:
-        """The answer with the client's last message in place of the runner's last part."""
-        try:
-            message = GenerateResponse.FromString(answer.payload)
-        except DecodeError:
-            return InternalError("the runner's answer can't be read")
+    def last(self, call: InferenceCall, answer: Answer, now: float) -> Answer:
+        """The answer with the client's last message in place of the runner's last part.
+
+        Raises:
+            DecodeError, ValueError: The runner's is none, or has numbers that can't be.
+        """
+        message = GenerateResponse.FromString(answer.payload)
         if message.deltas:
             self._count_tokens(call, message, now)
+        self._continued()
         payload = self._across(message) if self._emitted_before else answer.payload
         usage, tokens = message.usage, self.meters.tokens
         tokens["prompt"] += usage.prompt_tokens
@@ -100,21 +103,32 @@ class TokenStream(AnswerParts):
 
     def next_request(self) -> bytes:
         """What another attempt is sent. To be called once for each, while one `may_go_on`."""
+        request = super().next_request()
         if not self.begun:
-            return self.request
-        self.meters.failovers["continued"] += 1
+            return request
+        self._resumed = True
         self._emitted_before = len(self._emitted)
-        return self.request + mesh_pb2.GenerateCall(emitted=self._emitted).SerializeToString()
+        return request + mesh_pb2.GenerateCall(emitted=self._emitted).SerializeToString()
 
     def _count_tokens(self, call: InferenceCall, message: GenerateResponse, now: float) -> None:
-        tokens = sum(len(delta.token_ids) for delta in message.deltas)
+        tokens = sum(len(delta.token_ids) + delta.untold_tokens for delta in message.deltas)
         self.count(call, tokens, now)
+        self._continued()
         self.meters.tokens["completion"] += tokens
+
+    def _continued(self) -> None:
+        """Another runner goes on, as is known once something came of it."""
+        if self._resumed:
+            self._resumed = False
+            self.meters.failovers["continued"] += 1
 
     def _keep(self, message: GenerateResponse) -> None:
         for delta in message.deltas:
             self._emitted.extend(delta.token_ids)
             self._whole = bool(delta.text) and not delta.finish_reason
+            if delta.untold_tokens or (delta.text and not delta.token_ids):
+                # What they say would be said again.
+                self._can_continue = False
 
     def _shown(self, payload: bytes, message: GenerateResponse) -> bytes:
         """The client's message: the model's name is in the first, and progress in none after a token."""

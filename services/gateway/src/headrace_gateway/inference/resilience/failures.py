@@ -32,7 +32,7 @@ START_ELSEWHERE = _reasons(catalogue.SEQUENCE_LIMIT_REACHED, catalogue.RUNNER_OV
 """Nothing was computed: a sequence that begins may begin at another replica."""
 
 ASKS_MAX = 8
-"""Replicas that a call of a sequence is sent to at most."""
+"""How often a call is sent at most that those before computed nothing of: one of a sequence, or the rest of a text."""
 
 AT_ONCE = _reasons(catalogue.RUNNER_OVERLOADED)
 """Refusals for load: where no other replica is free the client is told at once, with a hint, instead of being kept
@@ -51,17 +51,19 @@ runner: with it its replicas are gone, and one that only fell silent is judged b
 process, which the runner starts again: a breaker would keep calls away for longer than that takes."""
 
 
-def counts_as_failure(reason: str, *, waited_s: float, since_success_s: float) -> bool:
+def counts_as_failure(reason: str, *, waited_s: float, since_success_s: float, generates: bool = False) -> bool:
     """Whether a breaker and the outlier detection count the failure against the replica.
 
     A deadline that passes says more about the client's patience and the queue than about the replica. It counts when
-    the replica had the call for a second or more, and has answered nothing else in all that time.
+    the replica had the call for a second or more, and has answered nothing else in all that time. Of a model that
+    generates it never counts: a long prompt takes its time, and runners watch themselves whether its process answers.
 
     Args:
         reason: Of the error catalogue.
         waited_s: How long the replica had the call.
         since_success_s: Time since the replica last answered any call well.
+        generates: Whether the model does.
     """
     if reason == catalogue.INFERENCE_TIMEOUT.reason:
-        return waited_s >= SILENCE_S and since_success_s >= waited_s
+        return not generates and waited_s >= SILENCE_S and since_success_s >= waited_s
     return reason in REPLICA_FAULTS

@@ -31,6 +31,7 @@ class Hedge:
 
     __slots__ = ("_routed", "attempt", "call", "id", "payload", "replica", "sent_at", "version_uid")
     streams = False
+    places = 1
 
     def __init__(self, *, call: InferenceCall, replica: ReplicaTraffic, sent_at: float, routed: HedgeAnswered) -> None:
         self.call = call

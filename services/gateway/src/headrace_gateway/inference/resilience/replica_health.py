@@ -40,20 +40,22 @@ class ReplicaHealth:
         self._detector = OutlierDetector(failures=limits.outlier_failures, eject_s=limits.outlier_eject_s)
         self.traffic = Traffic(limits=limits, clock=clock, record=self._detector.record, changed=self._transition)
 
-    def answered(self, replica: ReplicaTraffic, answer: Answer, sent_at: float, now: float) -> None:
-        """A good answer."""
+    def answered(
+        self, replica: ReplicaTraffic, answer: Answer, sent_at: float, now: float, *, heard: bool = False
+    ) -> None:
+        """A good answer; `heard` if a part of it was told before."""
         replica.ok_at = replica.heard_at = now
         breaker = replica.breaker
-        if breaker.state or now >= breaker.half_ends_at:
-            breaker.succeeded(now, sent_at)
-        else:
+        if not breaker.state and now < breaker.half_ends_at:
             breaker.ok += 1
+        elif not (heard and breaker.state):
+            breaker.succeeded(now, sent_at)
         if replica.record.row:
             replica.record.succeeded()
         replica.window.observe(answer.queue_us, answer.compute_us, now)
 
     def heard(self, replica: ReplicaTraffic, sent_at: float, now: float) -> None:
-        """A part of a good answer. A breaker that is not closed need not wait for the rest of it."""
+        """The first part of a good answer. A breaker that is not closed need not wait for the rest of it."""
         replica.ok_at = replica.heard_at = now
         if replica.breaker.state:
             replica.breaker.succeeded(now, sent_at)
@@ -153,7 +155,12 @@ class ReplicaHealth:
                 replica.heard_at = now
 
     def _judge(self, replica: ReplicaTraffic, error: HeadraceError, sent_at: float, now: float) -> None:
-        counts = failures.counts_as_failure(error.reason, waited_s=now - sent_at, since_success_s=now - replica.ok_at)
+        counts = failures.counts_as_failure(
+            error.reason,
+            waited_s=now - sent_at,
+            since_success_s=now - replica.ok_at,
+            generates=replica.model.version.generates,
+        )
         if counts:
             replica.breaker.failed(now, sent_at)
             unexplained = error.reason in failures.RUNNER_FAULTS

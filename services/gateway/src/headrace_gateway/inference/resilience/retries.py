@@ -47,13 +47,15 @@ class Retries:
             reasons = failures.START_ELSEWHERE if call.sequence_start else failures.ASK_NEXT
             call.attempt += 1
             return reason in reasons and call.attempt < failures.ASKS_MAX
+        at_once = reason in failures.AT_ONCE
+        # Nothing was computed, and a client that has a part of its answer is not to lose it for want of a place.
+        patient = at_once and call.parts is not None and call.parts.begun
         if (
             reason not in failures.ELSEWHERE
-            or call.attempt >= failures.RETRIES_MAX
+            or call.attempt >= (failures.ASKS_MAX if patient else failures.RETRIES_MAX)
             or call.losses > failures.LOSSES_MAX
         ):
             return False
-        at_once = reason in failures.AT_ONCE
         if reason in failures.MOVES:
             self.budget.charge()
         elif self.budget.left < 1 if at_once else not self.budget.take():

@@ -67,7 +67,7 @@ class ReplicaTraffic:
     """A version's calls at one runner, and what is thought of them there.
 
     Attributes:
-        in_flight: Calls that somebody waits for; `held` are those of all the tenant's versions there.
+        in_flight: Places of the calls that somebody waits for; `held` are the calls of all the tenant's versions there.
         ok_at: Reading of the monotonic clock at the last good answer; `heard_at` at the last answer of any kind, or
             when the first of the calls was sent that are open.
     """
@@ -99,11 +99,11 @@ class ReplicaTraffic:
         """Whether the session has ended and all is told."""
         return not self.in_flight and self.session.closed.is_set()
 
-    def began(self, now: float) -> None:
-        """A call was sent."""
+    def began(self, now: float, places: int = 1) -> None:
+        """A call was sent that takes so many slots."""
         if not self.in_flight:
             self.heard_at = now
-        self.in_flight += 1
+        self.in_flight += places
         model = self.model
         model.sent += 1
         model.tenant.sent += 1
@@ -111,9 +111,9 @@ class ReplicaTraffic:
         if self.breaker.state:
             self.breaker.sent(now)
 
-    def ended(self) -> None:
+    def ended(self, places: int = 1) -> None:
         """Nobody waits for one of the calls any more."""
-        self.in_flight -= 1
+        self.in_flight -= places
         model = self.model
         model.sent -= 1
         model.tenant.sent -= 1

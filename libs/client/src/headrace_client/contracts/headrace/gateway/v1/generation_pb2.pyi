@@ -281,7 +281,10 @@ class SamplingParameters(_message.Message):
     frequency_penalty: _builtins.float
     """-2 to 2: taken off the logits of a token for each time that it occurred. Absent means 0."""
     seed: _builtins.int
-    """Makes sampling repeatable on the same runner with the same company. Absent means a random one."""
+    """0 to 4,294,967,294. The same one makes the same choices from the same probabilities; those may differ in their last
+    digits with what else is computed at the same time, and on other hardware. Further completions have the next seeds.
+    Absent means a random one.
+    """
     ignore_end: _builtins.bool
     """Whether the model's own end of text is never chosen. Default false."""
     json_schema: _builtins.str
@@ -432,19 +435,26 @@ class CompletionDelta(_message.Message):
     TOKEN_IDS_FIELD_NUMBER: _builtins.int
     LOGPROBS_FIELD_NUMBER: _builtins.int
     FINISH_REASON_FIELD_NUMBER: _builtins.int
+    UNTOLD_TOKENS_FIELD_NUMBER: _builtins.int
     index: _builtins.int
     """Which of the completions, from 0."""
     text: _builtins.str
     """New text: whole characters, never a part of a stop text. May be empty."""
     finish_reason: Global___FinishReason.ValueType
     """Set in the last delta of the completion."""
+    untold_tokens: _builtins.int
+    """How many tokens came besides whose identity isn't known, which is rare: some of those that share a character. Usage
+    counts them. After them no other runner can go on.
+    """
     @_builtins.property
     def token_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """New tokens: those that the text is made of. One whose text is held back comes with it."""
 
     @_builtins.property
     def logprobs(self) -> _containers.RepeatedCompositeFieldContainer[Global___TokenLogprob]:
-        """Log-probabilities of these tokens, one for each, where the request asks for them."""
+        """Log-probabilities where the request asks for them, in the order of `token_ids`. One for each of these whose own the
+        backend tells: of tokens that make one character together it may tell the last one's alone.
+        """
 
     def __init__(
         self,
@@ -454,10 +464,11 @@ class CompletionDelta(_message.Message):
         token_ids: _abc.Iterable[_builtins.int] | None = ...,
         logprobs: _abc.Iterable[Global___TokenLogprob] | None = ...,
         finish_reason: Global___FinishReason.ValueType = ...,
+        untold_tokens: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["finish_reason", b"finish_reason", "index", b"index", "logprobs", b"logprobs", "text", b"text", "token_ids", b"token_ids"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["finish_reason", b"finish_reason", "index", b"index", "logprobs", b"logprobs", "text", b"text", "token_ids", b"token_ids", "untold_tokens", b"untold_tokens"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
