@@ -25,6 +25,8 @@ CALLERS = 8
 PROMPT_TOKENS = 1_000
 GROWTH_MIB_MAX = 16.0
 LEFT_MIB_MAX = 24.0
+GIVEN_BACK_S = 12.0
+LOADS_AGAIN = 3
 VOCABULARY = 49_152
 
 
@@ -83,13 +85,33 @@ class Canceller:
         await asyncio.gather(*(caller() for _ in range(CALLERS)))
 
 
+async def unload(client: AsyncClient, mesh: Mesh) -> None:
+    """Unloads the model, and waits until its process is gone."""
+    await client.models.unload(MODEL)
+    await eventually(lambda: not any(model_processes(mesh).values()), within_s=10)
+
+
+async def least_mib(process: psutil.Process, *, enough: float = 0.0) -> float:
+    """The least memory that a process takes within the time in which a runner hands freed memory back."""
+    least = resident_mib(process)
+    for _ in range(int(GIVEN_BACK_S)):
+        if least <= enough:
+            break
+        await asyncio.sleep(1.0)
+        least = min(least, resident_mib(process))
+    return least
+
+
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("mesh", [("--runners", "1")], indirect=True)
 async def test_cancelled_generations_and_unloaded_models_give_everything_back(mesh: Mesh, measured: Measured) -> None:
     processes = mesh.current_processes()
     gateway, runner = (psutil.Process(processes[name].pid) for name in ("gateway-0", "runner-0"))
     async with AsyncClient(mesh.grpc, api_key=mesh.api_key) as client, grpc.aio.insecure_channel(mesh.grpc) as channel:
-        empty_mib = resident_mib(runner)
+        # What the first model of its kind brings for good, libraries above all, is nobody's leak.
+        await asyncio.to_thread(provide_smollm2, mesh)
+        await unload(client, mesh)
+        empty_mib = await least_mib(runner)
         await asyncio.to_thread(provide_smollm2, mesh)
         canceller = Canceller(InferenceServiceStub(channel), mesh)
         before_calls = await settled(mesh, {}, within_s=2.0)
@@ -105,9 +127,12 @@ async def test_cancelled_generations_and_unloaded_models_give_everything_back(me
         idle = computing_s(model) - computed_s < 0.1
         after = [resident_mib(process) for process in (gateway, runner, model)]
         loaded_mib = resident_mib(runner, model)
-        await client.models.unload(MODEL)
-        await eventually(lambda: not model.is_running() or model.status() == psutil.STATUS_ZOMBIE, within_s=10)
-        left_mib = resident_mib(runner) - empty_mib
+        await unload(client, mesh)
+        left_mib = await least_mib(runner, enough=empty_mib + LEFT_MIB_MAX) - empty_mib
+        for _ in range(LOADS_AGAIN):
+            await asyncio.to_thread(provide_smollm2, mesh)
+            await unload(client, mesh)
+        again_mib = await least_mib(runner, enough=empty_mib + LEFT_MIB_MAX) - empty_mib
     grown = [new - old for new, old in zip(after, before, strict=True)]
     measured(
         f"{MID_STREAM + MID_PREFILL} generations cancelled mid-stream and mid-prefill, {CALLERS} callers; then unload",
@@ -115,11 +140,12 @@ async def test_cancelled_generations_and_unloaded_models_give_everything_back(me
         f"{', '.join(f'{number} {what}' for what, number in sorted(canceller.ends.items()))}; "
         f"{'all back' if held == before_calls else 'not all back'}, the model {'idle' if idle else 'computes'}; "
         f"gateway {grown[0]:+.1f}, runner {grown[1]:+.1f}, model {grown[2]:+.1f} MiB; runner with model "
-        f"{loaded_mib:.0f} MiB, unloaded {empty_mib + left_mib:.0f}, before it was loaded {empty_mib:.0f}",
+        f"{loaded_mib:.0f} MiB, unloaded {empty_mib + left_mib:.0f}, before it was loaded again {empty_mib:.0f}, "
+        f"after {LOADS_AGAIN} more loads {empty_mib + again_mib:.0f}",
     )
     assert canceller.ends["cancelled mid-stream"] == MID_STREAM
     assert canceller.ends["cancelled mid-prefill"] >= 0.9 * MID_PREFILL, canceller.ends
     assert held == before_calls
     assert idle
     assert max(grown) <= GROWTH_MIB_MAX
-    assert left_mib <= LEFT_MIB_MAX
+    assert max(left_mib, again_mib) <= LEFT_MIB_MAX

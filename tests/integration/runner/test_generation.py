@@ -23,7 +23,7 @@ from headrace.registry.v1.manifest_pb2 import (
 )
 from headrace.runner.internal.v1.mesh_pb2 import CallKind, GenerateCall
 from headrace_common import catalogue
-from headrace_common.errors import HeadraceError
+from headrace_common.errors import HeadraceError, ModelError
 from headrace_common.testing import FakeClock
 from headrace_runner.backends.contract import Backend
 from headrace_runner.backends.discovery import discover
@@ -35,7 +35,7 @@ from support.eventually import eventually
 from support.generation import decoupled, text_output
 from support.generations import Generations, Heard
 from support.runner import running_host
-from support.scripted_language import ScriptedLanguageBackend, ScriptedLanguageModel, text_after
+from support.scripted_language import UNKNOWN_GRAMMAR, ScriptedLanguageBackend, ScriptedLanguageModel, text_after
 
 SLOTS = 4
 CONTEXT = 64
@@ -113,6 +113,40 @@ async def test_a_loaded_model_tells_its_slots_and_memory(tmp_path: Path, monkeyp
     assert loaded.model.closed
 
 
+async def test_a_model_that_fails_for_good_is_told_of_unloaded_and_loaded_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = FakeClock()
+    async with story(tmp_path, monkeypatch, clock=clock) as loaded:
+        first = loaded.model
+        first.failure = ModelError("its process can't be started", entry=catalogue.MODEL_LOAD_FAILED)
+        loaded.runner.host.sweep()
+        event = loaded.runner.events[-1]
+        assert event.state == ModelState.MODEL_STATE_FAILED and b"can't be started" in event.status
+        assert loaded.runner.host.load().model_memory_bytes == 0
+        await eventually(lambda: first.closed)
+        clock.advance(60)
+        loaded.runner.want(loaded.version)
+        await loaded.runner.settled(loaded.version.uid)
+        assert loaded.model is not first
+        await loaded.over(loaded.generate())
+
+
+async def test_a_constraint_that_can_t_be_kept_is_refused_before_it_waits(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with story(tmp_path, monkeypatch) as loaded:
+        loaded.model.may_stop.clear()
+        holding = [loaded.generate() for _ in range(SLOTS)]
+        await eventually(lambda: loaded.model.running == SLOTS)
+        request = pb.GenerateRequest(text="x", sampling=pb.SamplingParameters(grammar=UNKNOWN_GRAMMAR))
+        refused = loaded.generate(request=request)
+        await loaded.over(refused)
+        assert refused.error.entry is catalogue.CONSTRAINT_INVALID
+        loaded.model.may_stop.set()
+        await loaded.over(*holding)
+
+
 async def test_a_first_token_that_does_not_come_is_not_waited_for(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -160,7 +194,7 @@ async def test_the_same_prompt_again_is_known(tmp_path: Path, monkeypatch: pytes
         assert heard.messages[-1].usage.cached_prompt_tokens == 3
         await loaded.all_free()
         assert loaded.metric("tokens_total", kind="cached_prompt") == 3
-        assert loaded.metric("prompt_cache_hit_ratio") == 3 / 8
+        assert loaded.metric("tokens_total", kind="prompt") == 5
 
 
 async def test_completions_share_messages_and_each_has_its_own_seed(
@@ -405,7 +439,8 @@ async def test_long_prompts_are_computed_one_after_the_other(tmp_path: Path, mon
         # A first token says that the prompt is computed.
         loaded.model.stand_after(1)
         heard = [loaded.generate(request=pb.GenerateRequest(text=f"{number}" * 40)) for number in range(SLOTS)]
-        await eventually(lambda: loaded.model.running == SLOTS)
+        await eventually(lambda: all(one.tokens for one in heard))
+        assert (loaded.model.running, loaded.metric("generation_prompt_tokens")) == (SLOTS, 0)
         loaded.model.may_go.set()
         await loaded.over(*heard)
         await loaded.all_free()

@@ -42,6 +42,20 @@ def test_what_came_since_the_last_message_is_one_delta() -> None:
     assert out.drain() == []
 
 
+def test_tokens_that_nobody_can_name_are_told_by_their_number() -> None:
+    out = output()
+    out.take(0, Generated(text="", token_ids=[1], untold_tokens=1), 1.0)
+    assert not out.due
+    out.take(0, Generated(text="\u00e4", token_ids=[2], untold_tokens=2), 1.1)
+    (delta,) = out.drain()
+    assert (delta.token_ids, delta.untold_tokens) == ([1, 2], 3)
+    assert out.usage.completion_tokens == 5
+    writer = GenerateWriter(request=request(), model_name="m", model_version="3")
+    assert pb.GenerateResponse.FromString(writer.part([delta], None) or b"").deltas[0].untold_tokens == 3
+    out.take(0, generated("b", 3, finish=Finish.STOP), 1.2)
+    assert out.drain() == [Delta(0, "b", [3], [], Finish.STOP)]
+
+
 def test_tokens_are_sent_with_the_text_that_they_belong_to() -> None:
     out = output()
     out.take(0, generated("", 1), 1.0)

@@ -74,7 +74,11 @@ class GenerateWriter:
             self._names = None
         for delta in deltas:
             written = message.deltas.add(
-                index=delta.completion, text=delta.text, token_ids=delta.token_ids, finish_reason=_FINISH[delta.finish]
+                index=delta.completion,
+                text=delta.text,
+                token_ids=delta.token_ids,
+                finish_reason=_FINISH[delta.finish],
+                untold_tokens=delta.untold_tokens,
             )
             written.logprobs.extend(map(_logprob, delta.logprobs))
         return message

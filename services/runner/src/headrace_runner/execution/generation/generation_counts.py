@@ -21,8 +21,9 @@ class GenerationCounts:
     Attributes:
         slots: Completions at the same time; 0 for a model that doesn't generate.
         slots_used: Slots that are taken now.
+        prompt_tokens: Tokens of the prompts that are being computed.
         waiting_tokens: Tokens of prompts and of output at most, over the calls that wait for slots.
-        prompt_tokens: Tokens of prompts; `cached_prompt_tokens` of them were known from an earlier call.
+        computed_prompt_tokens: Tokens of prompts, without `cached_prompt_tokens`, known from an earlier call.
         completion_tokens: Tokens generated.
         stop: Completions that the model or a stop text ended; `length` those that had all the tokens they may.
         first_token: Time from a call's arrival to its first token.
@@ -31,8 +32,9 @@ class GenerationCounts:
 
     slots: int = 0
     slots_used: int = 0
-    waiting_tokens: int = 0
     prompt_tokens: int = 0
+    waiting_tokens: int = 0
+    computed_prompt_tokens: int = 0
     cached_prompt_tokens: int = 0
     completion_tokens: int = 0
     stop: int = 0
@@ -61,8 +63,8 @@ class GenerationFamilies:
 
         self._slots = gauge("generation_slots", "Completions that can be computed at the same time")
         self._used = gauge("generation_slots_used", "Completions that are computed now")
+        self._prompts = gauge("generation_prompt_tokens", "Tokens of prompts that are being computed")
         self._waiting = gauge("generation_queue_tokens", "Tokens, of prompts and output at most, that wait for slots")
-        self._hits = gauge("prompt_cache_hit_ratio", "Part of prompt tokens that earlier calls had computed")
         self._tokens = CounterMetricFamily("headrace_runner_tokens", "Tokens by kind", labels=(*_MODEL, "kind"))
         self._completions = CounterMetricFamily(
             "headrace_runner_completions", "Completions by what ended them", labels=(*_MODEL, "finish")
@@ -79,8 +81,8 @@ class GenerationFamilies:
             (
                 self._slots,
                 self._used,
+                self._prompts,
                 self._waiting,
-                self._hits,
                 self._tokens,
                 self._completions,
                 self._first,
@@ -95,9 +97,9 @@ class GenerationFamilies:
         own = tuple(labels)
         self._slots.add_metric(own, counts.slots)
         self._used.add_metric(own, counts.slots_used)
+        self._prompts.add_metric(own, counts.prompt_tokens)
         self._waiting.add_metric(own, counts.waiting_tokens)
-        self._hits.add_metric(own, counts.cached_prompt_tokens / max(1, counts.prompt_tokens))
-        self._tokens.add_metric((*own, "prompt"), counts.prompt_tokens - counts.cached_prompt_tokens)
+        self._tokens.add_metric((*own, "prompt"), counts.computed_prompt_tokens)
         self._tokens.add_metric((*own, "cached_prompt"), counts.cached_prompt_tokens)
         self._tokens.add_metric((*own, "completion"), counts.completion_tokens)
         for finish in _FINISHES:

@@ -239,7 +239,7 @@ class GenerativeReplica:
         self._end(pending, leaving())
         if pending.output is not None and pending.started_s:
             usage = pending.output.usage
-            self._counts.prompt_tokens += usage.prompt_tokens
+            self._counts.computed_prompt_tokens += usage.prompt_tokens - usage.cached_prompt_tokens
             self._counts.cached_prompt_tokens += usage.cached_prompt_tokens
             self._run_s += _SMOOTHING * (self._clock.monotonic() - pending.started_s - self._run_s)
         self._scheduler.leave(pending)
@@ -289,6 +289,7 @@ class GenerativeReplica:
             self._deadlines.add(pending, pending.leave_at)
             pending.slots.set_result(None)
         self._counts.slots_used = self._scheduler.used
+        self._counts.prompt_tokens = self._scheduler.prompt_tokens
         self._counts.waiting_tokens = self._scheduler.waiting_tokens
 
     async def _complete(self, pending: PendingGeneration, output: Output, number: int) -> None:

@@ -12,13 +12,14 @@ _LOGPROB_BYTES = 48
 
 
 class Delta(NamedTuple):
-    """What is new of a completion, by its number."""
+    """What is new of a completion, by its number; `untold_tokens` came besides those that are named."""
 
     completion: int
     text: str
     token_ids: Sequence[int]
     logprobs: Sequence[TokenLogprob]
     finish: Finish | None
+    untold_tokens: int = 0
 
 
 class Usage(NamedTuple):
@@ -32,12 +33,23 @@ class Usage(NamedTuple):
 class _Completion:
     """One completion, and what of it has not been sent."""
 
-    __slots__ = ("_told_logprobs", "_told_tokens", "at_s", "finish", "logprobs", "sent", "texts", "token_ids")
+    __slots__ = (
+        "_told_logprobs",
+        "_told_tokens",
+        "at_s",
+        "finish",
+        "logprobs",
+        "sent",
+        "texts",
+        "token_ids",
+        "untold_tokens",
+    )
 
     def __init__(self) -> None:
         self.texts: list[str] = []
         self.token_ids: list[int] = []
         self.logprobs: list[TokenLogprob] = []
+        self.untold_tokens = 0
         # How many of the tokens have their text here; that of the others is held back.
         self._told_tokens = 0
         self._told_logprobs = 0
@@ -52,6 +64,7 @@ class _Completion:
     def add(self, generated: Generated) -> None:
         self.token_ids += generated.token_ids
         self.logprobs += generated.logprobs
+        self.untold_tokens += generated.untold_tokens
         if generated.text:
             self.texts.append(generated.text)
             self._told_tokens, self._told_logprobs = len(self.token_ids), len(self.logprobs)
@@ -60,7 +73,9 @@ class _Completion:
         tokens, logprobs = self._told_tokens, self._told_logprobs
         if self.finish is not None:
             tokens, logprobs = len(self.token_ids), len(self.logprobs)
-        delta = Delta(index, "".join(self.texts), self.token_ids[:tokens], self.logprobs[:logprobs], self.finish)
+        text, untold_tokens = "".join(self.texts), self.untold_tokens
+        delta = Delta(index, text, self.token_ids[:tokens], self.logprobs[:logprobs], self.finish, untold_tokens)
+        self.untold_tokens = 0
         self.texts, self.token_ids, self.logprobs = [], self.token_ids[tokens:], self.logprobs[logprobs:]
         self._told_tokens = self._told_logprobs = 0
         self.sent = self.finish is not None
