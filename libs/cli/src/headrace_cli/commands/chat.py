@@ -27,7 +27,8 @@ def chat(
 
     A line that ends with a backslash goes on in the next one; lines between two lines of three double quotes are one.
 
-    Ctrl-C ends an answer, or drops what has been typed; twice it ends all. Standard input may be a pipe. With --json each answer is a document on a line of its own.
+    Ctrl-C ends an answer, or drops what has been typed; twice it ends all. Standard input may be a pipe.
+    With --json each answer is a document on a line of its own.
     """
     # Brings gRPC along, which other commands' help and completion don't need.
     from headrace_cli.conversation import converse
