@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import typer
 
-from headrace_client.errors import ValidationError
-from headrace_client.model_reference import ModelReference, parse
+if TYPE_CHECKING:
+    from headrace_client.model_reference import ModelReference
 
 
 def reference(text: str) -> ModelReference:
@@ -14,6 +16,10 @@ def reference(text: str) -> ModelReference:
     Raises:
         BadParameter: the text names none.
     """
+    # Brings gRPC along, which help and completion don't need.
+    from headrace_client.errors import ValidationError
+    from headrace_client.model_reference import parse
+
     try:
         return parse(text)
     except ValidationError as error:
