@@ -36,8 +36,8 @@ GENERATION_INTERRUPTED = CatalogueEntry(
     reason="GENERATION_INTERRUPTED",
     grpc="ABORTED",
     http=500,
-    context=("model",),
-    summary="The runner was lost while it generated, and no other could go on where it stopped.",
+    context=("model", "cause"),
+    summary="The runner was lost while it generated, or the server stopped, and nobody could go on with the text.",
     remedy="Ask again from the beginning, or with what was received as part of the prompt.",
 )
 MODEL_PROCESS_LOST = CatalogueEntry(

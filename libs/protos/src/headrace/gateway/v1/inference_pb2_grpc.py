@@ -108,8 +108,10 @@ class InferenceServiceServicer:
     def Generate(self, request, context):
         """Generate streams what a language model makes of a prompt, token by token as they come. Nothing is generated twice: a
         call that has had a token is not tried again, but may go on elsewhere, see `continue_elsewhere`. The RPC's deadline
-        is the call's. Cancelling stops the model within one token, or one batch of the prompt. A client that leaves more
-        than 1 MiB unread loses the call (READER_TOO_SLOW). A model that doesn't generate is MODEL_TASK_MISMATCH.
+        is the call's; without one it has ten minutes. Cancelling stops the model within one token, or one batch of the
+        prompt. A client that leaves 1 MiB unread, grpc's buffers included, loses the call (READER_TOO_SLOW). The credential
+        is checked when the stream opens and again whenever it changes; a revoked one ends the stream. A model that doesn't
+        generate is MODEL_TASK_MISMATCH.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

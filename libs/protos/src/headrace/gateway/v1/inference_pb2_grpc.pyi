@@ -66,8 +66,10 @@ class InferenceServiceStub:
     Generate: _grpc.UnaryStreamMultiCallable[_generation_pb2.GenerateRequest, _generation_pb2.GenerateResponse]
     """Generate streams what a language model makes of a prompt, token by token as they come. Nothing is generated twice: a
     call that has had a token is not tried again, but may go on elsewhere, see `continue_elsewhere`. The RPC's deadline
-    is the call's. Cancelling stops the model within one token, or one batch of the prompt. A client that leaves more
-    than 1 MiB unread loses the call (READER_TOO_SLOW). A model that doesn't generate is MODEL_TASK_MISMATCH.
+    is the call's; without one it has ten minutes. Cancelling stops the model within one token, or one batch of the
+    prompt. A client that leaves 1 MiB unread, grpc's buffers included, loses the call (READER_TOO_SLOW). The credential
+    is checked when the stream opens and again whenever it changes; a revoked one ends the stream. A model that doesn't
+    generate is MODEL_TASK_MISMATCH.
     """
 
 @_typing.type_check_only
@@ -105,8 +107,10 @@ class InferenceServiceAsyncStub(InferenceServiceStub):
     Generate: _aio.UnaryStreamMultiCallable[_generation_pb2.GenerateRequest, _generation_pb2.GenerateResponse]  # type: ignore[assignment]
     """Generate streams what a language model makes of a prompt, token by token as they come. Nothing is generated twice: a
     call that has had a token is not tried again, but may go on elsewhere, see `continue_elsewhere`. The RPC's deadline
-    is the call's. Cancelling stops the model within one token, or one batch of the prompt. A client that leaves more
-    than 1 MiB unread loses the call (READER_TOO_SLOW). A model that doesn't generate is MODEL_TASK_MISMATCH.
+    is the call's; without one it has ten minutes. Cancelling stops the model within one token, or one batch of the
+    prompt. A client that leaves 1 MiB unread, grpc's buffers included, loses the call (READER_TOO_SLOW). The credential
+    is checked when the stream opens and again whenever it changes; a revoked one ends the stream. A model that doesn't
+    generate is MODEL_TASK_MISMATCH.
     """
 
 class InferenceServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -165,8 +169,10 @@ class InferenceServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_abc.Iterator[_generation_pb2.GenerateResponse], _abc.AsyncIterator[_generation_pb2.GenerateResponse]]:
         """Generate streams what a language model makes of a prompt, token by token as they come. Nothing is generated twice: a
         call that has had a token is not tried again, but may go on elsewhere, see `continue_elsewhere`. The RPC's deadline
-        is the call's. Cancelling stops the model within one token, or one batch of the prompt. A client that leaves more
-        than 1 MiB unread loses the call (READER_TOO_SLOW). A model that doesn't generate is MODEL_TASK_MISMATCH.
+        is the call's; without one it has ten minutes. Cancelling stops the model within one token, or one batch of the
+        prompt. A client that leaves 1 MiB unread, grpc's buffers included, loses the call (READER_TOO_SLOW). The credential
+        is checked when the stream opens and again whenever it changes; a revoked one ends the stream. A model that doesn't
+        generate is MODEL_TASK_MISMATCH.
         """
 
 def add_InferenceServiceServicer_to_server(servicer: InferenceServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
