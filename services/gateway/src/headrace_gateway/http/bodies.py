@@ -11,6 +11,7 @@ from starlette.requests import ClientDisconnect, Request
 
 from headrace_client.errors import CallCancelled, HeadraceError
 from headrace_common import catalogue
+from headrace_gateway.http.content_encodings import Inflater
 from headrace_gateway.http.failures import failed
 
 
@@ -48,7 +49,8 @@ class Bodies:
             bytes_max: In place of the general limit.
 
         Raises:
-            HeadraceError: MESSAGE_TOO_LARGE, CONTENT_TYPE_UNSUPPORTED (it is compressed), SERVER_OVERLOADED (no room),
+            HeadraceError: MESSAGE_TOO_LARGE, CONTENT_TYPE_UNSUPPORTED (it is compressed otherwise than by gzip or
+                deflate), SERVER_OVERLOADED (no room),
                 REQUEST_TOO_SLOW, CALL_CANCELLED (the client left).
         """
         held = 0
@@ -70,8 +72,22 @@ class Bodies:
 
     async def chunks(self, request: Request, *, bytes_max: int) -> AsyncIterator[bytes]:
         """The body in pieces as they arrive, which the caller counts if it keeps them; the errors of `read`."""
-        _check_encoding(request)
-        _check_announced(request, bytes_max)
+        inflater = _inflater(request)
+        if inflater is None:
+            _check_announced(request, bytes_max)
+        inflated = 0
+        async for part in self._arriving(request, bytes_max=bytes_max):
+            for piece in inflater.pieces(part) if inflater is not None else (part,):
+                inflated += len(piece)
+                if inflated > bytes_max:
+                    raise _too_large(bytes_max)
+                yield piece
+        for piece in inflater.finish() if inflater is not None else ():
+            if inflated + len(piece) > bytes_max:
+                raise _too_large(bytes_max)
+            yield piece
+
+    async def _arriving(self, request: Request, *, bytes_max: int) -> AsyncIterator[bytes]:
         loop = asyncio.get_running_loop()
         started, received = loop.time(), 0
         stream = request.stream()
@@ -103,14 +119,17 @@ def content_type(request: Request) -> str:
     return request.headers.get("content-type", "").partition(";")[0].strip().lower()
 
 
-def _check_encoding(request: Request) -> None:
-    encoding = request.headers.get("content-encoding", "identity").strip().lower()
-    if encoding not in ("", "identity"):
+def _inflater(request: Request) -> Inflater | None:
+    encoding = request.headers.get("content-encoding", "").strip().lower()
+    if encoding in ("", "identity"):
+        return None
+    if not Inflater.takes(encoding):
         raise failed(
             catalogue.CONTENT_TYPE_UNSUPPORTED,
-            f"bodies of requests can't be compressed, but this one is {encoding[:40]!r}",
+            f"bodies may be compressed by gzip or deflate, but this one is {encoding[:40]!r}",
             context={"contentType": encoding[:40]},
         )
+    return Inflater(encoding)
 
 
 def _check_announced(request: Request, bytes_max: int) -> None:
