@@ -126,10 +126,12 @@ async def test_a_client_that_leaves_ends_the_events() -> None:
 
 @pytest.mark.parametrize("begun", [True, False])
 async def test_a_server_that_drains_ends_its_streams_and_takes_no_more(*, begun: bool) -> None:
-    client, of = Client(), streams()
+    client, draining = Client(), asyncio.Event()
+    of = OpenStreams(streams_max=2, draining=draining)
     task = answered(client, telling(client, *([b"1"] if begun else []), None), of)
     await eventually(lambda: of.open == 1 and bool(client.sent) is begun)
-    of.draining.set()
+    draining.set()
+    of.ending.set()
     if begun:
         await task
         assert client.body == b"1event: error\ndata: SERVER_DRAINING\n\n" and client.complete

@@ -21,7 +21,7 @@ from headrace_common.ready_file import write_ready_file
 from headrace_common.service_main import Stop
 from headrace_common.tasks import TaskGuard
 from headrace_common.tls import TlsFiles
-from headrace_gateway.http import failures, health_routes, infer_routes
+from headrace_gateway.http import failures, health_routes
 from headrace_gateway.http.bodies import Bodies, BodyLimits
 from headrace_gateway.http.compression import Compression
 from headrace_gateway.http.config import HttpSettings
@@ -29,14 +29,17 @@ from headrace_gateway.http.envelope import Envelope
 from headrace_gateway.http.front import Front
 from headrace_gateway.http.health_routes import gateway_is_ready
 from headrace_gateway.http.http_metrics import HttpMetrics
+from headrace_gateway.http.openai import routes as openai_routes
 from headrace_gateway.http.server import HttpServer
 from headrace_gateway.http.server_protocol import ConnectionLimits
+from headrace_gateway.http.server_sent_events import OpenStreams
 from headrace_gateway.http.sessions import Session, Sessions
 
-ROUTERS = (health_routes.router, infer_routes.router)
+ROUTERS = (health_routes.router, openai_routes.router)
 _EXPOSED_HEADERS = ("x-request-id", "retry-after", "inference-header-content-length")
 _READY_PAUSE_S = 0.1
 _NOTICE_S = 0.5
+_LAST_WORDS_S = 1.0
 
 
 def application(front: Front) -> ASGIApp:
@@ -83,6 +86,7 @@ def make_front(settings: HttpSettings, metrics: Metrics) -> Front:
 
     # A key that is for this machine only doesn't open the mesh to whoever reaches this listener.
     own_headers = () if is_loopback(settings.address) else (("x-original-host", settings.address),)
+    draining = asyncio.Event()
     front = Front(
         settings=settings,
         sessions=Sessions(make=session, sessions_max=settings.sessions_max),
@@ -94,12 +98,15 @@ def make_front(settings: HttpSettings, metrics: Metrics) -> Front:
                 rate_min=settings.body_rate_min,
             )
         ),
+        streams=OpenStreams(streams_max=settings.streams_max, draining=draining),
         metrics=HttpMetrics(registry=metrics.registry),
         registry=metrics.registry,
         own_headers=own_headers,
+        draining=draining,
     )
     shown = front.metrics.gauge
     shown("headrace_http_sessions", "Credentials with a connection to the gateway.", lambda: len(front.sessions))
+    shown("headrace_http_event_streams", "Streams of events that are open.", lambda: front.streams.open)
     shown("headrace_http_body_bytes", "Bytes of requests' bodies held now.", lambda: front.bodies.held_bytes)
     shown(
         "headrace_http_received_bytes",
@@ -154,11 +161,13 @@ async def _gateway_serves(front: Front) -> None:
 
 
 async def _end(settings: HttpSettings, front: Front, server: HttpServer) -> None:
-    """Not ready, a moment in which others notice, no new connections, no streams; then whatever is left is cut off."""
-    end_at = asyncio.get_running_loop().time() + settings.shutdown_grace_s
+    """Not ready, a moment in which others notice, no new connections; then streams end, and what is left is cut off."""
+    loop = asyncio.get_running_loop()
+    end_at = loop.time() + settings.shutdown_grace_s
+    loop.call_at(end_at - _LAST_WORDS_S, front.streams.ending.set)
     front.draining.set()
     await asyncio.sleep(min(_NOTICE_S, settings.shutdown_grace_s))
-    await server.stop(max(0.0, end_at - asyncio.get_running_loop().time()))
+    await server.stop(max(0.0, end_at - loop.time()))
     await front.sessions.close()
 
 

@@ -21,6 +21,7 @@ from headrace_client.failures import Failure
 from headrace_common import catalogue
 from headrace_common.catalogue import CatalogueEntry
 from headrace_common.request_id import new_request_id
+from headrace_gateway.http.openai.errors import error_body
 
 DOCUMENTATION_PATH = "/errors/"
 """Where the front itself explains a failure, by its reason."""
@@ -40,7 +41,6 @@ _STATUS_BY_GRPC: Mapping[StatusCode, int] = {
     StatusCode.UNAVAILABLE: 503,
     StatusCode.DEADLINE_EXCEEDED: 504,
 }
-_OPENAI_TYPES = {401: "authentication_error", 403: "permission_error", 404: "not_found_error", 429: "rate_limit_error"}
 _ROUTER_FAILURES = {404: catalogue.PATH_UNKNOWN, 405: catalogue.HTTP_METHOD_NOT_ALLOWED}
 
 
@@ -69,8 +69,7 @@ def document(error: HeadraceError, *, path: str, request_id: str) -> dict[str, A
         return {"error": error.message}
     status = http_status(error)
     if path.startswith(_OPENAI_PATHS):
-        kind = _OPENAI_TYPES.get(status, "invalid_request_error" if status < 500 else "server_error")
-        return {"error": {"message": error.message, "type": kind, "param": error.field, "code": error.reason.lower()}}
+        return error_body(error, status)
     context: dict[str, str] = dict(error.context)
     if error.field is not None:
         context.setdefault("field", error.field)

@@ -10,6 +10,7 @@ from prometheus_client import CollectorRegistry
 from headrace_gateway.http.bodies import Bodies
 from headrace_gateway.http.config import HttpSettings
 from headrace_gateway.http.http_metrics import HttpMetrics
+from headrace_gateway.http.server_sent_events import OpenStreams
 from headrace_gateway.http.sessions import Sessions
 
 
@@ -21,15 +22,17 @@ class Front:
         settings: What it was told.
         sessions: The calls to its gateway.
         bodies: The requests' bodies.
+        streams: Its streams of events.
         metrics: What it counts.
         registry: All metrics of the process.
         own_headers: Metadata that it adds to every call.
-        draining: Set when the front is to end: streams end soon then, and it is not ready any more.
+        draining: Set when the front is to end: it is not ready any more.
     """
 
     settings: HttpSettings
     sessions: Sessions
     bodies: Bodies
+    streams: OpenStreams
     metrics: HttpMetrics
     registry: CollectorRegistry
     own_headers: tuple[tuple[str, str], ...] = ()

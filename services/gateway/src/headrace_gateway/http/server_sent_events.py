@@ -34,17 +34,19 @@ class OpenStreams:
 
     Args:
         streams_max: How many there may be.
-        draining: When it is set, streams end with a failure that says so, and no new ones begin.
+        draining: When it is set, no new ones begin.
         heartbeat_s: After so long without an event a comment is sent, and the headers if there was no event yet.
 
     Attributes:
+        ending: When it is set, those that are open end with a failure that says so.
         open: How many there are.
     """
 
     def __init__(self, *, streams_max: int, draining: asyncio.Event, heartbeat_s: float = HEARTBEAT_S) -> None:
         self.heartbeat_s = heartbeat_s
-        self.draining = draining
+        self.ending = asyncio.Event()
         self.open = 0
+        self._draining = draining
         self._streams_max = streams_max
 
     @contextmanager
@@ -54,7 +56,7 @@ class OpenStreams:
         Raises:
             HeadraceError: SERVER_OVERLOADED (429), SERVER_DRAINING (503).
         """
-        if self.draining.is_set():
+        if self._draining.is_set():
             raise _draining()
         if self.open >= self._streams_max:
             limit = str(self._streams_max)
@@ -113,19 +115,19 @@ class EventStream(Response):
     async def _send_all(self, out: _Out) -> BaseException | None:
         """Returns with the end of the events; the failure where they ended by one."""
         sender = asyncio.ensure_future(_send_events(self._events, out))
-        drained = asyncio.ensure_future(self._streams.draining.wait())
+        ending = asyncio.ensure_future(self._streams.ending.wait())
         heartbeat_s = self._streams.heartbeat_s
         try:
-            while not (sender.done() or drained.done()):
+            while not (sender.done() or ending.done()):
                 idle_s = out.idle_s
                 if idle_s >= heartbeat_s:
                     await out.write(HEARTBEAT)
                 else:
                     await asyncio.wait(
-                        (sender, drained), timeout=heartbeat_s - idle_s, return_when=asyncio.FIRST_COMPLETED
+                        (sender, ending), timeout=heartbeat_s - idle_s, return_when=asyncio.FIRST_COMPLETED
                     )
         finally:
-            await _ended(sender, drained)
+            await _ended(sender, ending)
         return _draining() if sender.cancelled() else sender.exception()
 
 
