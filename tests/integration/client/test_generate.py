@@ -90,18 +90,21 @@ async def test_log_probabilities_and_progress_are_typed() -> None:
         return [
             GenerateResponse(progress=PromptProgress(prompt_tokens=9, computed_tokens=4)),
             GenerateResponse(deltas=[CompletionDelta(text="The", token_ids=[10], logprobs=[likely])]),
+            GenerateResponse(deltas=[CompletionDelta(text="\u2028", token_ids=[11], untold_tokens=2)]),
             end(),
         ]
 
     async with generating(script) as (_, address), AsyncClient(address) as client:
         generation = client.generate("m", [1, 2], top_logprobs=1, report_progress=True)
-        first, second = [one async for one in generation]
+        first, second, third = [one async for one in generation]
     assert first.progress == (9, 4) and not first.text
     assert second.progress is None
     ((token_id, token, logprob, top),) = second.logprobs
     assert (token_id, token, logprob) == (10, b"The", -0.5)
     assert [(one.token_id, one.token) for one in top] == [(9, b"\xff")]
     assert generation.completions[0].logprobs == list(second.logprobs)
+    assert (third.token_ids, third.untold_tokens) == ((11,), 2)
+    assert (generation.completions[0].token_ids, generation.completions[0].untold_tokens) == ([10, 11], 2)
 
 
 async def test_leaving_the_loop_ends_the_call_at_the_mesh() -> None:

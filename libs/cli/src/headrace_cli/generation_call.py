@@ -89,14 +89,14 @@ class Watch:
 
     def saw(self, delta: Delta) -> None:
         """Takes note of a delta that just came."""
-        if delta.token_ids:
+        if delta.token_ids or delta.untold_tokens:
             self._last_s = time.monotonic()
             if self._first_s is None:
                 self._first_s = self._last_s
 
     def report(self, generation: Transcript) -> str:
         """How much came and how fast, on one line."""
-        tokens = sum(len(completion.token_ids) for completion in generation.completions)
+        tokens = sum(len(one.token_ids) + one.untold_tokens for one in generation.completions)
         parts = [f"{tokens} tokens"]
         if self._first_s is not None:
             took_s = self._last_s - self._first_s

@@ -46,6 +46,7 @@ class Delta:
         index: Which of the completions it belongs to.
         text: Whole characters. What may become a stop text is held back, and its tokens with it.
         token_ids: What the text is made of; the model's own end of text has none.
+        untold_tokens: How many tokens came besides, of which nobody knows which they are; seldom any.
         logprobs: Of the tokens, where the call asks for them; of a character made of several, only of the last one.
         finish_reason: `stop` or `length` in the last delta of a completion.
         progress: Set in deltas that tell of the prompt only, before the first token.
@@ -54,6 +55,7 @@ class Delta:
     index: int = 0
     text: str = ""
     token_ids: tuple[int, ...] = ()
+    untold_tokens: int = 0
     logprobs: tuple[TokenLogprob, ...] = ()
     finish_reason: str | None = None
     progress: PromptProgress | None = None
@@ -66,6 +68,7 @@ class Completion:
     Attributes:
         index: Its number, from 0.
         token_ids: Its tokens.
+        untold_tokens: How many more there are of which nobody knows which they are.
         logprobs: Of the tokens, as in `Delta`.
         finish_reason: `stop`: the model ended it, or a stop text occurred; `length`: it has `max_tokens`, or the
             context is full; None: it goes on, or was broken off.
@@ -73,6 +76,7 @@ class Completion:
 
     index: int
     token_ids: list[int] = field(default_factory=list[int])
+    untold_tokens: int = 0
     logprobs: list[TokenLogprob] = field(default_factory=list[TokenLogprob])
     finish_reason: str | None = None
     _texts: list[str] = field(default_factory=list[str])
@@ -87,6 +91,7 @@ class Completion:
         if delta.text:
             self._texts.append(delta.text)
         self.token_ids.extend(delta.token_ids)
+        self.untold_tokens += delta.untold_tokens
         self.logprobs.extend(delta.logprobs)
         self.finish_reason = delta.finish_reason or self.finish_reason
 
@@ -255,6 +260,7 @@ def _delta(message: generation_pb2.CompletionDelta) -> Delta:
         index=message.index,
         text=message.text,
         token_ids=tuple(message.token_ids),
+        untold_tokens=message.untold_tokens,
         logprobs=tuple(map(_logprob, message.logprobs)),
         # A number is of a mesh that is newer than this package.
         finish_reason=_FINISH.get(reason, str(reason)) if reason else None,
