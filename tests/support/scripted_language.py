@@ -13,7 +13,7 @@ from pathlib import Path
 
 from headrace.registry.v1.manifest_pb2 import Manifest
 from headrace_common import catalogue
-from headrace_common.errors import RunnerUnavailable
+from headrace_common.errors import HeadraceError, RunnerUnavailable, ValidationError
 from headrace_runner.backends.contract import Availability
 from headrace_runner.backends.generation import (
     Chat,
@@ -27,6 +27,8 @@ from headrace_runner.backends.generation import (
 
 END = 0
 """The token that ends a text."""
+UNKNOWN_GRAMMAR = "unknown"
+"""The only one that is refused."""
 _LETTERS = 26
 
 
@@ -57,6 +59,7 @@ class ScriptedLanguageModel:
         split: Tokens whose text comes together, as those of a character do.
         known: Prompts that were computed before.
         lost: Set when the present process is.
+        failure: Set when it is so for good.
     """
 
     slots: int = 4
@@ -73,10 +76,15 @@ class ScriptedLanguageModel:
     begun: list[tuple[int, ...]] = field(default_factory=list[tuple[int, ...]])
     known: set[tuple[int, ...]] = field(default_factory=set[tuple[int, ...]])
     lost: asyncio.Event = field(default_factory=asyncio.Event)
+    failure: HeadraceError | None = None
 
     def __post_init__(self) -> None:
         self.may_go.set()
         self.may_stop.set()
+
+    async def check(self, sampling: Sampling) -> None:
+        if sampling.grammar == UNKNOWN_GRAMMAR:
+            raise ValidationError("no grammar", entry=catalogue.CONSTRAINT_INVALID, field="sampling.grammar")
 
     async def tokens_of(self, prompt: Prompt) -> list[int]:
         await self._step()
@@ -163,14 +171,19 @@ class ScriptedLanguageBackend:
 
     Attributes:
         models: What was loaded.
+        progress: How far a load is.
     """
 
     def __init__(self, *, held: bool = False) -> None:
         self.models: list[ScriptedLanguageModel] = []
+        self.progress = 0.0
         self._held = held
 
     def available(self) -> Availability:
         return Availability(("cpu",))
+
+    def load_progress(self, artifact_dir: Path) -> float:
+        return self.progress
 
     def load(
         self, artifact_dir: Path, files: Sequence[str], manifest: Manifest, device_type: str, threads: int

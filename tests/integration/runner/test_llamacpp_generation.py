@@ -182,7 +182,6 @@ async def test_output_fits_its_schema_or_grammar(model: LlamaCppModel) -> None:
     ("sampling", "field"),
     [
         ({"grammar": "root ::= ("}, "sampling.grammar"),
-        ({"grammar": "root ::= nowhere"}, "sampling.grammar"),
         ({"json_schema": '{"type": "nosuch"}'}, "sampling.json_schema"),
         # It is sound, but llama.cpp gives up on it while it generates, and says so to nobody.
         (
@@ -208,8 +207,6 @@ async def test_constraints_that_can_t_be_kept_are_refused(
         ([5, 49152], "token_ids.ids[1]"),
         ([1 << 40], "token_ids.ids[0]"),
         ([-1], "token_ids.ids[0]"),
-        (Chat(messages=[]), "chat.messages"),
-        (Chat(messages=[ChatMessage("user", "a"), ChatMessage("boss", "b")]), "chat.messages[1].role"),
     ],
 )
 async def test_a_prompt_that_can_t_be_is_refused_with_its_field(
@@ -220,9 +217,26 @@ async def test_a_prompt_that_can_t_be_is_refused_with_its_field(
     assert failure.field == field
 
 
-async def test_a_bias_on_no_token_is_refused(model: LlamaCppModel) -> None:
-    failure = await refused(model, "x", logit_bias={5: 1.0, 49152: 1.0})
-    assert (failure.entry, failure.field) == (catalogue.FIELD_INVALID, "sampling.logit_bias")
+async def test_what_can_t_be_kept_is_refused_before_a_slot_is_taken(model: LlamaCppModel) -> None:
+    with pytest.raises(HeadraceError) as caught:
+        await model.check(Sampling(max_tokens=1, seed=0, logit_bias={5: 1.0, 49152: 1.0}))
+    assert (caught.value.entry, caught.value.field) == (catalogue.FIELD_INVALID, "sampling.logit_bias")
+    with pytest.raises(HeadraceError) as caught:
+        await model.check(Sampling(max_tokens=1, seed=0, grammar="root ::= nowhere"))
+    assert (caught.value.entry, caught.value.field) == (catalogue.CONSTRAINT_INVALID, "sampling.grammar")
+
+
+async def test_a_text_that_can_t_fit_is_not_even_taken_apart(model: LlamaCppModel) -> None:
+    for prompt in ("x" * 10_000_000, Chat(messages=[ChatMessage("user", "x" * 10_000_000)])):
+        with pytest.raises(HeadraceError) as caught:
+            await model.tokens_of(prompt)
+        assert caught.value.entry is catalogue.CONTEXT_LENGTH_EXCEEDED
+
+
+async def test_a_grammar_of_countless_readings_stops_nobody(model: LlamaCppModel) -> None:
+    # llama.cpp's own engine follows it for longer than anybody lives.
+    text, parts = await completed(model, "Once", max_tokens=20, grammar=f"root ::={' x' * 12}\nx ::={' [a-z]*' * 3}")
+    assert parts[-1].finish is not None and text.isascii() and (text.islower() or not text)
 
 
 async def test_a_prompt_that_fills_the_context_is_refused_with_the_numbers(model: LlamaCppModel) -> None:

@@ -7,13 +7,14 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Generator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -28,6 +29,7 @@ from headrace_common.clock import SystemClock
 from headrace_common.errors import HeadraceError
 from headrace_runner.backends.generation import Generated, Sampling
 from headrace_runner.backends.llamacpp.backend import LlamaCppBackend
+from headrace_runner.backends.llamacpp.client import ModelClient
 from headrace_runner.backends.llamacpp.model import LlamaCppModel
 from headrace_runner.backends.llamacpp.process import ModelProcess
 from headrace_runner.backends.llamacpp.settings import ProcessSettings
@@ -52,9 +54,9 @@ def folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Generator[Path]:
     assert list(tmp_path.iterdir()) == []
 
 
-def load(backend: LlamaCppBackend | None = None) -> LlamaCppModel:
+def load() -> LlamaCppModel:
     file = model_file()
-    loaded = (backend or LlamaCppBackend()).load(file.parent, [file.name], MANIFEST, "cpu", 1)
+    loaded = LlamaCppBackend().load(file.parent, [file.name], MANIFEST, "cpu", 1)
     assert isinstance(loaded, LlamaCppModel)
     return loaded
 
@@ -94,8 +96,7 @@ def is_back(process: ModelProcess) -> bool:
 
 async def test_a_process_that_is_killed_is_told_of_and_comes_back(folders: Path) -> None:
     before = owned()
-    backend = LlamaCppBackend()
-    model = load(backend)
+    model = load()
     prompt = await model.tokens_of("Once")
     heard: list[Generated] = []
 
@@ -125,7 +126,6 @@ async def test_a_process_that_is_killed_is_told_of_and_comes_back(folders: Path)
             await asyncio.sleep(0.02)
     assert time.monotonic() - killed_s < SOON_S
     assert again == prompt and model.process.pid != pid and model.process.restarts == 1
-    assert backend.health("cpu").healthy
     model.close()
     model.close()
     with pytest.raises(HeadraceError):
@@ -141,22 +141,50 @@ x ::= [a-z]* [a-z]* [a-z]*
 
 
 @pytest.mark.fault
-async def test_a_process_that_computes_nothing_any_more_is_started_again(folders: Path) -> None:
+async def test_a_process_that_computes_one_thing_for_ever_is_started_again(folders: Path) -> None:
     model = load()
     prompt = await model.tokens_of("Once")
     beside = model.generate(prompt, ENDLESS)
     assert await anext(beside)
+    memory_bytes = model.memory_bytes
     with pytest.raises(HeadraceError) as caught:
-        async for _ in model.generate(prompt, replace(ENDLESS, ignore_end=False, grammar=AMBIGUOUS)):
-            pass
-    # It is not to be tried on another runner.
-    assert caught.value.entry is catalogue.CONSTRAINT_INVALID
+        # As no request does: the model never gets such a grammar.
+        await ModelClient(process=model.process).ask("POST", "/completion", {"prompt": prompt, "grammar": AMBIGUOUS})
+    assert caught.value.entry is catalogue.MODEL_PROCESS_LOST
     with pytest.raises(HeadraceError) as caught:
         async for _ in beside:
             pass
     assert caught.value.entry is catalogue.MODEL_PROCESS_LOST
+    assert model.memory_bytes == pytest.approx(memory_bytes, rel=0.5)
     await eventually(lambda: is_back(model.process))
-    assert (model.process.hangs, model.process.restarts) == (1, 1)
+    assert model.process.restarts == 1 and model.failure is None
+    model.close()
+
+
+async def test_restarts_that_the_system_refuses_are_tried_again_and_given_up_at_last(
+    folders: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = load()
+    make, refusals = tempfile.mkdtemp, 2
+
+    def full(**options: Any) -> str:
+        nonlocal refusals
+        if refusals:
+            refusals -= 1
+            raise OSError(28, "No space left on device")
+        return make(**options)
+
+    monkeypatch.setattr("tempfile.mkdtemp", full)
+    os.kill(model.process.pid, signal.SIGKILL)
+    await eventually(lambda: not refusals and is_back(model.process))
+    assert await model.tokens_of("Once") and model.failure is None
+    refusals = 99
+    os.kill(model.process.pid, signal.SIGKILL)
+    await eventually(lambda: model.failure is not None)
+    assert refusals == 96
+    assert model.failure is not None and model.failure.entry is catalogue.MODEL_LOAD_FAILED
+    assert "space" not in model.failure.message
+    assert not is_back(model.process)
     model.close()
 
 

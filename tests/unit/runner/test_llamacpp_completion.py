@@ -10,10 +10,10 @@ import pytest
 
 from headrace_common import catalogue
 from headrace_common.errors import ValidationError
-from headrace_runner.backends.generation import GRAMMAR_BYTES_MAX, Finish, Generated, PromptDone, Sampling
+from headrace_runner.backends.generation import Finish, Generated, PromptDone, Sampling
 from headrace_runner.backends.llamacpp.completion_body import completion_body
 from headrace_runner.backends.llamacpp.completion_reader import CompletionReader
-from headrace_runner.backends.llamacpp.constraint import check_constraint
+from headrace_runner.backends.llamacpp.constraint import OutputCheck, constraint_of
 from headrace_runner.backends.llamacpp.events import EventReader, StreamMalformed
 
 VOCABULARY = {"a": [1], "b": [2], "ab": [1, 2], "🙂": [7, 8, 9], "a🙂": [1, 7, 8, 9]}
@@ -149,27 +149,124 @@ def test_the_chosen_token_has_a_probability_also_where_no_alternatives_are_wante
         '{"$ref": "#/nowhere"}',
         '{"$ref": "http://127.0.0.1:1/schema"}',
         '{"type": "string", "pattern": "("}',
-        '{"type": "string", "description": "' + "x" * 65_536 + '"}',
     ],
 )
 def test_a_schema_that_llama_cpp_would_ignore_is_refused(schema: str) -> None:
     pytest.importorskip("llguidance")
     with pytest.raises(ValidationError) as refused:
-        check_constraint(Sampling(max_tokens=1, seed=0, json_schema=schema))
+        constraint_of(Sampling(max_tokens=1, seed=0, json_schema=schema))
     assert refused.value.entry is catalogue.CONSTRAINT_INVALID
     assert refused.value.context == {"field": "sampling.json_schema"}
 
 
-@pytest.mark.parametrize("grammar", ["root ::= " + '"a" ' * GRAMMAR_BYTES_MAX, '%llguidance {}\nstart: "a"'])
-def test_a_grammar_that_stops_everybody_or_is_no_gbnf_is_refused(grammar: str) -> None:
+# llama.cpp's own examples.
+JSON = r"""
+root   ::= object
+value  ::= object | array | string | number | ("true" | "false" | "null") ws
+object ::= "{" ws ( string ":" ws value ("," ws string ":" ws value)* )? "}" ws
+array  ::= "[" ws ( value ("," ws value)* )? "]" ws
+string ::= "\"" ( [^"\\\x7F\x00-\x1F] | "\\" (["\\bfnrt] | "u" [0-9a-fA-F]{4}) )* "\"" ws # with escapes
+number ::= ("-"? ([0-9] | [1-9] [0-9]{0,15})) ("." [0-9]+)? ([eE] [-+]? [0-9] [1-9]{0,15})? ws
+ws ::= | " " | "\n" [ \t]{0,20}
+"""
+ARITHMETIC = r"""
+root  ::= (expr "=" ws term "\n")+
+expr  ::= term ([-+*/] term)*
+term  ::= ident | num | "(" ws expr ")" ws
+ident ::= [a-z] [a-z0-9_]* ws
+num   ::= [0-9]+ ws
+ws    ::= [ \t\n]*
+"""
+CHESS = r"""
+root ::= "1. " move " " move "\n" ([1-9] [0-9]? ". " move " " move "\n")+
+move ::= (pawn | nonpawn | castle) [+#]?
+nonpawn ::= [NBKQR] [a-h]? [1-8]? "x"? [a-h] [1-8]
+pawn ::= ([a-h] "x")? [a-h] [1-8] ("=" [NBKQR])?
+castle ::= "O-O" "-O"?
+"""
+
+
+def fits(grammar: str, text: str) -> bool:
+    pytest.importorskip("llguidance")
+    try:
+        OutputCheck(constraint_of(Sampling(max_tokens=1, seed=0, grammar=grammar))).follow(text, ended=True)
+    except ValidationError:
+        return False
+    return True
+
+
+@pytest.mark.parametrize(
+    ("grammar", "good", "bad"),
+    [
+        ('root ::= "yes" | "no"', ["yes", "no"], ["ye", "", "yesno"]),
+        ('root ::= word "ing"\nword ::= [a-z]+', ["going", "singing"], ["ing", "goin"]),
+        ('root ::= ("a" | "ab") "bc"?', ["a", "ab", "abc", "abbc"], ["bc"]),
+        ("root ::= [^\\n]{2,5} .", ["abc", "ab\n", "é🙂\n"], ["a", "a\nb", "abcdefg"]),
+        (r'root ::= "\x41\u00e9\U0001F642\"" [\]-]', ['Aé🙂"]', 'Aé🙂"-'], ['Aé🙂"']),
+        ("# all\nroot ::= # one\n (\n x |\n ) #\nx ::= [a-c]+\n", ["", "abc"], ["d"]),
+        (JSON, ['{"a": [1, -2.5e7, "x\\n\\u00e9", {"b":null}] }', "{}"], ['{"a":}', "[]", "{"]),
+        (CHESS, ["1. e4 e5\n2. Nf3 Nc6\n10. O-O-O bxc8=Q+\n"], ["1. e4 e5\n", "1. e9 e5\n2. a4 a5\n"]),
+    ],
+)
+def test_a_grammar_means_what_it_means_to_llama_cpp(grammar: str, good: list[str], bad: list[str]) -> None:
+    assert [fits(grammar, text) for text in good] == [True] * len(good)
+    assert [fits(grammar, text) for text in bad] == [False] * len(bad)
+
+
+@pytest.mark.parametrize(
+    ("grammar", "why"),
+    [
+        ("", "no rule named root"),
+        ('x ::= "a"', "no rule named root"),
+        ("root ::= nowhere", "line 1 names a rule"),
+        ('root ::= "b"\n  root2 = "a"', "line 2 has something else than ::="),
+        ("root ::= (", "else than )"),
+        ('root ::= "a" )', "something that no rule has"),
+        ('root ::= "a', 'where " is missing'),
+        ("root ::= [a", "where ] is missing"),
+        ("root ::= []", "without characters"),
+        ("root ::= [z-a]", "comes before"),
+        (r'root ::= "\q"', "unknown escape"),
+        (r'root ::= "\ud800"', "no character"),
+        ('root ::= "a"{3000}', "repetition"),
+        ('root ::= "a"{2,1}', "repetition"),
+        ('root ::= "a"{', "repetition"),
+        ("root ::= <[1]>", "something that no rule has"),
+        ('root ::= "a"**', "something that no rule has"),
+        ("root ::= " + "(" * 5000 + '"a"' + ")" * 5000, "nested deeper"),
+        ("".join(f"r{index} ::= root\n" for index in range(1000)), "rules"),
+        ('%llguidance {}\nstart: "a"', "line 1"),
+        # What it stands for has more characters than there are atoms.
+        ("root ::= r0\n" + "".join(f"r{i} ::= r{i + 1} r{i + 1}\n" for i in range(90)) + 'r90 ::= "a"?', "complex"),
+    ],
+)
+def test_a_grammar_that_can_t_be_used_is_refused_with_the_place(grammar: str, why: str) -> None:
+    pytest.importorskip("llguidance")
     with pytest.raises(ValidationError) as refused:
-        check_constraint(Sampling(max_tokens=1, seed=0, grammar=grammar))
+        constraint_of(Sampling(max_tokens=1, seed=0, grammar=grammar))
     assert refused.value.context == {"field": "sampling.grammar"}
+    assert why in refused.value.message and len(refused.value.message) < 120
+
+
+def test_a_grammar_of_countless_readings_is_followed_all_the_same() -> None:
+    assert fits(f"root ::={' x' * 12}\nx ::={' [a-z]*' * 3}", "abc" * 300)
+    assert fits('root ::= root root | [a-z] root | ""', "abc" * 10)
+
+
+def test_no_word_of_a_library_is_in_what_is_refused() -> None:
+    pytest.importorskip("llguidance")
+    with pytest.raises(ValidationError) as refused:
+        constraint_of(Sampling(max_tokens=1, seed=0, json_schema='{"type": "nosuch"}'))
+    assert refused.value.message == (
+        "sampling.json_schema can't be used: it is too complex, or no JSON schema of the parts that are supported"
+    )
+    with pytest.raises(ValidationError, match=r"it is not JSON \(line 2, column 1\)$"):
+        constraint_of(Sampling(max_tokens=1, seed=0, json_schema="{\n"))
 
 
 def test_schemas_that_can_be_used_pass() -> None:
     pytest.importorskip("llguidance")
     schema = {"type": "object", "properties": {"a": {"enum": [1, "x"]}}, "required": ["a"]}
-    check_constraint(Sampling(max_tokens=1, seed=0, json_schema=json.dumps(schema)))
-    check_constraint(Sampling(max_tokens=1, seed=0, grammar='root ::= "a"'))
-    check_constraint(Sampling(max_tokens=1, seed=0))
+    check = OutputCheck(constraint_of(Sampling(max_tokens=1, seed=0, json_schema=json.dumps(schema))))
+    check.follow('{"a":', ended=False)
+    check.follow(' "x"}', ended=True)

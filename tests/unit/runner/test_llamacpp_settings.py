@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 import tempfile
+import time
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from structlog.testing import capture_logs
 
 from headrace.registry.v1 import manifest_pb2
 from headrace.registry.v1.manifest_pb2 import LanguagePolicy, Manifest
@@ -20,7 +22,14 @@ from headrace_runner.backends.llamacpp.child_process import ending, likely_cause
 from headrace_runner.backends.llamacpp.memory import available_bytes, process_bytes, resident_bytes
 from headrace_runner.backends.llamacpp.private_folder import PrivateFolder, sweep
 from headrace_runner.backends.llamacpp.process_log import ProcessLog
-from headrace_runner.backends.llamacpp.settings import ProcessSettings, data_bytes_max, require_memory, settings_of
+from headrace_runner.backends.llamacpp.settings import (
+    ProcessSettings,
+    data_bytes_max,
+    memory_needed,
+    require_memory,
+    settings_of,
+)
+from headrace_runner.backends.llamacpp.silence import Silence, processor_s
 
 FILE = Path("/models/toy.gguf")
 HEADER = GgufHeader(
@@ -51,11 +60,16 @@ def settings(header: GgufHeader = HEADER, task: int = 0, **language: int) -> Pro
 
 def test_defaults_suit_generation() -> None:
     found = settings()
-    assert (found.slots, found.context_length, found.batch, found.threads, found.pooling) == (8, 4096, 64, 2, "")
+    assert (found.slots, found.context_length, found.batch, found.threads, found.pooling) == (8, 4096, 72, 2, "")
 
 
-def test_a_batch_has_room_for_a_token_of_each_slot() -> None:
-    assert settings(slots=200, context_length=256, prompt_batch=16).batch == 200
+def test_a_prompt_has_its_whole_batch_beside_a_token_of_each_slot() -> None:
+    assert settings(slots=200, context_length=256, prompt_batch=16).batch == 216
+
+
+def test_a_large_model_has_more_time_for_a_batch() -> None:
+    small, large = settings(), settings(replace(HEADER, parameters=70 * 10**9))
+    assert 10 <= small.batch_max_s < 11 and large.batch_max_s > 1000
 
 
 def test_an_embedded_text_fits_into_one_batch_of_one_slot() -> None:
@@ -99,6 +113,36 @@ def test_a_cache_larger_than_the_memory_is_refused_with_the_numbers() -> None:
     assert refused.value.entry is catalogue.DEVICE_OUT_OF_MEMORY
 
 
+def test_the_cache_is_part_of_what_a_model_needs() -> None:
+    needed = memory_needed(settings(slots=8, context_length=4096), HEADER, file_bytes=100 << 20)
+    assert (100 << 20) + 23040 * 8 * 4096 < needed < 1 << 30
+
+
+def test_a_process_hangs_by_what_it_has_computed_and_not_by_the_clock() -> None:
+    silence = Silence(work_max_s=10)
+    silence.begins(5.0)
+    # An hour in which it got a hundredth of a processor and a half.
+    assert not any(silence.goes_on(5.0 + 0.015 * round_) for round_ in range(600))
+    assert not silence.goes_on(15.0) and silence.goes_on(15.1)
+    silence.begins(15.1)
+    assert not silence.goes_on(20.0)
+
+
+def test_a_process_that_waits_for_ever_hangs_too() -> None:
+    silence = Silence(work_max_s=10)
+    silence.begins(5.0)
+    rounds = [silence.goes_on(5.0) for _ in range(200)]
+    assert rounds.index(True) > 60
+
+
+def test_processor_time_is_counted_and_unknown_of_what_is_gone() -> None:
+    before_s, until_s = processor_s(os.getpid()), time.process_time() + 0.1
+    while time.process_time() < until_s:
+        pass
+    assert 0.05 < processor_s(os.getpid()) - before_s < 5
+    assert processor_s(2**22 + 1) == 0
+
+
 def test_no_process_may_take_all_memory_and_every_sound_one_fits() -> None:
     asked = settings(slots=256, context_length=8192)
     cache_bytes = 23040 * 256 * 8192
@@ -122,21 +166,41 @@ def test_memory_of_a_process_is_its_share() -> None:
     assert process_bytes(2**22 + 1) == 0
 
 
-def test_why_a_model_can_t_be_loaded_is_told_without_paths() -> None:
+@pytest.mark.parametrize(
+    ("said", "told"),
+    [
+        ("llama_model_load: error loading model: tensor 'blk.11' data is not within the file bounds", "cut off"),
+        ("llama_model_load: error loading model: unknown model architecture: 'secret'", "this kind of model"),
+        ("common_chat_templates_init: error parsing chat template: 'secret'", "chat template"),
+        ("llama_model_load: error loading model: can't open '/models/secret.gguf'", "can't be used"),
+        ("ggml_aligned_malloc: failed to allocate 1 secret", "memory"),
+    ],
+)
+def test_why_a_model_can_t_be_loaded_is_told_in_words_of_our_own(said: str, told: str) -> None:
     log = ProcessLog(model="toy", clock=SystemClock())
-    log.feed(b"0.00.02 E llama_model_load: error loading model: can't open '/models/secret/toy.gguf', it is corr")
-    log.feed(b"upted\n0.00.03 E llama_model_load_from_file_impl: failed to load model")
+    log.feed(b"0.00.02 E " + said[:30].encode())
+    log.feed(said[30:].encode() + b"\n0.00.03 E llama_model_load_from_file_impl: failed to load model")
     log.end()
-    assert log.load_error() == "can't open the file, it is corrupted"
+    assert told in log.load_error() and "secret" not in log.load_error()
+
+
+def test_what_users_wrote_is_in_no_log_but_that_for_faults() -> None:
+    with capture_logs() as logs:
+        log = ProcessLog(model="toy", clock=SystemClock())
+        log.loaded()
+        log.feed(b"0.00.02 E parse error near 'my secret'\nwhat():  my secret\n")
+        log.feed(b"/src/llama.cpp:12: GGML_ASSERT(n_batch > 0) failed my secret\n")
+    assert {entry["log_level"] for entry in logs} == {"debug"}
+    assert log.last_words() == "GGML_ASSERT(n_batch > 0) failed"
 
 
 def test_a_line_without_end_takes_no_memory() -> None:
     log = ProcessLog(model="toy", clock=SystemClock())
     for _ in range(100):
-        log.feed(b"GGML_ASSERT" + b"x" * 100_000)
+        log.feed(b"out of memory" + b"x" * 100_000)
     log.end()
-    assert log.load_error() == ""
-    assert len(log.last_words()) == 500
+    assert log.last_words() == "out of memory"
+    assert len(log._rest) == 0
 
 
 def test_how_a_process_ended_is_told() -> None:

@@ -19,10 +19,12 @@ from headrace_common.errors import DeviceError, HeadraceError, ModelError, Model
 from headrace_common.request_id import new_request_id
 from headrace_common.rpc_status import to_status
 from headrace_common.tasks import TaskGuard
+from headrace_runner.backends.contract import MayFail
+from headrace_runner.backends.generation import ComputesAside, GenerativeModel
 from headrace_runner.backends.reports import BackendReports
 from headrace_runner.calls import Cancel, Ended, IncomingCall
 from headrace_runner.device import Gauges
-from headrace_runner.execution.generation.generative_replica import GenerativeReplica
+from headrace_runner.execution.serving import ServingReplica
 from headrace_runner.load_report import most_recent
 from headrace_runner.loading.load_retry import LoadRetry
 from headrace_runner.loading.model_loader import LoadedReplica, ModelLoader
@@ -34,8 +36,6 @@ Listener = Callable[[ModelEvent], None]
 _SWEEP_S = 5.0
 # A runner with a call so lately serves more of them.
 _SERVING_S = 1.0
-# A model in memory takes more than its file; what it really takes is measured after the load.
-_ESTIMATE_RATIO = 1.25
 
 
 @dataclass(slots=True, eq=False)
@@ -194,10 +194,13 @@ class ModelHost:
     def load(self) -> Heartbeat:
         """How busy this process is now."""
         now = self._clock.monotonic()
-        loaded = [(uid, entry.loaded.replica) for uid, entry in self._entries.items() if entry.loaded is not None]
-        for uid, replica in loaded:
-            if isinstance(replica, GenerativeReplica):
-                self._residency.measured(uid, replica.memory_bytes)
+        loaded: list[tuple[str, ServingReplica]] = []
+        for uid, entry in self._entries.items():
+            if entry.loaded is not None:
+                loaded.append((uid, entry.loaded.replica))
+                if isinstance(entry.loaded.model, GenerativeModel | ComputesAside):
+                    # Its process grows by what it is asked.
+                    self._residency.measured(uid, entry.loaded.model.memory_bytes)
         return Heartbeat(
             queue_depth=sum(replica.waiting for _, replica in loaded),
             in_flight=sum(replica.in_flight for _, replica in loaded),
@@ -214,8 +217,12 @@ class ModelHost:
             self.sweep()
 
     def sweep(self) -> None:
-        """Unloads models that are idle or surplus, gives memory back, forgets failures that nobody asks about."""
+        """Unloads models that failed, are idle or surplus, gives memory back, forgets failures nobody asks about."""
         now = self._clock.monotonic()
+        for entry in list(self._entries.values()):
+            model = None if entry.loaded is None else entry.loaded.model
+            if isinstance(model, MayFail) and model.failure is not None:
+                self._lose(entry, model.failure)
         busy = self._busy()
         for uid in self._residency.idle(now, busy):
             self._spawn(self._unload([uid], reason="idle"), f"unload-{uid}")
@@ -254,7 +261,7 @@ class ModelHost:
             lease = await self._loader.fetch(entry.version, lambda: entry.ticket)
             try:
                 async with self._one_load:
-                    await self._make_room(int(entry.version.size_bytes * _ESTIMATE_RATIO))
+                    await self._make_room(await self._loader.memory_needed(entry.version, lease))
                     loaded = await self._loader.load(entry.tenant_id, entry.version, lease)
             except BaseException:
                 lease.release()
@@ -323,7 +330,7 @@ class ModelHost:
         status = to_status(error, new_request_id())
         self._metrics.loads_failed.inc()
         self._log.warning(
-            "model failed to load",
+            "model failed",
             tenant_id=entry.tenant_id,
             model=entry.version.model,
             version=entry.version.version,
@@ -332,6 +339,17 @@ class ModelHost:
             retry_s=pause_s,
         )
         self._change(entry, ModelEvent(state=ModelState.MODEL_STATE_FAILED, status=status.SerializeToString()))
+
+    def _lose(self, entry: _Entry, failure: HeadraceError) -> None:
+        """Takes a model out of service that computes nothing any more; it is loaded anew if it is still wanted."""
+        loaded, entry.loaded = entry.loaded, None
+        version = entry.version
+        self._residency.remove(version.uid)
+        self._metrics.unloaded(tenant_id=entry.tenant_id, model=version.model, version=version.version)
+        self._failed(entry, failure)
+        self._show_memory()
+        if loaded is not None:
+            self._spawn(self._loader.unload(loaded), f"lose-{version.model}")
 
     async def _unload(self, uids: Iterable[str], *, reason: str = "", grace_s: float | None = None) -> bool:
         """Takes models out of service at once, then frees them; returns whether all are free."""

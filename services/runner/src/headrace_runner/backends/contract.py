@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 from headrace.registry.v1.manifest_pb2 import Manifest
+from headrace_common.errors import HeadraceError
 from headrace_runner.backends.generation import GenerativeModel
 from headrace_runner.tensors.datatypes import Array
 from headrace_runner.tensors.parameters import ParameterValue
@@ -121,6 +122,16 @@ class Interruptible(Protocol):
         ...
 
 
+@runtime_checkable
+class MayFail(Protocol):
+    """A model that can be lost for good while it is in memory. Optional."""
+
+    @property
+    def failure(self) -> HeadraceError | None:
+        """Why it computes nothing any more, and won't by itself; None while it may. The runner then unloads it."""
+        ...
+
+
 class Backend(Protocol):
     """Loads artefacts of some formats."""
 
@@ -142,6 +153,19 @@ class Backend(Protocol):
 
         Raises:
             HeadraceError: For example MODEL_LOAD_FAILED; anything else is reported as that, without its text.
+        """
+        ...
+
+
+@runtime_checkable
+class EstimatesMemory(Protocol):
+    """A `Backend` that knows how much memory a model will take. Optional; others take some more than their files."""
+
+    def memory_needed(self, artifact_dir: Path, files: Sequence[str], manifest: Manifest) -> int:
+        """Bytes, about, that the artefact takes once it is loaded. Blocks, for some hundred milliseconds at most.
+
+        Raises:
+            HeadraceError: The artefact can't be loaded, as `Backend.load` would say.
         """
         ...
 

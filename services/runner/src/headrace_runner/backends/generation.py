@@ -135,6 +135,14 @@ class GenerativeModel(Protocol):
         """
         ...
 
+    async def check(self, sampling: Sampling) -> None:
+        """Refuses what `generate` could not keep to, before the call waits for a slot.
+
+        Raises:
+            ValidationError: CONSTRAINT_INVALID or FIELD_INVALID (INVALID_ARGUMENT).
+        """
+        ...
+
     def generate(self, prompt: Sequence[int], sampling: Sampling) -> AsyncGenerator[PromptDone | Generated, None]:
         """Makes one completion in one slot: first `PromptDone` once or more, then `Generated` until one has `finish`.
 
@@ -154,7 +162,7 @@ class GenerativeModel(Protocol):
 
 @runtime_checkable
 class ComputesAside(Protocol):
-    """A `GenerativeModel` that is computed by a process of its own. Optional."""
+    """A model that is computed by a process of its own. Optional."""
 
     @property
     def process_id(self) -> int:

@@ -18,7 +18,7 @@ from headrace_common.clock import Clock
 from headrace_common.errors import DeadlineError, DeviceError, HeadraceError, ModelError
 from headrace_runner.artifacts.disk_cache import ArtifactLease, DiskCache
 from headrace_runner.artifacts.source import ArtifactSource
-from headrace_runner.backends.contract import LoadedModel
+from headrace_runner.backends.contract import EstimatesMemory, LoadedModel
 from headrace_runner.backends.discovery import BackendSet, backend_name
 from headrace_runner.backends.generation import ComputesAside, GenerativeModel
 from headrace_runner.execution.generation.generative_replica import GenerativeReplica
@@ -38,6 +38,8 @@ from headrace_runner.metrics import ReplicaMetrics, RunnerMetrics
 from headrace_runner.tensors.infer_response import ResponseWriter
 from headrace_runner.tensors.signature import Signature
 
+# A model in memory takes more than its file; what it really takes is measured after the load.
+_ESTIMATE_RATIO = 1.25
 # Other work moves the process's memory while a model loads; the measurement counts only within these bounds.
 _MEASURED_RATIO_MAX = 4
 _MEASURED_SLACK_BYTES = 256 << 20
@@ -49,12 +51,14 @@ class LoadedReplica:
 
     Attributes:
         replica: Answers calls.
+        model: What it computes with.
         backend: Name of what runs it.
         memory_bytes: Memory that the model takes, as measured.
         lease: Keeps the artefact on disk while the model is loaded.
     """
 
     replica: ServingReplica
+    model: LoadedModel | GenerativeModel
     backend: str
     memory_bytes: int
     lease: ArtifactLease
@@ -138,6 +142,18 @@ class ModelLoader:
 
         return await self._cache.lease(version.files, read_from)
 
+    async def memory_needed(self, version: Version, lease: ArtifactLease) -> int:
+        """Bytes, about, that a fetched artefact will take in memory.
+
+        Raises:
+            HeadraceError: Its backend can't load it.
+        """
+        backend = self._backends.choose(version.manifest)
+        if not isinstance(backend, EstimatesMemory):
+            return int(version.size_bytes * _ESTIMATE_RATIO)
+        files = [file.path for file in version.files]
+        return await asyncio.to_thread(backend.memory_needed, lease.folder, files, version.manifest)
+
     async def load(self, tenant_id: str, version: Version, lease: ArtifactLease) -> LoadedReplica:
         """Loads a fetched artefact and runs it once. The lease belongs to the result, or stays the caller's on errors.
 
@@ -161,8 +177,9 @@ class ModelLoader:
         backend = backend_name(version.manifest)
         if isinstance(loaded, GenerativeModel):
             replica = await self._generative(tenant_id, version, loaded, policy, threads)
-            return LoadedReplica(replica, backend, loaded.memory_bytes, lease)
-        return LoadedReplica(self._computing(tenant_id, version, loaded, policy), backend, loaded.memory_bytes, lease)
+            return LoadedReplica(replica, loaded, backend, loaded.memory_bytes, lease)
+        replica = self._computing(tenant_id, version, loaded, policy)
+        return LoadedReplica(replica, loaded.model, backend, loaded.memory_bytes, lease)
 
     def _computing(
         self, tenant_id: str, version: Version, loaded: _TensorModel, policy: SchedulingPolicy

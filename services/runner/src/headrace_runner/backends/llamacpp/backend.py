@@ -10,7 +10,6 @@ from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path, PurePosixPath
-from weakref import WeakSet
 
 from headrace.registry.v1 import manifest_pb2
 from headrace.registry.v1.manifest_pb2 import Manifest
@@ -18,12 +17,18 @@ from headrace_common import catalogue
 from headrace_common.clock import SystemClock
 from headrace_common.errors import ModelError
 from headrace_common.gguf import GgufHeader, GgufInvalid, read_header
-from headrace_runner.backends.contract import Availability, BackendHealth, Capabilities, LoadedModel
+from headrace_runner.backends.contract import Availability, Capabilities, LoadedModel
 from headrace_runner.backends.generation import GenerativeModel
 from headrace_runner.backends.llamacpp.memory import available_bytes
 from headrace_runner.backends.llamacpp.private_folder import sweep
-from headrace_runner.backends.llamacpp.process import FAILING_STARTS, ModelProcess
-from headrace_runner.backends.llamacpp.settings import ProcessSettings, data_bytes_max, require_memory, settings_of
+from headrace_runner.backends.llamacpp.process import ModelProcess
+from headrace_runner.backends.llamacpp.settings import (
+    ProcessSettings,
+    data_bytes_max,
+    memory_needed,
+    require_memory,
+    settings_of,
+)
 
 _PACKAGES = ("xllamacpp", "aiohttp", "llguidance")
 _INSTALL = "install headrace-runner[llamacpp]"
@@ -34,7 +39,6 @@ class LlamaCppBackend:
     """Loads `.gguf` files. Each model has a process of its own, so that nothing it does harms the runner."""
 
     def __init__(self) -> None:
-        self._processes: WeakSet[ModelProcess] = WeakSet()
         self._swept = False
 
     def available(self) -> Availability:
@@ -46,12 +50,9 @@ class LlamaCppBackend:
             streaming=True, quantization=("int2", "int3", "int4", "int5", "int6", "int8"), interruption=True
         )
 
-    def health(self, device_type: str) -> BackendHealth:
-        """Unhealthy where no process can be started any more; a single one that fails is its model's matter."""
-        processes = list(self._processes)
-        if processes and all(process.failed_starts >= FAILING_STARTS for process in processes):
-            return BackendHealth(False, "its models' processes can't be started again; the runner's log says why")
-        return BackendHealth()
+    def memory_needed(self, artifact_dir: Path, files: Sequence[str], manifest: Manifest) -> int:
+        path, header = _opened(artifact_dir, files)
+        return memory_needed(settings_of(path, manifest, header, 1), header, file_bytes=path.stat().st_size)
 
     def load(
         self, artifact_dir: Path, files: Sequence[str], manifest: Manifest, device_type: str, threads: int
@@ -59,18 +60,13 @@ class LlamaCppBackend:
         if not self._swept:
             self._swept = True
             sweep()
-        path = artifact_dir / _model_file(files)
-        try:
-            header = read_header(path)
-        except GgufInvalid as error:
-            raise ModelError(f"the file {error}", entry=catalogue.MODEL_LOAD_FAILED) from None
+        path, header = _opened(artifact_dir, files)
         settings = settings_of(path, manifest, header, threads)
         file_bytes = path.stat().st_size
         require_memory(settings, header, file_bytes=file_bytes, available_bytes=available_bytes())
         settings = replace(settings, data_bytes_max=data_bytes_max(settings, header, file_bytes=file_bytes))
         process = ModelProcess(settings=settings, clock=SystemClock())
         process.start()
-        self._processes.add(process)
         return _model(process, settings, header, manifest.task)
 
 
@@ -99,6 +95,14 @@ def _model(
         vocabulary_size=vocabulary,
         has_template=bool(settings.chat_template or header.chat_template),
     )
+
+
+def _opened(artifact_dir: Path, files: Sequence[str]) -> tuple[Path, GgufHeader]:
+    path = artifact_dir / _model_file(files)
+    try:
+        return path, read_header(path)
+    except GgufInvalid as error:
+        raise ModelError(f"the file {error}", entry=catalogue.MODEL_LOAD_FAILED) from None
 
 
 def _model_file(files: Sequence[str]) -> str:

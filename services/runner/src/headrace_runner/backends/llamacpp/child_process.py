@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO
 
@@ -32,7 +32,7 @@ class Endpoint:
     """
 
     socket: str
-    key: str
+    key: str = field(repr=False)
 
 
 class ChildProcess:
@@ -44,7 +44,6 @@ class ChildProcess:
 
     def __init__(self, *, settings: ProcessSettings, folder: Path) -> None:
         self.endpoint = Endpoint(str(folder / _SOCKET), secrets.token_urlsafe(24))
-        Path(self.endpoint.socket).unlink(missing_ok=True)
         self._popen = subprocess.Popen(
             [sys.executable, "-I", str(_CHILD)],
             stdin=subprocess.PIPE,

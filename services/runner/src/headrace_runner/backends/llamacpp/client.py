@@ -10,7 +10,7 @@ from typing import Any, cast
 import aiohttp
 
 from headrace_runner.backends.llamacpp.events import EventReader, StreamMalformed
-from headrace_runner.backends.llamacpp.lost import process_lost
+from headrace_runner.backends.llamacpp.lost import process_lost, took_too_long
 from headrace_runner.backends.llamacpp.process import ModelProcess
 
 Body = Mapping[str, Any]
@@ -26,15 +26,13 @@ class Refused(Exception):
 
     Attributes:
         status: Of HTTP.
-        kind: llama.cpp's own word, for example `exceed_context_size_error`.
-        message: Its text, which may have parts of the request.
+        kind: llama.cpp's own word, for example `exceed_context_size_error`. Its text may have parts of the request.
     """
 
     def __init__(self, status: int, error: Mapping[str, Any]) -> None:
         self.status = status
         self.kind = str(error.get("type", ""))
-        self.message = str(error.get("message", ""))
-        super().__init__(f"{status} {self.kind}: {self.message}")
+        super().__init__(f"{status} {self.kind}")
 
 
 class ModelClient:
@@ -52,11 +50,14 @@ class ModelClient:
 
         Raises:
             Refused: llama.cpp answered with an error.
-            TimeoutError: It did not answer in time.
+            InferenceTimeout: EXECUTION_TIMEOUT (DEADLINE_EXCEEDED): it did not answer in time.
             RunnerUnavailable: MODEL_PROCESS_LOST (UNAVAILABLE).
         """
-        async with self._request(method, path, body, aiohttp.ClientTimeout(total=timeout_s)) as response:
-            return await _document(response)
+        try:
+            async with self._request(method, path, body, aiohttp.ClientTimeout(total=timeout_s)) as response:
+                return await _document(response)
+        except TimeoutError:
+            raise took_too_long(timeout_s) from None
 
     @asynccontextmanager
     async def stream(self, path: str, body: Body) -> AsyncGenerator[AsyncGenerator[dict[str, Any], None]]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from typing import Any
 
@@ -20,9 +19,9 @@ _LAST_FIELDS = ["content", "tokens", "stop", "stop_type", "tokens_predicted", "c
 def completion_body(prompt: Sequence[int], sampling: Sampling, *, context_length: int) -> dict[str, Any]:
     """The request for `/completion`. Everything is stated: llama.cpp's defaults are not those of the contract.
 
-    The prompt's tokens are of the vocabulary, and fewer than the context has.
+    The prompt's tokens are of the vocabulary, and fewer than the context has. What the output must fit is not in it.
     """
-    body: dict[str, Any] = {
+    return {
         "prompt": list(prompt),
         "stream": True,
         "return_tokens": True,
@@ -50,8 +49,3 @@ def completion_body(prompt: Sequence[int], sampling: Sampling, *, context_length
         # 0 would report none; the alternatives are left out again where nobody asked for them.
         "n_probs": 0 if sampling.top_logprobs is None else max(1, sampling.top_logprobs),
     }
-    if sampling.json_schema:
-        body["json_schema"] = json.loads(sampling.json_schema)
-    elif sampling.grammar:
-        body["grammar"] = sampling.grammar
-    return body

@@ -1,25 +1,46 @@
-"""Checks what an output must fit before llama.cpp gets it, which ignores schemas that it can't use."""
+"""Checks what an output must fit before llama.cpp gets it, which ignores what it can't use, and tells nobody."""
 
 from __future__ import annotations
 
+import asyncio
 import json
+from collections import OrderedDict
 from functools import cache
 from importlib import import_module
-from typing import Any, ClassVar, NoReturn, Protocol
+from typing import Any, ClassVar, NamedTuple, NoReturn
 
 from headrace_common import catalogue
 from headrace_common.errors import ValidationError
-from headrace_runner.backends.generation import GRAMMAR_BYTES_MAX, SCHEMA_BYTES_MAX, Sampling
+from headrace_runner.backends.generation import Sampling
+from headrace_runner.backends.llamacpp.gbnf import GbnfInvalid, to_lark
 
 SCHEMA_FIELD = "sampling.json_schema"
 GRAMMAR_FIELD = "sampling.grammar"
-# What begins so is another kind of grammar, which llama.cpp ignores where it is wrong.
-_OTHER_GRAMMAR = "%llguidance"
-_REASON_CHARACTERS_MAX = 300
+# What is more than a second's work to prepare is refused in half of one.
+_PREPARING_MAX = 500_000
+_KEPT = 32
 
 
-class OutputCheck(Protocol):
-    """Follows an output that a constraint was given for."""
+class Constraint(NamedTuple):
+    """What an output must fit.
+
+    Attributes:
+        body: How llama.cpp is told.
+        field: Where it comes from.
+        matcher: llguidance's, at the beginning of an output.
+    """
+
+    body: dict[str, Any]
+    field: str
+    matcher: Any
+
+
+class OutputCheck:
+    """Follows an output with the library that llama.cpp uses too. Both stop where a constraint gets too costly."""
+
+    def __init__(self, constraint: Constraint) -> None:
+        self._field = constraint.field
+        self._matcher = constraint.matcher.deep_copy()
 
     def follow(self, text: str, *, ended: bool) -> None:
         """Takes what is new of it; `ended` where the model has ended it there.
@@ -28,23 +49,57 @@ class OutputCheck(Protocol):
             ValidationError: CONSTRAINT_INVALID (INVALID_ARGUMENT): it does not fit, because llama.cpp gave up on the
                 constraint, which it doesn't tell.
         """
-        ...
+        fits = not text or self._matcher.consume_tokens(list(text.encode()))
+        if not fits or (ended and not self._matcher.is_accepting()):
+            raise invalid(self._field, "it is too complex to follow")
 
 
-def check_constraint(sampling: Sampling) -> OutputCheck | None:
-    """Refuses a schema that can't be used, and a grammar that is too large. Takes up to 0.1 s, in any thread.
+class Constraints:
+    """The constraints of requests, the latest of them ready for use. One event loop."""
 
-    Returns:
-        What the output is to be followed with, where llama.cpp may give up on the constraint.
+    def __init__(self) -> None:
+        self._ready: OrderedDict[tuple[str, str], Constraint] = OrderedDict()
+
+    async def of(self, sampling: Sampling) -> Constraint | None:
+        """The constraint of a sampling; None where it has none.
+
+        Raises:
+            ValidationError: CONSTRAINT_INVALID (INVALID_ARGUMENT).
+        """
+        key = sampling.json_schema, sampling.grammar
+        if not any(key):
+            return None
+        if key not in self._ready:
+            self._ready[key] = await asyncio.to_thread(constraint_of, sampling)
+        self._ready.move_to_end(key)
+        if len(self._ready) > _KEPT:
+            self._ready.popitem(last=False)
+        return self._ready[key]
+
+
+def constraint_of(sampling: Sampling) -> Constraint:
+    """The constraint of a sampling that has one. Takes up to half a second, in any thread.
 
     Raises:
         ValidationError: CONSTRAINT_INVALID (INVALID_ARGUMENT).
     """
+    matcher: Any = _library().LLMatcher
     if sampling.json_schema:
-        return _SchemaCheck(_grammar_of_schema(sampling.json_schema))
-    if sampling.grammar:
-        _check_grammar(sampling.grammar)
-    return None
+        schema = _schema(sampling.json_schema)
+        try:
+            grammar = matcher.grammar_from_json_schema(json.dumps(schema))
+        except ValueError:
+            raise invalid(SCHEMA_FIELD, _UNKNOWN_SCHEMA) from None
+        return Constraint({"json_schema": schema}, SCHEMA_FIELD, _ready(grammar, SCHEMA_FIELD, _UNKNOWN_SCHEMA))
+    try:
+        lark = to_lark(sampling.grammar)
+    except GbnfInvalid as error:
+        raise invalid(GRAMMAR_FIELD, str(error)) from None
+    grammar = matcher.grammar_from_lark(lark)
+    return Constraint({"grammar": lark}, GRAMMAR_FIELD, _ready(grammar, GRAMMAR_FIELD, "it is too complex"))
+
+
+_UNKNOWN_SCHEMA = "it is too complex, or no JSON schema of the parts that are supported"
 
 
 def invalid(field: str, why: str) -> ValidationError:
@@ -52,18 +107,6 @@ def invalid(field: str, why: str) -> ValidationError:
     return ValidationError(
         f"{field} can't be used: {why}", entry=catalogue.CONSTRAINT_INVALID, context={"field": field}, field=field
     )
-
-
-class _SchemaCheck:
-    """Follows an output with the library that llama.cpp uses too. Both stop where a schema gets too costly."""
-
-    def __init__(self, grammar: str) -> None:
-        self._matcher: Any = _library().LLMatcher(_byte_tokenizer(), grammar, log_level=0)
-
-    def follow(self, text: str, *, ended: bool) -> None:
-        fits = not text or self._matcher.consume_tokens(list(text.encode()))
-        if not fits or (ended and not self._matcher.is_accepting()):
-            raise invalid(SCHEMA_FIELD, "it is too complex to follow")
 
 
 class _Bytes:
@@ -87,34 +130,27 @@ def _byte_tokenizer() -> Any:
     return _library().LLTokenizer(_library().TokenizerWrapper(_Bytes()))
 
 
-def _grammar_of_schema(text: str) -> str:
-    if len(text.encode()) > SCHEMA_BYTES_MAX:
-        raise invalid(SCHEMA_FIELD, f"it has more than {SCHEMA_BYTES_MAX} bytes")
+def _ready(grammar: str, field: str, complaint: str) -> Any:
+    limits = _library().LLParserLimits(initial_lexer_fuel=_PREPARING_MAX)
+    matcher = _library().LLMatcher(_byte_tokenizer(), grammar, log_level=0, limits=limits)
+    if matcher.is_error():
+        raise invalid(field, complaint)
+    return matcher
+
+
+def _schema(text: str) -> dict[str, Any]:
     try:
-        schema = json.loads(text, parse_constant=_no_number)
+        schema: Any = json.loads(text, parse_constant=_no_number)
     except RecursionError:
         raise invalid(SCHEMA_FIELD, "it is nested too deep") from None
-    except ValueError as error:
-        raise invalid(SCHEMA_FIELD, f"it is not JSON ({error})"[:_REASON_CHARACTERS_MAX]) from None
+    except json.JSONDecodeError as error:
+        raise invalid(SCHEMA_FIELD, f"it is not JSON (line {error.lineno}, column {error.colno})") from None
+    except ValueError:
+        raise invalid(SCHEMA_FIELD, "it has something that is no number of JSON") from None
     if not isinstance(schema, dict):
         raise invalid(SCHEMA_FIELD, "a JSON schema is an object")
-    matcher: Any = _library().LLMatcher
-    try:
-        grammar: str = matcher.grammar_from_json_schema(json.dumps(schema))
-        bad, messages = matcher.validate_grammar_with_warnings(grammar)
-    except Exception as error:  # noqa: BLE001 - a library in Rust; whatever it is, the schema can't be used
-        raise invalid(SCHEMA_FIELD, str(error)[:_REASON_CHARACTERS_MAX]) from None
-    if bad:
-        raise invalid(SCHEMA_FIELD, "; ".join(map(str, messages))[:_REASON_CHARACTERS_MAX])
-    return grammar
-
-
-def _check_grammar(text: str) -> None:
-    if len(text.encode()) > GRAMMAR_BYTES_MAX:
-        raise invalid(GRAMMAR_FIELD, f"it has more than {GRAMMAR_BYTES_MAX} bytes")
-    if text.lstrip().startswith(_OTHER_GRAMMAR):
-        raise invalid(GRAMMAR_FIELD, "it must be GBNF")
+    return schema  # pyright: ignore[reportUnknownVariableType]
 
 
 def _no_number(name: str) -> NoReturn:
-    raise ValueError(f"{name} is no number of JSON")
+    raise ValueError(name)

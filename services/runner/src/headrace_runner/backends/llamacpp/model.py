@@ -3,18 +3,25 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Sequence
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, Coroutine, Sequence
+from contextlib import aclosing, suppress
+from typing import Any
 
 import structlog
 
 from headrace_common import catalogue
-from headrace_common.errors import HeadraceError, ModelError, RunnerUnavailable
+from headrace_common.errors import HeadraceError, InferenceTimeout, ModelError, RunnerUnavailable
 from headrace_runner.backends.generation import Finish, Generated, Prompt, PromptDone, Sampling
 from headrace_runner.backends.llamacpp.client import ModelClient, Refused
 from headrace_runner.backends.llamacpp.completion_body import completion_body
 from headrace_runner.backends.llamacpp.completion_reader import CompletionReader
-from headrace_runner.backends.llamacpp.constraint import GRAMMAR_FIELD, SCHEMA_FIELD, check_constraint, invalid
+from headrace_runner.backends.llamacpp.constraint import (
+    GRAMMAR_FIELD,
+    SCHEMA_FIELD,
+    Constraints,
+    OutputCheck,
+    invalid,
+)
 from headrace_runner.backends.llamacpp.lost import process_lost
 from headrace_runner.backends.llamacpp.process import ModelProcess
 from headrace_runner.backends.llamacpp.prompt import Tokenizer
@@ -22,7 +29,6 @@ from headrace_runner.backends.llamacpp.prompt import Tokenizer
 _CONTEXT_EXCEEDED = "exceed_context_size_error"
 _POLL_S = 0.002
 _POLL_MAX_S = 0.05
-_FREE_MAX_S = 30.0
 
 
 class LlamaCppModel:
@@ -43,7 +49,13 @@ class LlamaCppModel:
         self.context_length = context_length
         self.process = process
         self._client = ModelClient(process=process)
-        self._tokenizer = Tokenizer(client=self._client, vocabulary_size=vocabulary_size, has_template=has_template)
+        self._tokenizer = Tokenizer(
+            client=self._client,
+            context_length=context_length,
+            vocabulary_size=vocabulary_size,
+            has_template=has_template,
+        )
+        self._constraints = Constraints()
         self._running = 0
         self._log = structlog.stdlib.get_logger("llamacpp")
 
@@ -51,26 +63,32 @@ class LlamaCppModel:
     def memory_bytes(self) -> int:
         return self.process.memory_bytes
 
+    @property
+    def failure(self) -> HeadraceError | None:
+        return self.process.failure
+
+    @property
+    def process_id(self) -> int:
+        return self.process.pid
+
     async def tokens_of(self, prompt: Prompt) -> list[int]:
         try:
             return await self._tokenizer.tokens_of(prompt)
         except Refused as refused:
             raise self._failed(refused) from None
-        except TimeoutError:
-            raise process_lost() from None
+
+    async def check(self, sampling: Sampling) -> None:
+        self._tokenizer.check_bias(sampling.logit_bias)
+        await self._constraints.of(sampling)
 
     async def generate(self, prompt: Sequence[int], sampling: Sampling) -> AsyncGenerator[PromptDone | Generated, None]:
-        if len(prompt) >= self.context_length:
-            raise self._too_long(len(prompt))
-        self._tokenizer.check_bias(sampling.logit_bias)
-        check = None
-        if sampling.json_schema or sampling.grammar:
-            # Large schemas take tens of milliseconds.
-            check = await asyncio.to_thread(check_constraint, sampling)
+        constraint = await self._constraints.of(sampling)
+        check = constraint and OutputCheck(constraint)
         body = completion_body(prompt, sampling, context_length=self.context_length)
+        if constraint is not None:
+            body |= constraint.body
         reader = CompletionReader(tokens_of=self._tokenizer.text, top_logprobs=sampling.top_logprobs)
         begun = finished = False
-        hangs = self.process.hangs
         self._running += 1
         try:
             async with self._client.stream("/completion", body) as events, aclosing(events):
@@ -89,45 +107,38 @@ class LlamaCppModel:
             # One that comes later may be another request's: of text into tokens.
             finished = not begun
             raise self._refusal(refused, prompt, sampling) from None
-        except RunnerUnavailable:
-            if sampling.grammar and self.process.hangs > hangs:
-                # Another try would stop another process.
-                raise invalid(GRAMMAR_FIELD, "it took too long to follow; make it less ambiguous") from None
-            raise
         finally:
             self._running -= 1
             if not finished:
-                await self._slot_free()
+                await _to_its_end(self._slot_free())
 
     def close(self) -> None:
         self.process.close()
 
     async def _slot_free(self) -> None:
-        """Waits until no more slots are busy than there are completions. The connection is closed already."""
-        try:
-            async with asyncio.timeout(_FREE_MAX_S):
-                pause_s = _POLL_S
-                while await self._busy_slots() > self._running:
-                    await asyncio.sleep(pause_s)
-                    pause_s = min(1.5 * pause_s, _POLL_MAX_S)
-        except RunnerUnavailable:
-            # With its process the slot is gone too.
-            return
-        except (TimeoutError, Refused) as error:
-            self._log.warning("a slot did not get free", error=str(error))
+        """Waits until no more slots are busy than there are completions. The connection is closed already.
+
+        However long that takes: a slot that is still busy has no room for another completion, and a process that hangs
+        is ended.
+        """
+        pause_s = _POLL_S
+        # With its process the slot is gone too.
+        with suppress(RunnerUnavailable):
+            while await self._busy_slots() > self._running:
+                await asyncio.sleep(pause_s)
+                pause_s = min(1.5 * pause_s, _POLL_MAX_S)
 
     async def _busy_slots(self) -> int:
-        return sum(bool(slot["is_processing"]) for slot in await self._client.ask("GET", "/slots"))
+        try:
+            return sum(bool(slot["is_processing"]) for slot in await self._client.ask("GET", "/slots"))
+        except (InferenceTimeout, Refused):
+            return self.slots
 
     def _refusal(self, refused: Refused, prompt: Sequence[int], sampling: Sampling) -> HeadraceError:
         if refused.kind == _CONTEXT_EXCEEDED:
             return self._too_long(len(prompt))
-        if sampling.grammar:
-            self._log.info("grammar refused", error=refused.message)
-            return invalid(GRAMMAR_FIELD, "it is no GBNF that llama.cpp can use")
-        if sampling.json_schema:
-            self._log.info("schema refused", error=refused.message)
-            return invalid(SCHEMA_FIELD, "llama.cpp can't use it")
+        if sampling.grammar or sampling.json_schema:
+            return invalid(GRAMMAR_FIELD if sampling.grammar else SCHEMA_FIELD, "llama.cpp can't use it")
         return self._failed(refused)
 
     def _failed(self, refused: Refused) -> ModelError:
@@ -140,3 +151,15 @@ class LlamaCppModel:
             entry=catalogue.CONTEXT_LENGTH_EXCEEDED,
             context={"actual": tokens, "limit": self.context_length},
         )
+
+
+async def _to_its_end(work: Coroutine[Any, Any, None]) -> None:
+    """Waits for the work also where it is cancelled meanwhile; the cancel takes effect afterwards."""
+    task, cancelled = asyncio.ensure_future(work), False
+    while not task.done():
+        try:
+            await asyncio.shield(task)
+        except asyncio.CancelledError:
+            cancelled = True
+    if cancelled:
+        raise asyncio.CancelledError

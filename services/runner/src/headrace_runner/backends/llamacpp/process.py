@@ -6,6 +6,7 @@ import os
 import selectors
 import socket
 import threading
+from contextlib import ExitStack
 from enum import Enum, auto
 
 import structlog
@@ -20,11 +21,10 @@ from headrace_runner.backends.llamacpp.child_process import (
     likely_cause,
 )
 from headrace_runner.backends.llamacpp.lost import process_lost
-from headrace_runner.backends.llamacpp.memory import process_bytes, resident_bytes
 from headrace_runner.backends.llamacpp.private_folder import PrivateFolder
 from headrace_runner.backends.llamacpp.process_log import ProcessLog
 from headrace_runner.backends.llamacpp.settings import ProcessSettings
-from headrace_runner.backends.llamacpp.watch import LOADING_MAX_S, TICK_S, Watch
+from headrace_runner.backends.llamacpp.watch import LOADING_MAX_S, TELL_LOADING_TICKS, TICK_S, LoadWatch, ServingWatch
 
 _PAUSE_S = 0.05
 _PAUSE_MAX_S = 5.0
@@ -32,11 +32,11 @@ _PAUSE_MAX_S = 5.0
 _SOUND_AFTER_S = 30.0
 _CLOSE_MAX_S = 10.0
 _READ_BYTES = 1 << 16
-# Of what a process may have; while it loads it has much less.
-_DATA_LOADED_MAX = 0.75
+_READY = b'"ready"'
 _TOO_MUCH = "it takes far more memory or time than its size explains; its chat template may have no end"
-FAILING_STARTS = 3
-"""After so many starts in a row that failed a process is not expected back soon."""
+_NO_PROCESS = "its process could not be started; the runner's log says why"
+_FAILING_STARTS = 3
+"""After so many starts in a row that failed the model is given up."""
 
 
 class _End(Enum):
@@ -51,6 +51,10 @@ class ModelProcess:
     """One model's process, started again whenever it ends. All methods may be called in any thread.
 
     Its thread starts the process and watches it: the process ends with that thread, whatever becomes of the runner.
+
+    Attributes:
+        memory_bytes: Memory that it takes, as measured some seconds ago; while it is away, what it took.
+        restarts: How often it was started again.
     """
 
     def __init__(self, *, settings: ProcessSettings, clock: Clock) -> None:
@@ -62,25 +66,27 @@ class ModelProcess:
         self._child: ChildProcess | None = None
         self._failure: HeadraceError | None = None
         self._closed = False
+        self._failed_starts = 0
         self._waking, self._woken = socket.socketpair()
-        self._folder = PrivateFolder()
         self._thread = threading.Thread(target=self._run, name="llamacpp", daemon=True)
-        self.pid = 0
-        """The process's id; that of its last run while it is away."""
-        self.memory_bytes = 0
-        """Memory that it takes, as measured some seconds ago."""
-        self.restarts = 0
-        """How often it was started again."""
-        self.hangs = 0
-        """How often it was killed because it computed nothing any more."""
-        self.failed_starts = 0
-        """Starts that failed since it was last there."""
+        self.memory_bytes = self.restarts = 0
+
+    @property
+    def pid(self) -> int:
+        """The process's id; 0 while there is none."""
+        child = self._child
+        return 0 if child is None else child.pid
+
+    @property
+    def failure(self) -> HeadraceError | None:
+        """Why the process is given up: it could not be started, or not again. None while it may come back."""
+        return self._failure
 
     def start(self) -> None:
         """Starts the process and waits until its model is loaded. To be called once; on failure all is freed.
 
         Raises:
-            ModelError: MODEL_LOAD_FAILED (FAILED_PRECONDITION), with llama.cpp's reason.
+            ModelError: MODEL_LOAD_FAILED (FAILED_PRECONDITION), with the reason.
             DeadlineError: MODEL_LOAD_TIMEOUT (DEADLINE_EXCEEDED).
         """
         self._thread.start()
@@ -125,48 +131,50 @@ class ModelProcess:
             # Its thread may be asking it something, which ends with it.
             child.kill()
         if self._thread.ident is None:
-            self._free()
+            self._woken.close()
         elif self._thread is not threading.current_thread():
             self._thread.join(_CLOSE_MAX_S)
 
     def _run(self) -> None:
-        try:
-            pause_s = _PAUSE_S
-            while not self._closed:
-                started_s = self._clock.monotonic()
-                if not self._run_once():
-                    return
-                self.restarts += 1
-                pause_s = _PAUSE_S if self._clock.monotonic() - started_s > _SOUND_AFTER_S else pause_s
-                with self._changed:
-                    self._changed.wait_for(lambda: self._closed, pause_s)
-                pause_s = min(2 * pause_s, _PAUSE_MAX_S)
-        except Exception:  # noqa: BLE001 - whoever waits for the process must hear of it
-            self._log.exception("the process can't be watched")
-            self._give_up(ModelError("the model's process could not be started", entry=catalogue.MODEL_LOAD_FAILED))
-        finally:
-            self._free()
+        pause_s = _PAUSE_S
+        while not self._closed:
+            started_s = self._clock.monotonic()
+            try:
+                why_failed = self._run_once()
+            except Exception:  # noqa: BLE001 - whatever the system refuses, it may grant later
+                self._log.exception("the model's process could not be started or watched")
+                why_failed = _NO_PROCESS
+            if why_failed:
+                self._failed_starts += 1
+                if not self.restarts or self._failed_starts >= _FAILING_STARTS:
+                    self._give_up(why_failed)
+                    break
+            self.restarts += 1
+            pause_s = _PAUSE_S if self._clock.monotonic() - started_s > _SOUND_AFTER_S else pause_s
+            with self._changed:
+                self._changed.wait_for(lambda: self._closed, pause_s)
+            pause_s = min(2 * pause_s, _PAUSE_MAX_S)
+        self._woken.close()
 
-    def _run_once(self) -> bool:
-        """One run of the process; returns whether there shall be another."""
+    def _run_once(self) -> str:
+        """One run of the process. Returns why it could not load the model; empty where it had, or was closed."""
         log = ProcessLog(model=self._settings.name, clock=self._clock)
-        child = ChildProcess(settings=self._settings, folder=self._folder.path)
-        self.pid = child.pid
+        folder = PrivateFolder()
         try:
-            with self._changed:
-                self._child = child
-            end = self._watch(child, log)
-            if end is _End.HANGS:
-                # Before its streams end, so that those can tell.
-                self.hangs += 1
+            child = ChildProcess(settings=self._settings, folder=folder.path)
+            try:
+                with self._changed:
+                    self._child = child
+                end = self._follow(child, log)
+            finally:
+                was_ready = self._endpoint is not None
+                with self._changed:
+                    self._endpoint = self._child = None
+                how = child.end()
         finally:
-            was_ready = self._endpoint is not None
-            with self._changed:
-                self._endpoint = self._child = None
-            how = child.end()
-        self.memory_bytes = 0
+            folder.remove()
         if end is _End.CLOSED:
-            return False
+            return ""
         if was_ready:
             how = how if end is _End.DIED else "did not compute any more"
             self._log.warning(
@@ -175,63 +183,49 @@ class ModelProcess:
                 last_words=log.last_words(),
                 restarts=self.restarts,
             )
-            return True
-        self.failed_starts += 1
-        reason = log.load_error() or (_TOO_MUCH if end is _End.HANGS else likely_cause(how))
-        self._log.warning("the model's process could not load it", reason=reason, ending=how)
-        if self.restarts:
-            return True
-        self._give_up(ModelError(f"llama.cpp can't load the model: {reason}", entry=catalogue.MODEL_LOAD_FAILED))
-        return False
+            return ""
+        self._log.warning("the model's process could not load it", ending=how)
+        return log.load_error() or (_TOO_MUCH if end is _End.HANGS else likely_cause(how))
 
-    def _watch(self, child: ChildProcess, log: ProcessLog) -> _End:
+    def _follow(self, child: ChildProcess, log: ProcessLog) -> _End:
         """Follows the process until it ends, hangs, or is to end."""
-        watch = Watch(clock=self._clock, batch=self._settings.batch)
-        with selectors.DefaultSelector() as selector:
+        watch: LoadWatch | ServingWatch = LoadWatch(pid=child.pid, settings=self._settings, clock=self._clock)
+        tick_s = self._clock.monotonic()
+        with selectors.DefaultSelector() as selector, ExitStack() as at_end:
             for source in (child.answers, child.errors, self._woken):
                 selector.register(source, selectors.EVENT_READ)
             while not self._closed:
                 for key, _ in selector.select(TICK_S):
-                    if key.fileobj is self._woken:
+                    if isinstance(key.data, ServingWatch):
+                        key.data.read()
+                    elif key.fileobj is self._woken:
                         return _End.CLOSED
-                    data = os.read(key.fd, _READ_BYTES)
-                    if key.fileobj is child.errors:
-                        log.feed(data)
-                    elif b'"ready"' in data:
+                    elif key.fileobj is child.errors:
+                        if not log.feed(os.read(key.fd, _READ_BYTES)):
+                            selector.unregister(child.errors)
+                    elif _READY in os.read(key.fd, _READ_BYTES):
                         log.loaded()
-                        self._loaded(child)
-                        watch.ready()
-                    if not data and key.fileobj is child.answers:
+                        watch = self._loaded(child, selector)
+                        at_end.callback(watch.close)
+                    else:
                         self._drain(child, log)
                         return _End.DIED
-                    if not data:
-                        selector.unregister(child.errors)
-                if self._hangs(child, watch):
-                    return _End.HANGS
+                if self._clock.monotonic() - tick_s >= TICK_S:
+                    tick_s = self._clock.monotonic()
+                    if self._tick(watch):
+                        return _End.HANGS
         return _End.CLOSED
 
-    def _hangs(self, child: ChildProcess, watch: Watch) -> bool:
-        """Does what is due, and says whether the process has been silent for too long."""
-        if self._endpoint is None:
-            return self._loads_too_much(child, watch)
-        if watch.measures():
-            self.memory_bytes = process_bytes(child.pid)
-        return watch.is_silent(child.endpoint)
-
-    def _loads_too_much(self, child: ChildProcess, watch: Watch) -> bool:
-        """Tells how far the load is, and says whether it is no load of a sound model."""
-        resident, file_bytes = resident_bytes(child.pid), self._settings.path.stat().st_size
-        if watch.tells_loading():
+    def _tick(self, watch: LoadWatch | ServingWatch) -> bool:
+        """Does what is due, and says whether the process is to be ended."""
+        hangs = watch.tick()
+        if isinstance(watch, ServingWatch):
+            self.memory_bytes = watch.memory_bytes
+        elif watch.ticks % TELL_LOADING_TICKS == 0:
             self._log.info(
-                "the model's process loads it",
-                resident_bytes=resident,
-                file_bytes=file_bytes,
-                seconds=round(watch.age_s),
+                "the model's process loads it", resident_bytes=watch.resident_bytes, file_bytes=watch.file_bytes
             )
-        # llama.cpp would try again and again where it gets no more.
-        limit = self._settings.data_bytes_max
-        uses_up = limit > 0 and resident - file_bytes > limit * _DATA_LOADED_MAX
-        return uses_up or watch.age_s > LOADING_MAX_S
+        return hangs
 
     def _drain(self, child: ChildProcess, log: ProcessLog) -> None:
         """Reads what the process has still said. It is dead, so this ends."""
@@ -243,21 +237,19 @@ class ModelProcess:
             pass
         log.end()
 
-    def _loaded(self, child: ChildProcess) -> None:
-        self.memory_bytes = process_bytes(child.pid)
-        self.failed_starts = 0
+    def _loaded(self, child: ChildProcess, selector: selectors.BaseSelector) -> ServingWatch:
         compete_for_processors(child.pid)
+        watch = ServingWatch(pid=child.pid, endpoint=child.endpoint, settings=self._settings, selector=selector)
+        self.memory_bytes = watch.memory_bytes
+        self._failed_starts = 0
         self._log.info("the model's process is ready", pid=child.pid, memory_bytes=self.memory_bytes)
         with self._changed:
             if not self._closed:
                 self._endpoint = child.endpoint
             self._changed.notify_all()
+        return watch
 
-    def _give_up(self, failure: HeadraceError) -> None:
+    def _give_up(self, reason: str) -> None:
         with self._changed:
-            self._failure = failure
+            self._failure = ModelError(f"the model can't be loaded: {reason}", entry=catalogue.MODEL_LOAD_FAILED)
             self._changed.notify_all()
-
-    def _free(self) -> None:
-        self._woken.close()
-        self._folder.remove()

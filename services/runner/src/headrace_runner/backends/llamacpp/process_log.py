@@ -15,10 +15,21 @@ _LINES_PER_PERIOD = 50
 _PERIOD_S = 10.0
 
 _STAMP = re.compile(r"^[\d.]+ [EWI] ")
-_REASON = re.compile(r"error loading model: (?P<why>.+)")
-_TEMPLATE = re.compile(r"(chat template|jinja)", re.IGNORECASE)
-_LAST_WORDS = re.compile(r"GGML_ASSERT|terminate called|what\(\):|failed to allocate|out of memory", re.IGNORECASE)
-_PATH = re.compile(r"'?(?:/[^\s'/]+)+/?'?")
+# What llama.cpp says, and what of it people are told. Its own words may have paths, and whatever is in the file.
+_REASONS = (
+    (re.compile(r"chat template|jinja", re.IGNORECASE), "its chat template can't be used"),
+    (
+        re.compile(r"not within the file bounds|corrupted or incomplete|failed to read"),
+        "the file is cut off or damaged",
+    ),
+    (re.compile(r"has invalid data|nan|quantized data validation"), "the file's weights are damaged"),
+    (re.compile(r"unknown (model architecture|pre-tokenizer|tokenizer)"), "llama.cpp doesn't know this kind of model"),
+    (re.compile(r"missing tensor|wrong number of tensors|wrong shape|key not found"), "the file lacks something of it"),
+    (re.compile(r"failed to allocate|out of memory|bad_alloc", re.IGNORECASE), "the memory does not suffice"),
+    (re.compile(r"error loading model"), "the file can't be used; the runner's log says more"),
+)
+# Where llama.cpp itself ends the process; other last words may be of a request.
+_LAST_WORDS = re.compile(r"GGML_ASSERT\([^\n]{0,200}\) failed|failed to allocate|out of memory", re.IGNORECASE)
 
 
 class ProcessLog:
@@ -42,13 +53,14 @@ class ProcessLog:
         self._lines.clear()
         self._tell = self._log.debug
 
-    def feed(self, data: bytes) -> None:
-        """Takes what was read. A line that is too long loses its end."""
+    def feed(self, data: bytes) -> bool:
+        """Takes what was read; returns whether there is any. A line that is too long loses its end."""
         *lines, rest = (self._rest + data).split(b"\n")
         # One byte more than fits, so that it is seen to be cut.
         self._rest = rest[: _LINE_BYTES_MAX + 1]
         for line in lines:
             self._take(line)
+        return bool(data)
 
     def end(self) -> None:
         """Takes the last line, which may have no end."""
@@ -57,17 +69,13 @@ class ProcessLog:
             self._take(rest)
 
     def load_error(self) -> str:
-        """Why the model could not be loaded, without paths; empty where llama.cpp doesn't say."""
-        for line in reversed(self._lines):
-            if found := _REASON.search(line):
-                return _PATH.sub("the file", found["why"]).strip()
-        if any(_TEMPLATE.search(line) for line in self._lines):
-            return "its chat template can't be used"
-        return ""
+        """Why the model could not be loaded, in words of our own; empty where llama.cpp doesn't say."""
+        return next((why for said, why in _REASONS if any(said.search(line) for line in self._lines)), "")
 
     def last_words(self) -> str:
-        """Why the process gave up by itself; empty where it did not say."""
-        return next((line for line in reversed(self._lines) if _LAST_WORDS.search(line)), "")
+        """Why the process gave up by itself, without what users wrote; empty where it did not say."""
+        found = (_LAST_WORDS.search(line) for line in reversed(self._lines))
+        return next((words[0] for words in found if words), "")
 
     def _take(self, line: bytes) -> None:
         text = _STAMP.sub("", line[:_LINE_BYTES_MAX].decode(errors="replace").strip())

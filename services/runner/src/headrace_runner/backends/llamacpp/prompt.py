@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 import secrets
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterable, Sequence
 
 from headrace_common import catalogue
 from headrace_common.errors import ModelError, ValidationError
-from headrace_runner.backends.generation import ROLES, Chat, ChatMessage, Prompt
-from headrace_runner.backends.llamacpp.client import ModelClient, Refused
+from headrace_runner.backends.generation import Chat, ChatMessage, Prompt
+from headrace_runner.backends.llamacpp.client import ModelClient
+from headrace_runner.backends.llamacpp.template import TemplateWriter, template_failed
 
-# A template is the artefact's, and may never end.
-_TEMPLATE_MAX_S = 10.0
-_REASON_CHARACTERS_MAX = 300
+# On an average of all tokens of a text; nothing that people write has so long ones.
+_TOKEN_CHARACTERS_MAX = 64
 
 
 class Tokenizer:
@@ -22,25 +22,30 @@ class Tokenizer:
 
     Args:
         client: Asks the model's process.
+        context_length: Tokens of one sequence.
         vocabulary_size: Tokens are below it.
         has_template: Whether there is a chat template; llama.cpp would use another model's otherwise.
     """
 
-    def __init__(self, *, client: ModelClient, vocabulary_size: int, has_template: bool) -> None:
+    def __init__(
+        self, *, client: ModelClient, context_length: int, vocabulary_size: int, has_template: bool = False
+    ) -> None:
         self._client = client
+        self._context_length = context_length
         self._vocabulary_size = vocabulary_size
-        self._has_template = has_template
+        self._template = TemplateWriter(client=client) if has_template else None
 
     async def tokens_of(self, prompt: Prompt) -> list[int]:
         """The tokens of a prompt, at least one.
 
         Raises:
-            ModelError: CHAT_TEMPLATE_FAILED (INVALID_ARGUMENT).
-            ValidationError: FIELD_INVALID (INVALID_ARGUMENT): an unknown role, a token that is not in the vocabulary,
-                or no token at all.
+            ModelError: CHAT_TEMPLATE_FAILED (INVALID_ARGUMENT); CONTEXT_LENGTH_EXCEEDED (INVALID_ARGUMENT): a text that
+                is far too long is not taken apart.
+            ValidationError: FIELD_INVALID (INVALID_ARGUMENT): a token that is not in the vocabulary, or none at all.
             RunnerUnavailable: MODEL_PROCESS_LOST (UNAVAILABLE).
         """
         if isinstance(prompt, str):
+            self.require_short("the prompt", prompt)
             field, tokens = "text", await self.text(prompt, begins=True)
         elif isinstance(prompt, Chat):
             field, tokens = "chat.messages", await self._chat(prompt)
@@ -49,6 +54,20 @@ class Tokenizer:
         if not tokens:
             raise _field_invalid(field, f"{field} has no token")
         return tokens
+
+    def require_short(self, what: str, text: str) -> None:
+        """Refuses a text that can't fit into the context, before it is taken apart.
+
+        Raises:
+            ModelError: CONTEXT_LENGTH_EXCEEDED (INVALID_ARGUMENT).
+        """
+        if len(text) > self._context_length * _TOKEN_CHARACTERS_MAX:
+            raise ModelError(
+                f"{what} has {len(text)} characters, far more than the {self._context_length} tokens that the model's"
+                " context has room for",
+                entry=catalogue.CONTEXT_LENGTH_EXCEEDED,
+                context={"limit": self._context_length},
+            )
 
     async def text(self, text: str, *, begins: bool = False, controls: bool = False) -> list[int]:
         """The tokens of a text.
@@ -83,24 +102,19 @@ class Tokenizer:
         return list(tokens)
 
     async def _chat(self, chat: Chat) -> list[int]:
-        if not chat.messages:
-            raise _field_invalid("chat.messages", "chat.messages has no message")
-        for index, message in enumerate(chat.messages):
-            if message.role not in ROLES:
-                field = f"chat.messages[{index}].role"
-                raise _field_invalid(field, f"{field} is none of {', '.join(ROLES)}")
-        if not self._has_template:
-            raise _template_failed("the model has no chat template")
-        if not await self._has_controls(chat.messages):
-            return await self.text(await self._written(chat), begins=True, controls=True)
-        return await self._piecewise(chat)
+        if self._template is None:
+            raise template_failed("the model has no chat template")
+        contents = "\n".join(message.content for message in chat.messages)
+        self.require_short("the conversation", contents)
+        plain, with_controls, written = await asyncio.gather(
+            self.text(contents), self.text(contents, controls=True), self._template.written(chat)
+        )
+        # Whether a user's text has what the vocabulary takes for a control token.
+        if plain == with_controls:
+            return await self.text(written, begins=True, controls=True)
+        return await self._piecewise(self._template, chat)
 
-    async def _has_controls(self, messages: Sequence[ChatMessage]) -> bool:
-        """Whether a user's text has what the vocabulary takes for a control token."""
-        contents = "\n".join(message.content for message in messages)
-        return await self.text(contents) != await self.text(contents, controls=True)
-
-    async def _piecewise(self, chat: Chat) -> list[int]:
+    async def _piecewise(self, template: TemplateWriter, chat: Chat) -> list[int]:
         """Has marks written out in place of the contents, and puts the contents' own tokens there.
 
         Templates that cut or rewrite a content do so to its mark, so this is only for contents with control tokens.
@@ -108,9 +122,7 @@ class Tokenizer:
         marks = [f"m{secrets.token_hex(12)}n{index}m" for index in range(len(chat.messages))]
         contents = dict(zip(marks, (message.content for message in chat.messages), strict=True))
         marked = [ChatMessage(message.role, mark) for message, mark in zip(chat.messages, marks, strict=True)]
-        written = await self._written(
-            Chat(messages=marked, add_generation_prompt=chat.add_generation_prompt),
-        )
+        written = await template.written(Chat(messages=marked, add_generation_prompt=chat.add_generation_prompt))
         tokens: list[int] = []
         for index, piece in enumerate(re.split(f"({'|'.join(marks)})", written)):
             if piece in contents:
@@ -119,26 +131,6 @@ class Tokenizer:
                 tokens += await self.text(piece, begins=index == 0, controls=True)
         return tokens
 
-    async def _written(self, chat: Chat) -> str:
-        body: Mapping[str, Any] = {
-            "messages": [{"role": message.role, "content": message.content} for message in chat.messages],
-            "add_generation_prompt": chat.add_generation_prompt,
-        }
-        try:
-            return (await self._client.ask("POST", "/apply-template", body, timeout_s=_TEMPLATE_MAX_S))["prompt"]
-        except Refused as refused:
-            raise _template_failed(f"the template refuses it: {refused.message[:_REASON_CHARACTERS_MAX]}") from None
-        except TimeoutError:
-            # It would go on with it.
-            self._client.renew()
-            raise _template_failed(f"the template did not end within {_TEMPLATE_MAX_S:g} s") from None
-
 
 def _field_invalid(field: str, message: str) -> ValidationError:
     return ValidationError(message, entry=catalogue.FIELD_INVALID, context={"field": field}, field=field)
-
-
-def _template_failed(why: str) -> ModelError:
-    return ModelError(
-        f"the conversation can't be written out: {why}", entry=catalogue.CHAT_TEMPLATE_FAILED, field="chat"
-    )

@@ -15,6 +15,9 @@ SLOTS_DEFAULT = 8
 SLOTS_MAX = 256
 PROMPT_BATCH_DEFAULT = 64
 _BATCH_BOUNDS = (16, 4096)
+# A core that any server has does some ten times as many.
+_OPERATIONS_PER_S = 5e9
+_BATCH_BASE_S = 10.0
 # Beside the weights and the cache: the program itself, and what it computes with.
 _BASE_BYTES = 64 << 20
 # The same, as much as it could ever be. A chat template may be made to use up all memory, and is run at the load.
@@ -40,6 +43,7 @@ class ProcessSettings:
         pooling: How vectors are made: `mean`, `cls`, `last` or `rank`; empty for a model that generates.
         chat_template: In place of the file's own; empty means that one.
         data_bytes_max: Memory that the process may have beside the mapped file; 0 means any amount.
+        batch_max_s: Processor time that one batch takes at most, whatever else the process does meanwhile.
     """
 
     path: Path
@@ -51,6 +55,7 @@ class ProcessSettings:
     pooling: str = ""
     chat_template: str = ""
     data_bytes_max: int = 0
+    batch_max_s: float = _BATCH_BASE_S
 
 
 def settings_of(path: Path, manifest: manifest_pb2.Manifest, header: GgufHeader, threads: int) -> ProcessSettings:
@@ -76,22 +81,27 @@ def settings_of(path: Path, manifest: manifest_pb2.Manifest, header: GgufHeader,
             slots=1,
             context_length=context,
             batch=context,
+            batch_max_s=_batch_max_s(header, context),
             threads=threads,
             pooling=_pooling(manifest, header),
         )
     slots = policy.slots or SLOTS_DEFAULT
     if slots > SLOTS_MAX:
         raise _unfit(f"language.slots is {slots}, at most {SLOTS_MAX} are possible")
-    batch = policy.prompt_batch or PROMPT_BATCH_DEFAULT
-    if not _BATCH_BOUNDS[0] <= batch <= _BATCH_BOUNDS[1]:
-        raise _unfit(f"language.prompt_batch is {batch}, it must be from {_BATCH_BOUNDS[0]} to {_BATCH_BOUNDS[1]}")
+    prompt_batch = policy.prompt_batch or PROMPT_BATCH_DEFAULT
+    if not _BATCH_BOUNDS[0] <= prompt_batch <= _BATCH_BOUNDS[1]:
+        raise _unfit(
+            f"language.prompt_batch is {prompt_batch}, it must be from {_BATCH_BOUNDS[0]} to {_BATCH_BOUNDS[1]}"
+        )
+    # Prompts get on as fast where all other slots take their token of each batch.
+    batch = prompt_batch + slots
     return ProcessSettings(
         path=path,
         name=name,
         slots=slots,
         context_length=context,
-        # llama.cpp aborts where a batch has no room for a token of each slot.
-        batch=max(batch, slots),
+        batch=batch,
+        batch_max_s=_batch_max_s(header, batch),
         threads=threads,
         chat_template=policy.chat_template,
     )
@@ -99,8 +109,13 @@ def settings_of(path: Path, manifest: manifest_pb2.Manifest, header: GgufHeader,
 
 def data_bytes_max(settings: ProcessSettings, header: GgufHeader, *, file_bytes: int) -> int:
     """What no sound model's process exceeds, its weights in another form included."""
-    cache_bytes = header.kv_bytes_per_token() * settings.context_length * settings.slots
+    cache_bytes = _cache_bytes(settings, header)
     return file_bytes + cache_bytes + cache_bytes // 4 + settings.slots * _SLOT_BYTES_MAX + _BASE_BYTES_MAX
+
+
+def memory_needed(settings: ProcessSettings, header: GgufHeader, *, file_bytes: int) -> int:
+    """Memory that the process takes, about: its weights, the cache of all sequences, and what it computes with."""
+    return file_bytes + _cache_bytes(settings, header) + _BASE_BYTES
 
 
 def require_memory(
@@ -113,8 +128,7 @@ def require_memory(
     """
     if available_bytes is None:
         return
-    cache_bytes = header.kv_bytes_per_token() * settings.context_length * settings.slots
-    needed = file_bytes + cache_bytes + _BASE_BYTES
+    needed, cache_bytes = memory_needed(settings, header, file_bytes=file_bytes), _cache_bytes(settings, header)
     if needed > available_bytes:
         raise DeviceError(
             f"the model needs about {_mib(needed)} MiB, {_mib(cache_bytes)} of them for {settings.slots} sequences of"
@@ -123,6 +137,14 @@ def require_memory(
             entry=catalogue.DEVICE_OUT_OF_MEMORY,
             context={"device": "cpu"},
         )
+
+
+def _cache_bytes(settings: ProcessSettings, header: GgufHeader) -> int:
+    return header.kv_bytes_per_token() * settings.context_length * settings.slots
+
+
+def _batch_max_s(header: GgufHeader, batch: int) -> float:
+    return _BATCH_BASE_S + 2 * header.parameters * batch / _OPERATIONS_PER_S
 
 
 def _pooling(manifest: manifest_pb2.Manifest, header: GgufHeader) -> str:

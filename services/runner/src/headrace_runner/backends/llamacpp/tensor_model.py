@@ -13,7 +13,7 @@ import numpy as np
 import structlog
 
 from headrace_common import catalogue
-from headrace_common.errors import ModelError, TensorError
+from headrace_common.errors import HeadraceError, ModelError, TensorError
 from headrace_runner.backends.llamacpp.client import ModelClient, Refused
 from headrace_runner.backends.llamacpp.process import ModelProcess
 from headrace_runner.backends.llamacpp.prompt import Tokenizer
@@ -21,9 +21,12 @@ from headrace_runner.tensors.datatypes import Array
 from headrace_runner.tensors.parameters import ParameterValue
 from headrace_runner.tensors.signature import TensorSpec
 
+TEXTS_MAX = 1024
+"""Of one call; each one takes a request of its own before they are computed."""
+
 
 class TensorModel(ABC):
-    """Implements `LoadedModel` and `Interruptible`.
+    """Implements `LoadedModel`, `Interruptible`, `ComputesAside` and `MayFail`.
 
     Args:
         process: Runs the model already; closed with this.
@@ -36,7 +39,7 @@ class TensorModel(ABC):
     def __init__(self, *, process: ModelProcess, context_length: int, vocabulary_size: int) -> None:
         self.process = process
         self._client = ModelClient(process=process)
-        self._tokenizer = Tokenizer(client=self._client, vocabulary_size=vocabulary_size, has_template=False)
+        self._tokenizer = Tokenizer(client=self._client, context_length=context_length, vocabulary_size=vocabulary_size)
         self._context_length = context_length
         self._interrupting = Lock()
         self._running: dict[int, tuple[asyncio.AbstractEventLoop, asyncio.Task[Array]]] = {}
@@ -46,6 +49,14 @@ class TensorModel(ABC):
     def memory_bytes(self) -> int:
         return self.process.memory_bytes
 
+    @property
+    def failure(self) -> HeadraceError | None:
+        return self.process.failure
+
+    @property
+    def process_id(self) -> int:
+        return self.process.pid
+
     def infer(
         self, inputs: Mapping[str, Array], outputs: Sequence[str], parameters: Mapping[str, ParameterValue]
     ) -> Sequence[Array]:
@@ -54,7 +65,7 @@ class TensorModel(ABC):
         except Refused as refused:
             self._log.warning("llama.cpp refused a request", status=refused.status, kind=refused.kind)
             raise _failed() from None
-        except (asyncio.CancelledError, TimeoutError):
+        except asyncio.CancelledError:
             raise _failed() from None
         return [computed for _ in outputs]
 
@@ -89,6 +100,7 @@ class TensorModel(ABC):
             TensorError: TENSOR_ELEMENT_INVALID (INVALID_ARGUMENT): it has none.
             ModelError: CONTEXT_LENGTH_EXCEEDED (INVALID_ARGUMENT).
         """
+        self._tokenizer.require_short(f"element {index} of input '{tensor}'", text)
         tokens = await self._tokenizer.text(text, begins=True)
         if not text or not tokens:
             raise _element_invalid(tensor, index, "is empty")
@@ -108,8 +120,15 @@ def texts_of(tensor: str, array: Array) -> list[str]:
     """The elements of a BYTES tensor.
 
     Raises:
-        TensorError: TENSOR_ELEMENT_INVALID (INVALID_ARGUMENT): one is not UTF-8.
+        TensorError: TENSOR_BATCH_TOO_LARGE (INVALID_ARGUMENT): they are more than one call may have.
+            TENSOR_ELEMENT_INVALID (INVALID_ARGUMENT): one is not UTF-8.
     """
+    if array.size > TEXTS_MAX:
+        raise TensorError(
+            f"input '{tensor}' has {array.size} texts, a call may have {TEXTS_MAX}",
+            entry=catalogue.TENSOR_BATCH_TOO_LARGE,
+            context={"limit": TEXTS_MAX, "actual": array.size},
+        )
     texts: list[str] = []
     for index, element in enumerate(np.ravel(array)):
         try:

@@ -2,64 +2,86 @@
 
 from __future__ import annotations
 
-from http.client import HTTPException
+import selectors
 
 from headrace_common.clock import Clock
 from headrace_runner.backends.llamacpp.child_process import Endpoint
-from headrace_runner.backends.llamacpp.health import answers
+from headrace_runner.backends.llamacpp.memory import process_bytes, resident_bytes
+from headrace_runner.backends.llamacpp.probe import Probe
+from headrace_runner.backends.llamacpp.settings import ProcessSettings
+from headrace_runner.backends.llamacpp.silence import Silence, processor_s
 
 TICK_S = 1.0
 LOADING_MAX_S = 600.0
-_TELL_LOADING_S = 5.0
-_MEASURE_S = 10.0
-# How long a process may compute without a look at its requests before it counts as hanging. It looks after each batch.
-_SILENCE_MAX_S = 10.0
-_SILENCE_PER_TOKEN_S = 0.1
+TELL_LOADING_TICKS = 5
+_MEASURE_TICKS = 10
+# Of what a process may have; while it loads it has much less.
+_DATA_LOADED_MAX = 0.75
 
 
-class Watch:
-    """Knows when what is due.
+class LoadWatch:
+    """Follows a process that loads its model.
 
-    Args:
-        batch: Tokens that the process computes at once.
+    Attributes:
+        ticks: How often it has looked.
+        resident_bytes: Memory of the process then.
+        file_bytes: Size of the model's file.
     """
 
-    def __init__(self, *, clock: Clock, batch: int) -> None:
+    def __init__(self, *, pid: int, settings: ProcessSettings, clock: Clock) -> None:
+        self._pid = pid
         self._clock = clock
-        self._silence_max_s = _SILENCE_MAX_S + _SILENCE_PER_TOKEN_S * batch
-        self._started_s = self._told_s = clock.monotonic()
-        self._measured_s = self._heard_s = self._asked_s = self._started_s
+        self._data_bytes_max = settings.data_bytes_max
+        self._started_s = clock.monotonic()
+        self.ticks = self.resident_bytes = 0
+        self.file_bytes = settings.path.stat().st_size
 
-    @property
-    def age_s(self) -> float:
-        return self._clock.monotonic() - self._started_s
+    def tick(self) -> bool:
+        """Whether it is no load of a sound model: llama.cpp would try again and again where it gets no more memory."""
+        self.ticks += 1
+        self.resident_bytes = resident_bytes(self._pid)
+        limit = self._data_bytes_max * _DATA_LOADED_MAX
+        uses_up = limit > 0 and self.resident_bytes - self.file_bytes > limit
+        return uses_up or self._clock.monotonic() - self._started_s > LOADING_MAX_S
 
-    def ready(self) -> None:
-        self._measured_s = self._heard_s = self._asked_s = self._clock.monotonic()
 
-    def tells_loading(self) -> bool:
-        now_s = self._clock.monotonic()
-        due = now_s - self._told_s >= _TELL_LOADING_S
-        if due:
-            self._told_s = now_s
-        return due
+class ServingWatch:
+    """Follows a process that serves.
 
-    def measures(self) -> bool:
-        now_s = self._clock.monotonic()
-        due = now_s - self._measured_s >= _MEASURE_S
-        if due:
-            self._measured_s = now_s
-        return due
+    Args:
+        selector: Tells by this watch, as the data of its key, that `read` is to be called.
 
-    def is_silent(self, endpoint: Endpoint) -> bool:
-        """Whether the process has computed one thing for too long. Asks it at most once a tick."""
-        now_s = self._clock.monotonic()
-        if now_s - self._asked_s < TICK_S:
-            return False
-        try:
-            if answers(endpoint):
-                self._heard_s = self._clock.monotonic()
-        except (OSError, HTTPException):
-            pass
-        self._asked_s = self._clock.monotonic()
-        return self._asked_s - self._heard_s > self._silence_max_s
+    Attributes:
+        memory_bytes: What it took when it was last measured.
+    """
+
+    def __init__(
+        self, *, pid: int, endpoint: Endpoint, settings: ProcessSettings, selector: selectors.BaseSelector
+    ) -> None:
+        self._pid = pid
+        self._probe = Probe(endpoint=endpoint, selector=selector, told=self)
+        self._silence = Silence(work_max_s=settings.batch_max_s)
+        self._answered = True
+        self._ticks = 0
+        self.memory_bytes = process_bytes(pid)
+
+    def read(self) -> None:
+        """Takes what has come for its question."""
+        self._answered = self._probe.read() or self._answered
+
+    def tick(self) -> bool:
+        """Whether the process hangs. What has come for its question has been read."""
+        self._ticks += 1
+        if self._ticks % _MEASURE_TICKS == 0:
+            self.memory_bytes = process_bytes(self._pid) or self.memory_bytes
+        used_s = processor_s(self._pid)
+        hangs = not self._answered and self._silence.goes_on(used_s)
+        if self._answered:
+            self._answered = False
+            self._silence.begins(used_s)
+        self._probe.ask()
+        return hangs
+
+    def close(self) -> None:
+        """Safe to call again."""
+        self._probe.close()

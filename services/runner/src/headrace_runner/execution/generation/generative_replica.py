@@ -153,11 +153,6 @@ class GenerativeReplica:
         """Whether any call is here."""
         return bool(self._serving)
 
-    @property
-    def memory_bytes(self) -> int:
-        """Memory that the model takes now."""
-        return self._model.memory_bytes
-
     def begin(self, call: IncomingCall, ended: Ended) -> Cancel:
         """Takes a call; `ended` is told later how it ended. Cancelling stops the model.
 
@@ -253,6 +248,7 @@ class GenerativeReplica:
     async def _generate(self, pending: PendingGeneration) -> None:
         request = pending.request
         async with self._tokenizing:
+            await self._model.check(request.sampling)
             prompt = await self._model.tokens_of(request.prompt)
         pending.output = Output(completions=request.completions, prompt_tokens=len(prompt))
         pending.max_tokens = tokens_left(request, len(prompt), self._limits)

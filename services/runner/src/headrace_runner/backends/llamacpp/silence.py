@@ -1,0 +1,48 @@
+"""When a process that answers no more counts as hanging."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+# Less processor time than that in a round is none.
+_STILL_S = 0.01
+_STILL_ROUNDS_MAX = 120
+_TICKS_PER_S = 100
+
+
+class Silence:
+    """Follows a process from a question until its answer.
+
+    What counts is the processor time that it has had meanwhile, not how long it took: on a busy or stopped machine it
+    gets little, and computes as it should. One that waits for something that never comes uses none, and is given many
+    rounds. Pure.
+
+    Args:
+        work_max_s: Processor time after which it must have looked at its requests.
+    """
+
+    def __init__(self, *, work_max_s: float) -> None:
+        self._work_max_s = work_max_s
+        self._from_s = self._last_s = 0.0
+        self._still_rounds = 0
+
+    def begins(self, processor_s: float) -> None:
+        """It is asked, and has used so much processor time in its life."""
+        self._from_s = self._last_s = processor_s
+        self._still_rounds = 0
+
+    def goes_on(self, processor_s: float) -> bool:
+        """One more round without an answer; returns whether the process hangs."""
+        self._still_rounds += processor_s - self._last_s < _STILL_S
+        self._last_s = processor_s
+        return processor_s - self._from_s > self._work_max_s or self._still_rounds > _STILL_ROUNDS_MAX
+
+
+def processor_s(pid: int) -> float:
+    """Processor time that a process has used in all its threads; 0 where the system doesn't tell."""
+    try:
+        # The name, in brackets, may have anything in it.
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / _TICKS_PER_S
+    except (OSError, IndexError, ValueError):
+        return 0.0
