@@ -1,0 +1,116 @@
+"""Messages of the contracts as JSON, and JSON as messages.
+
+As protobuf's own JSON, but that whole numbers of 64 bits are numbers, not texts; in what comes they may be either.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, TypeVar, cast
+
+import orjson
+from google.protobuf.descriptor import FieldDescriptor
+from google.protobuf.json_format import MessageToDict, ParseDict, ParseError
+from google.protobuf.message import Message
+from starlette.requests import Request
+from starlette.responses import Response
+
+from headrace_client import failures
+from headrace_client.errors import ValidationError
+from headrace_client.private_pool import POOL
+from headrace_common import catalogue
+from headrace_gateway.http.bodies import content_type
+from headrace_gateway.http.failures import failed
+from headrace_gateway.http.front import Front
+
+M = TypeVar("M", bound=Message)
+Document = dict[str, Any]
+
+BODY_BYTES_MAX = 1 << 20
+# What curl says of a body when it isn't told; some clients say nothing.
+_JSON_TYPES = frozenset(("", "application/json", "application/x-www-form-urlencoded"))
+_LONG = frozenset((FieldDescriptor.CPPTYPE_INT64, FieldDescriptor.CPPTYPE_UINT64))
+
+
+def document_of(message: Message, *, snake_case: bool = False) -> Document:
+    """All fields of a message but absent messages, by their names in camelCase or as the contract has them."""
+    document = MessageToDict(
+        message,
+        always_print_fields_with_no_presence=True,
+        preserving_proto_field_name=snake_case,
+        descriptor_pool=POOL,
+    )
+    _make_numbers(document, message.DESCRIPTOR, snake_case=snake_case)
+    return document
+
+
+def message_of(kind: type[M], document: Mapping[str, Any]) -> M:
+    """The message that a document of fields in camelCase says.
+
+    Raises:
+        ValidationError: a field is unknown, or its value of another kind (FIELD_INVALID).
+    """
+    try:
+        return ParseDict(dict(document), kind(), descriptor_pool=POOL, max_recursion_depth=20)
+    except (ParseError, RecursionError) as error:
+        # It names the class in front.
+        raise ValidationError(
+            str(error)[:300].replace(f'Message type "{kind.DESCRIPTOR.full_name}"', "the body")
+        ) from None
+
+
+def answer(document: object, *, status: int = 200) -> Response:
+    """An answer of JSON."""
+    return Response(orjson.dumps(document), status_code=status, media_type="application/json")
+
+
+async def read_document(request: Request, front: Front) -> Document:
+    """The object of JSON that is the body; an empty one for none.
+
+    Raises:
+        HeadraceError: MESSAGE_TOO_LARGE and what else keeps a body from being read, CONTENT_TYPE_UNSUPPORTED,
+            REQUEST_MALFORMED.
+    """
+    kind = content_type(request)
+    if kind not in _JSON_TYPES:
+        raise failed(
+            catalogue.CONTENT_TYPE_UNSUPPORTED,
+            f"the body must be application/json, not {kind[:80]}",
+            context={"contentType": kind[:80]},
+        )
+    async with front.bodies.read(request, bytes_max=BODY_BYTES_MAX) as body:
+        if not body:
+            return {}
+        try:
+            document: object = orjson.loads(body)
+        except orjson.JSONDecodeError as error:
+            raise ValidationError(f"the JSON can't be read: {error}", failures.REQUEST_MALFORMED) from None
+    if not isinstance(document, dict):
+        raise ValidationError("the body must be an object", failures.REQUEST_MALFORMED)
+    return cast("Document", document)
+
+
+def _make_numbers(document: Document, kind: Any, *, snake_case: bool) -> None:
+    for field in kind.fields:
+        name = field.name if snake_case else field.json_name
+        value: Any = document.get(name)
+        inner = field.message_type
+        if not value:
+            continue
+        if inner is not None and inner.GetOptions().map_entry:
+            _make_map_numbers(value, inner.fields_by_name["value"], snake_case=snake_case)
+        elif inner is not None:
+            for part in value if field.is_repeated else [value]:
+                # Times and durations are texts.
+                if isinstance(part, dict):
+                    _make_numbers(cast("Document", part), inner, snake_case=snake_case)
+        elif field.cpp_type in _LONG:
+            document[name] = [int(number) for number in value] if field.is_repeated else int(value)
+
+
+def _make_map_numbers(entries: Document, value: Any, *, snake_case: bool) -> None:
+    for key, entry in entries.items():
+        if value.message_type is not None:
+            _make_numbers(entry, value.message_type, snake_case=snake_case)
+        elif value.cpp_type in _LONG:
+            entries[key] = int(entry)
