@@ -105,7 +105,7 @@ def test_every_field_reaches_the_message_and_the_form_stays_here() -> None:
 @pytest.mark.parametrize(
     ("document", "field"),
     [
-        ([], "the body"),
+        ([], None),
         ({}, "inputs"),
         ({"inputs": {}}, "inputs"),
         ({"inputs": [1]}, "inputs[0]"),
@@ -129,7 +129,7 @@ def test_every_field_reaches_the_message_and_the_form_stays_here() -> None:
         ({"inputs": [TENSOR], "id": 7}, "id"),
     ],
 )  # fmt: skip
-def test_what_does_not_fit_is_told_with_its_field(document: Any, field: str) -> None:
+def test_what_does_not_fit_is_told_with_its_field(document: Any, field: str | None) -> None:
     with pytest.raises(HeadraceError) as caught:
         read(orjson.dumps(document))
     assert (caught.value.field, caught.value.grpc_code.name) == (field, "INVALID_ARGUMENT")

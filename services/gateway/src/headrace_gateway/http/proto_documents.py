@@ -15,16 +15,15 @@ from google.protobuf.message import Message
 from starlette.requests import Request
 from starlette.responses import Response
 
-from headrace_client import failures
 from headrace_client.errors import ValidationError
 from headrace_client.private_pool import POOL
 from headrace_common import catalogue
 from headrace_gateway.http.bodies import content_type
+from headrace_gateway.http.document_fields import WHOLE, Object, object_at, parse_json
 from headrace_gateway.http.failures import failed
 from headrace_gateway.http.front import Front
 
 M = TypeVar("M", bound=Message)
-Document = dict[str, Any]
 
 BODY_BYTES_MAX = 1 << 20
 # What curl says of a body when it isn't told; some clients say nothing.
@@ -32,7 +31,7 @@ _JSON_TYPES = frozenset(("", "application/json", "application/x-www-form-urlenco
 _LONG = frozenset((FieldDescriptor.CPPTYPE_INT64, FieldDescriptor.CPPTYPE_UINT64))
 
 
-def document_of(message: Message, *, snake_case: bool = False) -> Document:
+def document_of(message: Message, *, snake_case: bool = False) -> Object:
     """All fields of a message but absent messages, by their names in camelCase or as the contract has them."""
     document = MessageToDict(
         message,
@@ -64,7 +63,7 @@ def answer(document: object, *, status: int = 200) -> Response:
     return Response(orjson.dumps(document), status_code=status, media_type="application/json")
 
 
-async def read_document(request: Request, front: Front) -> Document:
+async def read_document(request: Request, front: Front) -> Object:
     """The object of JSON that is the body; an empty one for none.
 
     Raises:
@@ -81,16 +80,10 @@ async def read_document(request: Request, front: Front) -> Document:
     async with front.bodies.read(request, bytes_max=BODY_BYTES_MAX) as body:
         if not body:
             return {}
-        try:
-            document: object = orjson.loads(body)
-        except orjson.JSONDecodeError as error:
-            raise ValidationError(f"the JSON can't be read: {error}", failures.REQUEST_MALFORMED) from None
-    if not isinstance(document, dict):
-        raise ValidationError("the body must be an object", failures.REQUEST_MALFORMED)
-    return cast("Document", document)
+        return object_at(parse_json(body), WHOLE)
 
 
-def _make_numbers(document: Document, kind: Any, *, snake_case: bool) -> None:
+def _make_numbers(document: Object, kind: Any, *, snake_case: bool) -> None:
     for field in kind.fields:
         name = field.name if snake_case else field.json_name
         value: Any = document.get(name)
@@ -103,12 +96,12 @@ def _make_numbers(document: Document, kind: Any, *, snake_case: bool) -> None:
             for part in value if field.is_repeated else [value]:
                 # Times and durations are texts.
                 if isinstance(part, dict):
-                    _make_numbers(cast("Document", part), inner, snake_case=snake_case)
+                    _make_numbers(cast("Object", part), inner, snake_case=snake_case)
         elif field.cpp_type in _LONG:
             document[name] = [int(number) for number in value] if field.is_repeated else int(value)
 
 
-def _make_map_numbers(entries: Document, value: Any, *, snake_case: bool) -> None:
+def _make_map_numbers(entries: Object, value: Any, *, snake_case: bool) -> None:
     for key, entry in entries.items():
         if value.message_type is not None:
             _make_numbers(entry, value.message_type, snake_case=snake_case)

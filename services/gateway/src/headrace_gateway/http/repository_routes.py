@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any, cast
+from typing import Any
 
 from fastapi import APIRouter
 from starlette.requests import Request
@@ -13,6 +13,7 @@ from headrace_client import failures, rpcs
 from headrace_client.contracts.inference import model_repository_pb2
 from headrace_client.errors import ValidationError
 from headrace_gateway.http.dependencies import CurrentCall, CurrentFront, CurrentSession
+from headrace_gateway.http.document_fields import SHOWN, Object, flag_at, object_at
 from headrace_gateway.http.proto_documents import answer, document_of, read_document
 from headrace_gateway.http.sessions import CallContext
 
@@ -23,9 +24,7 @@ router = APIRouter(prefix="/v2/repository", tags=["open inference"])
 
 @router.post("/index", summary="State of every model's versions")
 async def index(request: Request, front: CurrentFront, session: CurrentSession, call: CurrentCall) -> Response:
-    ready = (await read_document(request, front)).get("ready", False)
-    if not isinstance(ready, bool):
-        raise ValidationError("ready must be true or false", field="ready")
+    ready = flag_at((await read_document(request, front)).get("ready", False), "ready")
     asked = model_repository_pb2.RepositoryIndexRequest(ready=ready)
     found = await session.unary(rpcs.REPOSITORY_INDEX, asked, call=call)
     return answer(document_of(found, snake_case=True)["models"])
@@ -55,12 +54,9 @@ def _patient(call: CallContext) -> CallContext:
     return call if call.timeout_s is not None else replace(call, timeout_s=LOAD_TIMEOUT_S)
 
 
-def _set_parameters(target: Any, document: dict[str, Any]) -> None:
-    parameters = document.get("parameters", {})
-    if not isinstance(parameters, dict):
-        raise ValidationError("parameters must be an object", field="parameters")
-    for name, value in cast("dict[str, object]", parameters).items():
-        field = f"parameters.{name[:64]}"
+def _set_parameters(target: Any, document: Object) -> None:
+    for name, value in object_at(document.get("parameters", {}), "parameters").items():
+        field = f"parameters.{name[:SHOWN]}"
         if isinstance(value, bool):
             target[name].bool_param = value
         elif isinstance(value, int) and -(1 << 63) <= value < 1 << 63:
