@@ -33,7 +33,7 @@ class MeshProcess:
 
 @dataclass(frozen=True, kw_only=True)
 class Mesh:
-    """A running mesh: where it answers, and what it consists of."""
+    """A running mesh: where it answers, and what it consists of; `http` is a URL, None without a front."""
 
     grpc: str
     http: str | None
@@ -80,12 +80,15 @@ def _ready(supervisor: subprocess.Popen[bytes], ready_file: Path, log: Path) -> 
 
 
 @contextmanager
-def running_mesh(folder: Path, *options: str, environment: Mapping[str, str] | None = None) -> Generator[Mesh]:
+def running_mesh(
+    folder: Path, *options: str, environment: Mapping[str, str] | None = None, http: bool = False
+) -> Generator[Mesh]:
     """`headrace up` on free ports with its state under `folder`; stopped by SIGTERM afterwards.
 
     Args:
         folder: An existing folder of this test's own.
         options: Further options of `headrace up`.
+        http: Whether an HTTP front is started beside each gateway; most tests have no use for it.
         environment: Variables added to the caller's, from which every HEADRACE_ variable is taken away.
 
     Raises:
@@ -95,7 +98,7 @@ def running_mesh(folder: Path, *options: str, environment: Mapping[str, str] | N
     if not Unprivileged.current().can_reach(folder / "state"):
         raise ValueError(f"{folder} is not open to every account; make it with support.folders.open_folder")
     ready_file, log = folder / "ready.json", folder / "up.log"
-    ports = ["--grpc-port", "0", "--http-port", "0"]
+    ports = ["--grpc-port", "0", *(["--http-port", "0"] if http else ["--no-http"])]
     argv = [
         str(HEADRACE),
         "up",

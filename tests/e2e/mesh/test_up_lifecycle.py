@@ -96,12 +96,14 @@ def command(*arguments: str, mesh: Mesh, api_key: str | None = None) -> subproce
 
 
 def test_the_ready_file_describes_a_mesh_that_answers_and_sigterm_leaves_nothing(folder: Path) -> None:
-    with running_mesh(folder, "--runners", "1") as mesh:
+    with running_mesh(folder, "--runners", "1", http=True) as mesh:
         ready = read_ready(folder)
         names = {process["name"] for process in ready["processes"]}
-        assert names == {"postgres", "valkey", "quota", "registry", "gateway-0", "runner-0"}
-        assert (ready["http"], ready["api_key"]) == (None, "community")
+        assert names == {"postgres", "valkey", "quota", "registry", "gateway-0", "http-0", "runner-0"}
+        assert ready["api_key"] == "community"
         assert answers(ready["grpc"])
+        with urllib.request.urlopen(f"{ready['http']}/ready", timeout=20) as page:  # noqa: S310 - loopback
+            assert page.read() == b'{"status":"UP"}'
         for process in ready["processes"]:
             assert psutil.pid_exists(process["pid"])
             if process["name"] not in {"postgres", "valkey"}:

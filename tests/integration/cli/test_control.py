@@ -40,7 +40,9 @@ async def supervising(folder: Path, *, stays_away: str = "", held: asyncio.Event
 
     rolling = RollingRestart(members=["quota", "gateway-0", "gateway-1"], restart=restart, settled=settled)
     control = Control(path=state.control_socket, restart=rolling, clock=SystemClock())
-    content = ready_content(grpc="127.0.0.1:1", api_key="k", pid=os.getpid(), control=control.path, processes=[])
+    content = ready_content(
+        grpc="127.0.0.1:1", http=None, api_key="k", pid=os.getpid(), control=control.path, processes=[]
+    )
     write_atomically(state.mesh_file, content)
     async with control.serving():
         yield control.path

@@ -17,10 +17,17 @@ def test_content_names_the_address_the_key_and_each_process() -> None:
         pid=7,
         endpoints=Endpoints(grpc="127.0.0.1:8081", metrics="http://127.0.0.1:9464/metrics"),
     )
-    content = ready_content(grpc="127.0.0.1:8081", api_key="community", pid=1, control=Path("/c"), processes=[gateway])
+    content = ready_content(
+        grpc="127.0.0.1:8081",
+        http="http://127.0.0.1:8080",
+        api_key="community",
+        pid=1,
+        control=Path("/c"),
+        processes=[gateway],
+    )
     assert content["control"] == "/c"
     assert content["grpc"] == "127.0.0.1:8081"
-    assert content["http"] is None
+    assert content["http"] == "http://127.0.0.1:8080"
     assert content["api_key"] == "community"
     assert content["processes"] == [
         {

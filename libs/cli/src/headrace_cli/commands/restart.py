@@ -21,7 +21,7 @@ def restart(
         list[str] | None,
         typer.Argument(
             metavar="SERVICE",
-            help="gateway, runner, quota or registry, or one process, such as runner-1. Default: all.",
+            help="gateway, http, runner, quota or registry, or one process, such as runner-1. Default: all.",
         ),
     ] = None,
     state_dir: Annotated[

@@ -35,13 +35,14 @@ def up(
             "--http-port",
             min=0,
             max=_PORT_MAX,
-            help=f"Port for HTTP (default {DEFAULT_HTTP_PORT}); this version serves gRPC only and leaves it closed.",
+            help=f"Port for HTTP; 0 means any. Default: {DEFAULT_HTTP_PORT}, or any if it is taken.",
             show_default=False,
         ),
     ] = None,
+    http: Annotated[bool, typer.Option("--http/--no-http", help="Serve HTTP beside gRPC.")] = True,
     runners: Annotated[int, typer.Option("--runners", min=0, max=64, help="How many CPU runners.")] = 2,
     gateways: Annotated[
-        int, typer.Option("--gateways", min=1, max=16, help="How many gateways; they share the port.")
+        int, typer.Option("--gateways", min=1, max=16, help="How many gateways; they share the ports.")
     ] = 1,
     samples: Annotated[
         bool, typer.Option("--samples/--no-samples", help="Register the sample models that are installed.")
@@ -71,6 +72,7 @@ def up(
         state_dir=state_dir,
         grpc_port=grpc_port,
         http_port=http_port,
+        http=http,
         runners=runners,
         gateways=gateways,
         samples=samples,

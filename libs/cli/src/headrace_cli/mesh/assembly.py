@@ -12,7 +12,7 @@ from headrace_cli.mesh.embedded_postgres import EmbeddedPostgres
 from headrace_cli.mesh.embedded_valkey import EmbeddedValkey, valkey_binary
 from headrace_cli.mesh.failure import MeshError
 from headrace_cli.mesh.member import Member
-from headrace_cli.mesh.options import DEFAULT_GRPC_PORT, FIRST_METRICS_PORT, MeshOptions
+from headrace_cli.mesh.options import DEFAULT_GRPC_PORT, DEFAULT_HTTP_PORT, FIRST_METRICS_PORT, MeshOptions
 from headrace_cli.mesh.plan import (
     LISTENERS,
     METRICS,
@@ -34,6 +34,8 @@ from headrace_cli.mesh.state_dir import StateDir
 
 # An operator's drain ends a runner the way SIGTERM does.
 _ORDERLY_EXITS = {"runner": "was drained and left"}
+# The front is a part of the gateway's package.
+_MODULES = {"http": "headrace_gateway.http"}
 _ANY = PortChoice(port=0, flexible=True)
 
 
@@ -50,14 +52,11 @@ class MeshAssembly:
         self._state = state
         self._secrets = open_secrets(state.secrets)
         self.gateway_names = process_names("gateway", options.gateways)
+        self.front_names = process_names("http", options.gateways if options.http else 0)
         self.runner_names = process_names("runner", options.runners)
-        self._public = choose_port(
-            asked=options.grpc_port, default=DEFAULT_GRPC_PORT, option="--grpc-port", is_free=is_free
-        )
-        self._shared_port: SharedPort | None = None
-        if options.gateways > 1:
-            self._shared_port = SharedPort(self._public, option="--grpc-port")
-            self._public = PortChoice(port=self._shared_port.port, flexible=False)
+        self._shared_ports: list[SharedPort] = []
+        self._public = self._port(options.grpc_port, DEFAULT_GRPC_PORT, "--grpc-port")
+        self._http = self._port(options.http_port, DEFAULT_HTTP_PORT, "--http-port") if options.http else _ANY
         self.stores: list[Member] = []
         self._plan = MeshPlan(
             inherited=inherited_environment(environ, folder=Path.cwd()),
@@ -76,28 +75,48 @@ class MeshAssembly:
         self.quota = self._service("quota", "quota", self._plan.quota)
         self.registry = self._service("registry", "registry", self._plan.registry)
         self.gateways = [self._gateway(name) for name in self.gateway_names]
+        self.fronts = [
+            self._front(name, gateway) for name, gateway in zip(self.front_names, self.gateways, strict=False)
+        ]
         self.runners = [self._runner(name) for name in self.runner_names]
 
     @property
     def stop_order(self) -> list[list[str]]:
         """Names by stage: whoever calls others stops before them."""
         stores = [[member.name] for member in reversed(self.stores)]
-        return [self.runner_names, self.gateway_names, ["registry"], ["quota"], *stores]
+        return [[*self.front_names, *self.runner_names], self.gateway_names, ["registry"], ["quota"], *stores]
 
     @property
     def service_names(self) -> list[str]:
         """Names of everything but the stores, in the order in which a restart goes: who is called comes first."""
-        return ["quota", "registry", *self.gateway_names, *self.runner_names]
+        return ["quota", "registry", *self.gateway_names, *self.front_names, *self.runner_names]
 
     @property
     def public_address(self) -> str:
         """Where clients find the gateways, once they serve."""
         return _known(self.gateways[0].endpoints.grpc)
 
+    @property
+    def http_url(self) -> str | None:
+        """Where clients find the HTTP fronts, once they serve; None where there are none."""
+        return _known(self.fronts[0].endpoints.http) if self.fronts else None
+
     def close(self) -> None:
-        """Give the shared port back, once the gateways have ended."""
-        if self._shared_port is not None:
-            self._shared_port.close()
+        """Give the shared ports back, once those that listened there have ended."""
+        for port in self._shared_ports:
+            port.close()
+
+    def _port(self, asked: int | None, default: int, option: str) -> PortChoice:
+        """The port of one service for clients; held for all of its processes where there are several."""
+        choice = choose_port(asked=asked, default=default, option=option, is_free=is_free)
+        if not self._share_ports:
+            return choice
+        self._shared_ports.append(SharedPort(choice, option=option))
+        return PortChoice(port=self._shared_ports[-1].port, flexible=False)
+
+    @property
+    def _share_ports(self) -> bool:
+        return self._options.gateways > 1
 
     def _stores(self) -> Callable[[], Backing]:
         """Make the servers that are not given; their URLs are known once they serve."""
@@ -133,20 +152,20 @@ class MeshAssembly:
         )
 
     def _reserve_metrics_ports(self) -> dict[str, int]:
-        names = self.service_names
-        ports = first_free_ports(start=FIRST_METRICS_PORT, count=len(names), is_free=is_free)
         # Gateways and runners are looked at most, so they come first.
-        return dict(zip([*names[2:], *names[:2]], ports, strict=True))
+        names = [*self.gateway_names, *self.runner_names, *self.front_names, "quota", "registry"]
+        ports = first_free_ports(start=FIRST_METRICS_PORT, count=len(names), is_free=is_free)
+        return dict(zip(names, ports, strict=True))
 
     def _service(self, service: str, name: str, environment: Callable[[], Environment]) -> ServiceMember:
         state, ready_file = self._state.service(name), self._state.ready / f"{name}.json"
         listeners: dict[Listener, PortChoice] = dict.fromkeys(LISTENERS[service], _ANY)
         listeners[METRICS] = PortChoice(port=self._metrics_ports[name], flexible=True)
-        if service == "gateway":
-            listeners[LISTENERS["gateway"][0]] = self._public
+        if service in ("gateway", "http"):
+            listeners[LISTENERS[service][0]] = self._public if service == "gateway" else self._http
         return ServiceMember(
             name=name,
-            module=f"headrace_{service}",
+            module=_MODULES.get(service, f"headrace_{service}"),
             environment=lambda: {**self._plan.common(state=state, ready_file=ready_file), **environment()},
             listeners=listeners,
             state=state,
@@ -165,10 +184,17 @@ class MeshAssembly:
             name,
             lambda: self._plan.gateway(
                 name=name,
-                share_port=self._shared_port is not None,
+                share_port=self._share_ports,
                 quota=_known(self.quota.endpoints.grpc),
                 registry=_known(self.registry.endpoints.grpc),
             ),
+        )
+
+    def _front(self, name: str, gateway: ServiceMember) -> ServiceMember:
+        return self._service(
+            "http",
+            name,
+            lambda: self._plan.http(name=name, share_port=self._share_ports, gateway=_known(gateway.endpoints.front)),
         )
 
     def _runner(self, name: str) -> ServiceMember:

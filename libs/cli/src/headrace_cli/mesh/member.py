@@ -10,9 +10,11 @@ from headrace_cli.mesh.process import MeshProcess, ProcessSpec
 
 @dataclass(frozen=True, kw_only=True)
 class Endpoints:
-    """Where a service listens, as `host:port`; metrics as a URL."""
+    """Where a service listens, as `host:port`; HTTP and metrics as URLs."""
 
     grpc: str | None = None
+    front: str | None = None
+    http: str | None = None
     mesh: str | None = None
     metrics: str | None = None
 

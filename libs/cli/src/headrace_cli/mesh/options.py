@@ -17,6 +17,7 @@ class MeshOptions:
     state_dir: Path
     grpc_port: int | None = None
     http_port: int | None = None
+    http: bool = True
     runners: int = 2
     gateways: int = 1
     samples: bool = True

@@ -31,8 +31,10 @@ LISTENERS: Mapping[str, tuple[Listener, ...]] = {
     "gateway": (
         Listener(variable="HEADRACE_GATEWAY_GRPC_ADDRESS", endpoint="grpc"),
         Listener(variable="HEADRACE_GATEWAY_MESH_ADDRESS", endpoint="mesh"),
+        Listener(variable="HEADRACE_GATEWAY_FRONT_ADDRESS", endpoint="front"),
         METRICS,
     ),
+    "http": (Listener(variable="HEADRACE_HTTP_ADDRESS", endpoint="http"), METRICS),
     "runner": (METRICS,),
 }
 
@@ -135,6 +137,14 @@ class MeshPlan:
             "HEADRACE_GATEWAY_REFLECTION": "open",
             "HEADRACE_PRINCIPAL_KEY_FILE": str(self._files.principal_key),
             "HEADRACE_JOIN_TOKEN_FILE": str(self._files.join_token),
+        }
+
+    def http(self, *, name: str, share_port: bool, gateway: str) -> Environment:
+        """The HTTP front beside a gateway, which it calls on a listener of its own."""
+        return {
+            "HEADRACE_HTTP_NAME": name,
+            "HEADRACE_HTTP_SHARE_PORT": "true" if share_port else "false",
+            "HEADRACE_HTTP_GATEWAY_ADDRESS": gateway,
         }
 
     def runner(self, *, name: str, cache: Path, gateways: Sequence[str], registry: str) -> Environment:

@@ -21,15 +21,15 @@ class RunningProcess:
 
 
 def ready_content(
-    *, grpc: str, api_key: str, pid: int, control: Path, processes: Sequence[RunningProcess]
+    *, grpc: str, http: str | None, api_key: str, pid: int, control: Path, processes: Sequence[RunningProcess]
 ) -> dict[str, object]:
-    """The file's content. `http` is null while no process of the mesh serves HTTP; `pid` is the supervisor's.
+    """The file's content. `http` is a URL, or null where no process serves HTTP; `pid` is the supervisor's.
 
     `control` is the socket on which it takes requests.
     """
     return {
         "grpc": grpc,
-        "http": None,
+        "http": http,
         "api_key": api_key,
         "pid": pid,
         "control": str(control),

@@ -6,6 +6,7 @@ import asyncio
 import json
 import sys
 from collections.abc import Callable, Mapping
+from dataclasses import fields
 from pathlib import Path
 from typing import Any, cast
 from urllib.parse import urlsplit
@@ -19,7 +20,7 @@ _POLL_S = 0.03
 
 
 class ServiceMember:
-    """One process of a service, started as `python -m headrace_<service>`."""
+    """One process of a service, started as `python -m MODULE`."""
 
     def __init__(
         self,
@@ -77,7 +78,7 @@ class ServiceMember:
             if content is not None:
                 break
             await asyncio.sleep(_POLL_S)
-        self._endpoints = Endpoints(grpc=content.get("grpc"), mesh=content.get("mesh"), metrics=content.get("metrics"))
+        self._endpoints = Endpoints(**{field.name: content.get(field.name) for field in fields(Endpoints)})
 
     def _address(self, listener: Listener, choice: PortChoice) -> str:
         bound = cast("str | None", getattr(self._endpoints, listener.endpoint))

@@ -19,7 +19,7 @@ from headrace_cli.mesh.failure import MeshError
 from headrace_cli.mesh.first_request import FileType, ask_file_type, client_of, wait_until_complete
 from headrace_cli.mesh.gauges import until_joined
 from headrace_cli.mesh.log_files import set_aside
-from headrace_cli.mesh.options import DEFAULT_GRPC_PORT, MeshOptions
+from headrace_cli.mesh.options import DEFAULT_GRPC_PORT, DEFAULT_HTTP_PORT, MeshOptions
 from headrace_cli.mesh.orphan_guard import OrphanGuard
 from headrace_cli.mesh.ready_file import ready_content, write_atomically
 from headrace_cli.mesh.rolling_restart import RollingRestart
@@ -128,7 +128,7 @@ class Up:
             ("the stores", assembly.stores),
             ("quota and registry", [assembly.quota, assembly.registry]),
             ("gateways", assembly.gateways),
-            ("runners", assembly.runners),
+            ("runners and HTTP", [*assembly.fronts, *assembly.runners]),
         )
         for what, members in stages:
             with self._report.waiting(f"starting {what}"):
@@ -136,12 +136,16 @@ class Up:
         address = assembly.public_address
         if self._options.grpc_port is None and not address.endswith(f":{DEFAULT_GRPC_PORT}"):
             self._report.notice(f"port {DEFAULT_GRPC_PORT} is taken; the gateway listens on {address} instead")
+        http = assembly.http_url
+        if http is not None and self._options.http_port is None and not http.endswith(f":{DEFAULT_HTTP_PORT}"):
+            self._report.notice(f"port {DEFAULT_HTTP_PORT} is taken; HTTP is at {http} instead")
         models = await self._first_request(assembly)
         self._publish(supervisor, assembly, control)
         self._report.ready(
             address=address,
+            http=http,
             api_key=API_KEY,
-            examples=self._examples(address, models),
+            examples=self._examples(address, http, models),
             logs=self._state.logs,
         )
 
@@ -213,6 +217,7 @@ class Up:
     def _publish(self, supervisor: Supervisor, assembly: MeshAssembly, control: Control) -> None:
         content = ready_content(
             grpc=assembly.public_address,
+            http=assembly.http_url,
             api_key=API_KEY,
             pid=os.getpid(),
             control=control.path,
@@ -230,7 +235,7 @@ class Up:
             with contextlib.suppress(OSError):
                 path.unlink()
 
-    def _examples(self, address: str, models: Sequence[str]) -> list[str]:
+    def _examples(self, address: str, http: str | None, models: Sequence[str]) -> list[str]:
         at = "" if address.endswith(f":{DEFAULT_GRPC_PORT}") else f" --endpoint {address}"
         command = command_name()
         generates = [
@@ -242,6 +247,7 @@ class Up:
             f"{command} models list{at}",
             f"{command} runners list{at}",
             f"{command} models push model.onnx --name my-model{at}",
+            *([f"curl {http}/v1/models -H 'X-API-Key: {API_KEY}'"] if http is not None else []),
         ]
 
 

@@ -66,7 +66,7 @@ class UpReport:
         if again:
             self._say(Text.assemble(("  ✓ ", "good"), (name, "name"), (f" is back after {took_s:.1f} s", "")))
             return
-        self._tick(name, endpoints.grpc or "", took_s)
+        self._tick(name, endpoints.grpc or endpoints.http or "", took_s)
 
     def died(self, name: str, pid: int, how: str, pause_s: float) -> None:
         """A member ended by itself."""
@@ -94,10 +94,12 @@ class UpReport:
         for line in lines:
             self._say(Text.assemble("    ", line))
 
-    def ready(self, *, address: str, api_key: str, examples: list[str], logs: Path) -> None:
-        """The address, the key and how to go on."""
+    def ready(self, *, address: str, http: str | None, api_key: str, examples: list[str], logs: Path) -> None:
+        """The addresses, the key and how to go on."""
         table = Table.grid(padding=(0, 2))
         table.add_row(Text("gRPC", style="quiet"), Text(address, style="value"))
+        if http is not None:
+            table.add_row(Text("HTTP", style="quiet"), Text(http, style="value"))
         table.add_row(Text("API key", style="quiet"), Text(api_key, style="value"))
         table.add_row(Text("logs", style="quiet"), Text(str(logs), style="quiet"))
         self._say("")
