@@ -205,6 +205,7 @@ def fits(grammar: str, text: str) -> bool:
         (r'root ::= "\x41\u00e9\U0001F642\"" [\]-]', ['Aé🙂"]', 'Aé🙂"-'], ['Aé🙂"']),
         ("# all\nroot ::= # one\n (\n x |\n ) #\nx ::= [a-c]+\n", ["", "abc"], ["d"]),
         (JSON, ['{"a": [1, -2.5e7, "x\\n\\u00e9", {"b":null}] }', "{}"], ['{"a":}', "[]", "{"]),
+        (ARITHMETIC, ["x=1\n", "x1 *(2-y )=z\nq= \n4\n"], ["x=\n", "x=1"]),
         (CHESS, ["1. e4 e5\n2. Nf3 Nc6\n10. O-O-O bxc8=Q+\n"], ["1. e4 e5\n", "1. e9 e5\n2. a4 a5\n"]),
     ],
 )

@@ -2,15 +2,16 @@
 
 llama.cpp's own engine for GBNF follows each way to read a text by itself: of an ambiguous grammar, a short one too,
 there are more than it ever ends with, and all sequences stand still meanwhile. llguidance has bounds. There, text is
-read in pieces that are as long as possible, so a piece is made as large as it can be: a grammar whose rules don't refer
-to themselves is a single one, and means exactly the same. In others a piece ends before what refers to itself; an
-output always fits the grammar, but of one where a piece could end earlier than at its longest some texts never come.
+read in pieces that are as long as possible. A grammar whose rules don't refer to themselves is a single piece, and
+means exactly the same. In others a piece ends before what refers to itself, and before what may be missing at its end,
+such as white space. An output always fits the grammar, but where a piece could end earlier than at its longest some
+texts never come.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
@@ -191,7 +192,7 @@ class _Parser:
         known = least and all(count.isascii() and count.isdecimal() and len(count) < 9 for count in counts)
         if end < 0 or not known or max(map(int, counts)) > _TIMES_MAX or int(counts[0]) > int(counts[-1]):
             raise GbnfInvalid(f"it has a repetition that is none from 0 to {_TIMES_MAX} times")
-        return f"{{{least},{most}}}" if comma else f"{{{least}}}"
+        return f"{{{int(least)},{most}}}" if comma else f"{{{int(least)}}}"
 
     def _name(self) -> str:
         start = self._at
@@ -234,10 +235,10 @@ class _Writer:
         self._rules = rules
         self._names = {name: f"R{number}" for number, name in enumerate(rules)}
         self._lines: list[str] = []
-        self._pieces: set[str] = set()
-        refs = {name: {ref.rule for ref in _refs(rule)} for name, rule in rules.items()}
-        while found := {name for name in refs.keys() - self._pieces if refs[name] <= self._pieces}:
-            self._pieces |= found
+        self._empty = _growing(rules, _may_be_empty)
+        self._pieces = _growing(rules, _has_only)
+        if "root" not in self._pieces:
+            self._pieces = _growing(rules, lambda rule, pieces: _has_only(rule, pieces) and not self._ends_open(rule))
 
     def grammar(self) -> str:
         for name, rule in self._rules.items():
@@ -256,14 +257,21 @@ class _Writer:
         written: list[str] = []
         piece: list[_Item] = []
         for item in items:
-            if whole or not self._is_piece(item):
+            if whole or not _has_only(item, self._pieces):
                 written += [*self._piece(piece), self._item(item, whole=whole)]
                 piece = []
             else:
                 piece.append(item)
         return " ".join([*written, *self._piece(piece)]) or '""'
 
+    def _ends_open(self, rule: _Choice) -> bool:
+        """Whether it has something, at whose end something may be missing."""
+        ends = any(len(option) > 1 and _may_be_empty(option[-1], self._empty) for option in rule.options)
+        return ends and not _may_be_empty(rule, self._empty)
+
     def _piece(self, items: list[_Item]) -> list[str]:
+        if len(items) > 1 and _may_be_empty(items[-1], self._empty):
+            return [*self._piece(items[:-1]), *self._piece(items[-1:])]
         if not items or (len(items) == 1 and isinstance(items[0], _Leaf | _Ref)):
             return [self._item(item, whole=True) for item in items]
         name = f"P{len(self._lines)}"
@@ -281,8 +289,29 @@ class _Writer:
             case _Choice():
                 return f"({self._choice(item, whole=whole)})"
 
-    def _is_piece(self, item: _Item) -> bool:
-        return all(ref.rule in self._pieces for ref in _refs(item))
+
+def _growing(rules: dict[str, _Choice], belongs: Callable[[_Choice, set[str]], bool]) -> set[str]:
+    """The rules that belong to a set because of others that do."""
+    found: set[str] = set()
+    while more := {name for name, rule in rules.items() if name not in found and belongs(rule, found)}:
+        found |= more
+    return found
+
+
+def _has_only(item: _Item, rules: set[str]) -> bool:
+    return all(ref.rule in rules for ref in _refs(item))
+
+
+def _may_be_empty(item: _Item, empty: set[str]) -> bool:
+    match item:
+        case _Leaf(text):
+            return text == '""'
+        case _Ref(rule):
+            return rule in empty
+        case _Repeat(repeated, times):
+            return times in ("*", "?") or times.startswith("{0") or _may_be_empty(repeated, empty)
+        case _Choice(options):
+            return any(all(_may_be_empty(part, empty) for part in option) for option in options)
 
 
 def _refs(item: _Item) -> Iterator[_Ref]:
