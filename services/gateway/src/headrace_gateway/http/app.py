@@ -21,7 +21,15 @@ from headrace_common.ready_file import write_ready_file
 from headrace_common.service_main import Stop
 from headrace_common.tasks import TaskGuard
 from headrace_common.tls import TlsFiles
-from headrace_gateway.http import failures, health_routes, infer_routes, open_inference_routes, repository_routes
+from headrace_gateway.http import (
+    failures,
+    generate_routes,
+    health_routes,
+    infer_routes,
+    open_inference_routes,
+    repository_routes,
+    stream_routes,
+)
 from headrace_gateway.http.bodies import Bodies, BodyLimits
 from headrace_gateway.http.compression import Compression
 from headrace_gateway.http.config import HttpSettings
@@ -38,9 +46,11 @@ from headrace_gateway.http.sessions import Session, Sessions
 ROUTERS = (
     health_routes.router,
     infer_routes.router,
+    stream_routes.router,
     openai_routes.router,
     repository_routes.router,
     open_inference_routes.router,
+    generate_routes.router,
 )
 _EXPOSED_HEADERS = ("x-request-id", "retry-after", "inference-header-content-length")
 _READY_PAUSE_S = 0.1

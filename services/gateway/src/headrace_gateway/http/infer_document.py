@@ -9,6 +9,7 @@ from typing import Any
 
 from headrace_client import model_reference
 from headrace_client.contracts.headrace.gateway.v1 import inference_pb2
+from headrace_client.contracts.inference import open_inference_pb2
 from headrace_client.errors import InternalError
 from headrace_client.inference import execution_of, parameter_value
 from headrace_gateway.http.document_fields import (
@@ -124,14 +125,7 @@ def answer_document(
         TensorError: A text of an output is not UTF-8, which JSON can't hold.
     """
     response, execution = answer.response, execution_of(answer.execution)
-    contents = response.raw_output_contents
-    if len(contents) != len(response.outputs):
-        raise InternalError("the answer doesn't carry its outputs as raw bytes")
-    outputs: Object = {}
-    for output, raw in zip(response.outputs, contents, strict=True):
-        shape = list(output.shape)
-        data: Any = raw if binary else data_of(output.datatype, shape, raw, base64=base64)
-        outputs[output.name] = {"shape": shape, "dtype": output.datatype, "data": data}
+    outputs = output_documents(response, base64=base64, binary=binary)
     metadata: Object = {
         "model": response.model_name,
         "version": response.model_version,
@@ -151,6 +145,21 @@ def answer_document(
         "timestamp": datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z"),
         "metadata": metadata,
     }
+
+
+def output_documents(
+    response: open_inference_pb2.ModelInferResponse, *, base64: bool = False, binary: bool = False
+) -> Object:
+    """The outputs by name; arguments and failures as of `answer_document`."""
+    contents = response.raw_output_contents
+    if len(contents) != len(response.outputs):
+        raise InternalError("the answer doesn't carry its outputs as raw bytes")
+    outputs: Object = {}
+    for output, raw in zip(response.outputs, contents, strict=True):
+        shape = list(output.shape)
+        data: Any = raw if binary else data_of(output.datatype, shape, raw, base64=base64)
+        outputs[output.name] = {"shape": shape, "dtype": output.datatype, "data": data}
+    return outputs
 
 
 def _add_input(message: inference_pb2.InferRequest, name: str, value: object, field: str) -> None:

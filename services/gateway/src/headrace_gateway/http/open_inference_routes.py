@@ -68,18 +68,18 @@ async def declare_version(version: str) -> None:
 
 
 Named = Annotated[ModelReference, Depends(model_in_path)]
-_VERSION = "/models/{model}/versions/{version}"
-_DECLARED = [Depends(declare_version)]
+VERSION = "/models/{model}/versions/{version}"
+DECLARED = [Depends(declare_version)]
 
 
-@router.get(_VERSION, summary="Tensors of a version", dependencies=_DECLARED)
+@router.get(VERSION, summary="Tensors of a version", dependencies=DECLARED)
 @router.get("/models/{model}", summary="Tensors of a model")
 async def metadata(session: CurrentSession, call: CurrentCall, named: Named) -> Response:
     request = open_inference_pb2.ModelMetadataRequest(name=named.name, version=named.model_version)
     return answer(document_of(await session.unary(rpcs.MODEL_METADATA, request, call=call), snake_case=True))
 
 
-@router.get(f"{_VERSION}/ready", summary="Whether a version could be served now", dependencies=_DECLARED)
+@router.get(f"{VERSION}/ready", summary="Whether a version could be served now", dependencies=DECLARED)
 @router.get("/models/{model}/ready", summary="Whether a model could be served now")
 async def model_ready(session: CurrentSession, call: CurrentCall, named: Named) -> Response:
     request = open_inference_pb2.ModelReadyRequest(name=named.name, version=named.model_version)
@@ -87,7 +87,7 @@ async def model_ready(session: CurrentSession, call: CurrentCall, named: Named) 
     return answer({"name": named.name, "ready": is_ready}, status=200 if is_ready else 503)
 
 
-@router.get(f"{_VERSION}/config", summary="Configuration of a version, as Triton has it", dependencies=_DECLARED)
+@router.get(f"{VERSION}/config", summary="Configuration of a version, as Triton has it", dependencies=DECLARED)
 @router.get("/models/{model}/config", summary="Configuration of a model, as Triton has it")
 async def config(session: CurrentSession, call: CurrentCall, named: Named) -> Response:
     request = open_inference_pb2.ModelConfigRequest(name=named.name, version=named.model_version)
@@ -95,14 +95,14 @@ async def config(session: CurrentSession, call: CurrentCall, named: Named) -> Re
     return answer(document_of(found.config, snake_case=True))
 
 
-@router.get(f"{_VERSION}/stats", summary="What the gateway counted of a version", dependencies=_DECLARED)
+@router.get(f"{VERSION}/stats", summary="What the gateway counted of a version", dependencies=DECLARED)
 @router.get("/models/{model}/stats", summary="What the gateway counted of a model's versions")
 async def statistics(session: CurrentSession, call: CurrentCall, named: Named) -> Response:
     request = model_statistics_pb2.ModelStatisticsRequest(name=named.name, version=named.model_version)
     return answer(document_of(await session.unary(rpcs.MODEL_STATISTICS, request, call=call), snake_case=True))
 
 
-@router.post(f"{_VERSION}/infer", summary="Run an inference on a version", openapi_extra=INFER, dependencies=_DECLARED)
+@router.post(f"{VERSION}/infer", summary="Run an inference on a version", openapi_extra=INFER, dependencies=DECLARED)
 @router.post("/models/{model}/infer", summary="Run an inference", openapi_extra=INFER)
 async def infer(
     request: Request, front: CurrentFront, session: CurrentSession, call: CurrentCall, named: Named
