@@ -49,11 +49,11 @@ class RunnerUnderTest:
     events: list[ModelEvent] = field(default_factory=list[ModelEvent])
 
     def states(self, uid: str) -> list[str]:
-        """The states that a version went through, without their prefix."""
+        """The states that a version went through, without their prefix and without what told how far it is."""
         return [
             ModelState.Name(event.state).removeprefix("MODEL_STATE_")
             for event in self.events
-            if event.version_uid == uid
+            if event.version_uid == uid and not event.HasField("progress")
         ]
 
     def metric(self, name: str, **labels: str) -> float:

@@ -2,105 +2,25 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import AsyncGenerator, Iterable
-from contextlib import asynccontextmanager
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from headrace.gateway.v1 import generation_pb2 as pb
-from headrace.gateway.v1.mesh_pb2 import ModelState
-from headrace.registry.v1.manifest_pb2 import (
-    ExecutionPolicy,
-    LanguagePolicy,
-    Manifest,
-    ModelTask,
-    QueuePolicy,
-    TensorSpec,
-)
+from headrace.gateway.v1.mesh_pb2 import LoadProgress, ModelState
 from headrace.runner.internal.v1.mesh_pb2 import CallKind, GenerateCall
 from headrace_common import catalogue
-from headrace_common.errors import HeadraceError, ModelError
-from headrace_common.testing import FakeClock
-from headrace_runner.backends.contract import Backend
-from headrace_runner.backends.discovery import discover
+from headrace_common.errors import HeadraceError
 from headrace_runner.calls import Outcome
 from inference import open_inference_pb2 as oip
 from support import onnx_models
 from support.artifacts import version_of
 from support.eventually import eventually
 from support.generation import decoupled, text_output
-from support.generations import Generations, Heard
+from support.generations import Heard
 from support.runner import running_host
-from support.scripted_language import UNKNOWN_GRAMMAR, ScriptedLanguageBackend, ScriptedLanguageModel, text_after
-
-SLOTS = 4
-CONTEXT = 64
-ENDLESS = pb.GenerateRequest(text="x")
-"""Goes on until the context is full."""
-
-
-def manifest(**execution: Any) -> Manifest:
-    return Manifest(
-        backend="scripted",
-        task=ModelTask.MODEL_TASK_GENERATE,
-        inputs=[TensorSpec(name="text_input", datatype="BYTES", shape=[1])],
-        outputs=[TensorSpec(name="text_output", datatype="BYTES", shape=[1])],
-        language=LanguagePolicy(slots=SLOTS, context_length=CONTEXT),
-        execution=ExecutionPolicy(**execution),
-    )
-
-
-@dataclass
-class Story(Generations):
-    """A runner with a scripted language model."""
-
-    backend: ScriptedLanguageBackend
-
-    @property
-    def model(self) -> ScriptedLanguageModel:
-        return self.backend.models[-1]
-
-    async def all_free(self) -> None:
-        await super().all_free()
-        assert self.model.running == 0
-
-
-def installed(monkeypatch: pytest.MonkeyPatch, *, held: bool = False) -> ScriptedLanguageBackend:
-    """A backend that every runner of the test has."""
-    backend = ScriptedLanguageBackend(held=held)
-
-    def discovered(disabled: Iterable[str]) -> dict[str, Backend]:
-        return {**discover([*disabled, "llamacpp"]), "scripted": backend}
-
-    monkeypatch.setattr("headrace_runner.app.discover", discovered)
-    return backend
-
-
-@asynccontextmanager
-async def story(
-    folder: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    *,
-    clock: FakeClock | None = None,
-    described: Manifest | None = None,
-    held: bool = False,
-    **settings: Any,
-) -> AsyncGenerator[Story]:
-    backend = installed(monkeypatch, held=held)
-    async with running_host(folder, clock=clock, **settings) as runner:
-        runner.artifacts.files["story.bin"] = b"story"
-        version = version_of("story", {"story.bin": b"story"}, manifest=described or manifest())
-        runner.want(version)
-        await runner.settled(version.uid)
-        loaded = Story(runner, version, backend)
-        yield loaded
-        for model in backend.models:
-            model.may_go.set()
-            model.may_stop.set()
+from support.scripted_language import text_after
+from support.story import CONTEXT, SLOTS, installed, manifest, story
 
 
 async def test_a_loaded_model_tells_its_slots_and_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -111,40 +31,6 @@ async def test_a_loaded_model_tells_its_slots_and_memory(tmp_path: Path, monkeyp
         loaded.model.memory_bytes = 3_000_000
         assert loaded.runner.host.load().model_memory_bytes == 3_000_000
     assert loaded.model.closed
-
-
-async def test_a_model_that_fails_for_good_is_told_of_unloaded_and_loaded_anew(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    clock = FakeClock()
-    async with story(tmp_path, monkeypatch, clock=clock) as loaded:
-        first = loaded.model
-        first.failure = ModelError("its process can't be started", entry=catalogue.MODEL_LOAD_FAILED)
-        loaded.runner.host.sweep()
-        event = loaded.runner.events[-1]
-        assert event.state == ModelState.MODEL_STATE_FAILED and b"can't be started" in event.status
-        assert loaded.runner.host.load().model_memory_bytes == 0
-        await eventually(lambda: first.closed)
-        clock.advance(60)
-        loaded.runner.want(loaded.version)
-        await loaded.runner.settled(loaded.version.uid)
-        assert loaded.model is not first
-        await loaded.over(loaded.generate())
-
-
-async def test_a_constraint_that_can_t_be_kept_is_refused_before_it_waits(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    async with story(tmp_path, monkeypatch) as loaded:
-        loaded.model.may_stop.clear()
-        holding = [loaded.generate() for _ in range(SLOTS)]
-        await eventually(lambda: loaded.model.running == SLOTS)
-        request = pb.GenerateRequest(text="x", sampling=pb.SamplingParameters(grammar=UNKNOWN_GRAMMAR))
-        refused = loaded.generate(request=request)
-        await loaded.over(refused)
-        assert refused.error.entry is catalogue.CONSTRAINT_INVALID
-        loaded.model.may_stop.set()
-        await loaded.over(*holding)
 
 
 async def test_a_first_token_that_does_not_come_is_not_waited_for(
@@ -165,6 +51,23 @@ async def test_a_load_that_is_given_up_frees_the_model(tmp_path: Path, monkeypat
         await eventually(lambda: len(backend.models) == 1)
         await runner.host.close(grace_s=1)
         assert backend.models[0].closed
+
+
+async def test_a_load_tells_how_far_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("headrace_runner.model_host._PROGRESS_S", 0.01)
+    backend = installed(monkeypatch, held=True)
+    async with running_host(tmp_path) as runner:
+        runner.artifacts.files["story.bin"] = b"story"
+        version = version_of("story", {"story.bin": b"story"}, manifest=manifest())
+        runner.want(version)
+        for loaded in (0.25, 0.75):
+            backend.progress = loaded
+            told = LoadProgress(fetched_ratio=1, loaded_ratio=loaded)
+            await eventually(lambda told=told: runner.events[-1].progress == told)
+        backend.models[0].may_go.set()
+        await runner.settled(version.uid)
+        assert not runner.events[-1].HasField("progress")
+        assert runner.states(version.uid) == ["LOADING", "LOADED"]
 
 
 async def test_tokens_come_one_by_one_and_make_the_models_text(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -265,114 +168,6 @@ async def test_generation_ends_with_the_context_and_a_prompt_must_leave_room(
         await loaded.all_free()
 
 
-async def test_slots_are_never_exceeded_and_everybody_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    async with story(tmp_path, monkeypatch) as loaded:
-        sampling = pb.SamplingParameters(max_tokens=5)
-        heard = [
-            loaded.generate(request=pb.GenerateRequest(text=f"t{n}", sampling=sampling, completions=1 + n % SLOTS))
-            for n in range(40)
-        ]
-        assert loaded.runner.host.load().queue_depth == 40
-        await loaded.over(*heard)
-        assert all(len(one.text(n % SLOTS)) == 5 for n, one in enumerate(heard))
-        assert loaded.model.peak == SLOTS
-        await loaded.all_free()
-
-
-async def test_a_cancelled_call_stops_the_model_and_keeps_its_slot_until_then(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    async with story(tmp_path, monkeypatch) as loaded:
-        loaded.model.may_stop.clear()
-        loaded.model.stand_after(3)
-        running = [loaded.generate(request=ENDLESS) for _ in range(SLOTS)]
-        waiting = loaded.generate()
-        await eventually(lambda: loaded.model.running == SLOTS and loaded.metric("generation_queue_tokens") == 12)
-        running[0].cancel()
-        running[0].cancel()
-        for _ in range(20):
-            await asyncio.sleep(0)
-        assert loaded.model.running == SLOTS
-        loaded.model.may_stop.set()
-        await eventually(lambda: len(loaded.model.begun) == 1 + SLOTS + 1)
-        loaded.model.may_go.set()
-        await loaded.over(waiting, *running[1:])
-        assert running[0].outcome is None, "nobody waits for it"
-        assert waiting.text() == text_after("once", 8)
-        await loaded.all_free()
-        assert loaded.metric("calls_total", outcome="cancelled") == 1
-
-
-@pytest.mark.parametrize("turns", range(12))
-async def test_a_call_may_be_cancelled_at_any_moment(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, turns: int
-) -> None:
-    async with story(tmp_path, monkeypatch) as loaded:
-        heard = [loaded.generate() for _ in range(2 * SLOTS)]
-        for _ in range(turns):
-            await asyncio.sleep(0)
-        for one in heard:
-            one.cancel()
-        await loaded.all_free()
-        assert loaded.metric("calls_total", outcome="cancelled") == sum(not one.over for one in heard)
-        again = loaded.generate()
-        await loaded.over(again)
-        assert again.text() == text_after("once", 8)
-
-
-async def test_calls_end_at_their_deadline_with_what_they_have(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    clock = FakeClock()
-    async with story(tmp_path, monkeypatch, clock=clock) as loaded:
-        loaded.model.stand_after(3)
-        running = [loaded.generate(timeout_s=5) for _ in range(SLOTS)]
-        await eventually(lambda: all(len(one.tokens) == 3 for one in running))
-        waiting = loaded.generate(timeout_s=2)
-        await eventually(lambda: loaded.runner.host.load().queue_depth == 1)
-        clock.advance(3)
-        await loaded.over(waiting)
-        assert waiting.error.entry is catalogue.INFERENCE_TIMEOUT
-        assert "waiting" in waiting.error.message
-        assert not running[0].over
-        clock.advance(3)
-        await loaded.over(*running)
-        assert {one.error.entry for one in running} == {catalogue.INFERENCE_TIMEOUT}
-        assert bytes(running[0].tokens).decode() == text_after("once", 3)
-        await loaded.all_free()
-        assert loaded.metric("calls_total", outcome="expired") == SLOTS + 1
-
-
-async def test_the_models_policy_bounds_the_queue_and_the_time_in_it_and_in_a_slot(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    clock = FakeClock()
-    described = manifest(queue=QueuePolicy(calls_max=2))
-    described.execution.queue.timeout.FromSeconds(4)
-    described.execution.timeout.FromSeconds(6)
-    async with story(tmp_path, monkeypatch, clock=clock, described=described) as loaded:
-        loaded.model.may_go.clear()
-        heard = [loaded.generate() for _ in range(SLOTS + 2)]
-        with pytest.raises(HeadraceError) as caught:
-            loaded.generate()
-        assert caught.value.entry is catalogue.RUNNER_OVERLOADED
-        assert caught.value.retry_after_s
-        loaded.model.may_go.set()
-        await loaded.over(*heard)
-
-        loaded.model.stand_after(3)
-        running = [loaded.generate() for _ in range(SLOTS)]
-        await eventually(lambda: loaded.model.running == SLOTS)
-        waiting = loaded.generate()
-        clock.advance(5)
-        await loaded.over(waiting)
-        assert waiting.error.entry is catalogue.QUEUE_TIMEOUT
-        assert not any(one.over for one in running)
-        clock.advance(2)
-        await loaded.over(*running)
-        assert {one.error.entry for one in running} == {catalogue.EXECUTION_TIMEOUT}
-        await loaded.all_free()
-        assert loaded.metric("calls_total", outcome="refused") == 2
-
-
 async def test_a_lost_process_ends_its_streams_and_the_model_goes_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -394,56 +189,6 @@ async def test_a_lost_process_ends_its_streams_and_the_model_goes_on(
         await loaded.over(again)
         assert again.text() == text_after("once", 8)
         assert loaded.runner.events[-1].state == ModelState.MODEL_STATE_LOADED
-
-
-@pytest.mark.parametrize("completions", [1, SLOTS])
-async def test_a_slot_is_not_given_away_while_the_model_stops_whatever_comes_meanwhile(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, completions: int
-) -> None:
-    async with story(tmp_path, monkeypatch) as loaded:
-        loaded.model.stand_after(3)
-        failing = loaded.generate(
-            request=pb.GenerateRequest(text="x", completions=completions, sampling=pb.SamplingParameters(max_tokens=9))
-        )
-        others = [loaded.generate(request=ENDLESS) for _ in range(SLOTS - completions)]
-        await eventually(lambda: loaded.model.running == SLOTS)
-        waiting = loaded.generate()
-        await eventually(lambda: loaded.metric("generation_queue_tokens") == 12)
-        loaded.model.may_stop.clear()
-        loaded.model.lose()
-        for _ in range(20):
-            await asyncio.sleep(0)
-        failing.cancel()
-        for _ in range(20):
-            await asyncio.sleep(0)
-        assert loaded.metric("generation_slots_used") == SLOTS == loaded.model.running
-        loaded.model.may_stop.set()
-        loaded.model.may_go.set()
-        await loaded.over(waiting, *others)
-        assert waiting.text() == text_after("once", 8)
-        assert failing.outcome is None
-        await loaded.all_free()
-
-
-async def test_long_prompts_are_computed_one_after_the_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    async with story(tmp_path, monkeypatch) as loaded:
-        peaks: list[int] = []
-        sampling = pb.SamplingParameters(max_tokens=1)
-        for prompt in ("y" * 40, "z" * (CONTEXT // SLOTS)):
-            loaded.model.peak = 0
-            texts = [f"{number}{prompt[1:]}" for number in range(SLOTS)]
-            heard = [loaded.generate(request=pb.GenerateRequest(text=text, sampling=sampling)) for text in texts]
-            await loaded.over(*heard)
-            peaks.append(loaded.model.peak)
-        assert peaks == [1, SLOTS]
-        # A first token says that the prompt is computed.
-        loaded.model.stand_after(1)
-        heard = [loaded.generate(request=pb.GenerateRequest(text=f"{number}" * 40)) for number in range(SLOTS)]
-        await eventually(lambda: all(one.tokens for one in heard))
-        assert (loaded.model.running, loaded.metric("generation_prompt_tokens")) == (SLOTS, 0)
-        loaded.model.may_go.set()
-        await loaded.over(*heard)
-        await loaded.all_free()
 
 
 async def test_what_goes_wrong_with_one_callers_answer_is_no_others_concern(
@@ -502,18 +247,3 @@ async def test_a_manifest_of_something_else_is_refused(tmp_path: Path, monkeypat
                 pass
         assert caught.value.entry is catalogue.MODEL_MANIFEST_MISMATCH
         assert says in caught.value.message
-
-
-async def test_a_runner_that_leaves_lets_calls_go_on_for_the_grace_and_then_ends_them(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    async with story(tmp_path, monkeypatch) as loaded:
-        done = loaded.generate()
-        assert await loaded.runner.host.close(grace_s=30)
-        assert done.text() == text_after("once", 8)
-    async with story(tmp_path / "b", monkeypatch) as loaded:
-        loaded.model.may_go.clear()
-        stuck = loaded.generate()
-        assert await loaded.runner.host.close(grace_s=0.05)
-        assert stuck.error.entry is catalogue.RUNNER_DRAINING
-        assert loaded.model.closed

@@ -56,6 +56,21 @@ def test_models_of_a_runner_tell_their_state_where_it_matters() -> None:
     assert models_text(runner) == "a:1, b:2 (failed: MODEL_LOAD_FAILED)"
 
 
+@pytest.mark.parametrize(
+    ("progress", "text"),
+    [
+        (None, "loading"),
+        (mesh_pb2.LoadProgress(fetched_ratio=0.43), "loading: 43% fetched"),
+        (mesh_pb2.LoadProgress(fetched_ratio=1), "loading: fetched"),
+        (mesh_pb2.LoadProgress(fetched_ratio=1, loaded_ratio=0.07), "loading: 7% in memory"),
+    ],
+)
+def test_models_that_load_tell_how_far_they_are(progress: mesh_pb2.LoadProgress | None, text: str) -> None:
+    runner = mesh_pb2.Runner(id="r")
+    runner.models.add(model="a", version=1, state=mesh_pb2.MODEL_STATE_LOADING, load_progress=progress)
+    assert models_text(runner) == f"a:1 ({text})"
+
+
 def test_models_of_a_runner_tell_what_waits_and_what_keeps_calls_away() -> None:
     runner = mesh_pb2.Runner(id="r")
     runner.models.add(model="a", version=1, state=mesh_pb2.MODEL_STATE_LOADED, breaker=mesh_pb2.BREAKER_STATE_CLOSED)

@@ -190,6 +190,21 @@ async def test_operator_sees_load_and_breakers_and_a_tenant_only_what_is_its_own
     ]
 
 
+async def test_a_load_is_shown_with_how_far_it_is(mesh: Mesh) -> None:
+    session = mesh.join("runner-0")
+    progress = pb.LoadProgress(fetched_ratio=1, loaded_ratio=0.5)
+    for state, told, shown in (
+        (pb.MODEL_STATE_LOADING, progress, True),
+        (pb.MODEL_STATE_LOADED, None, False),
+    ):
+        session.on_event(
+            runner_pb2.RunnerEvent(model=runner_pb2.ModelEvent(version_uid="a1", state=state, progress=told))
+        )
+        (seen,) = await listed(mesh, ACME)
+        assert seen.models[0].HasField("load_progress") is shown
+        assert not shown or seen.models[0].load_progress == progress
+
+
 async def test_runner_gets_nothing_for_a_backend_that_does_not_work_until_it_does(mesh: Mesh) -> None:
     session = mesh.join("runner-0", "a1")
     session.models["a1"].backend = "onnxruntime"

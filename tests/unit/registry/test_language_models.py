@@ -61,7 +61,7 @@ def test_a_language_model_generates_unless_something_else_is_said() -> None:
         pb.TensorSpec(name="sampling_parameters", datatype="BYTES", shape=[1], optional=True),
         pb.TensorSpec(name="exclude_input_in_output", datatype="BOOL", shape=[1], optional=True),
     ]
-    assert list(manifest.outputs) == [pb.TensorSpec(name="text_output", datatype="BYTES", shape=[1])]
+    assert list(manifest.outputs) == [pb.TensorSpec(name="text_output", datatype="BYTES", shape=[-1])]
     assert dict(manifest.metadata) == {
         "architecture": "llama",
         "model_name": "SmallModel",

@@ -103,7 +103,8 @@ def _backend_text(backend: mesh_pb2.BackendInfo, *, usable: bool) -> Text:
 def _model_text(model: mesh_pb2.RunnerModel) -> str:
     state = enum_text(model, "state")
     if state != LOADED:
-        return f"{model.model}:{model.version} ({state}{': ' if model.error_reason else ''}{model.error_reason})"
+        more = model.error_reason or _progress_text(model)
+        return f"{model.model}:{model.version} ({state}{': ' if more else ''}{more})"
     breaker = enum_text(model, "breaker").replace("_", "-")
     details = [
         *([f"{model.in_flight} calls"] if model.in_flight else []),
@@ -111,6 +112,16 @@ def _model_text(model: mesh_pb2.RunnerModel) -> str:
         *([f"breaker {breaker}"] if breaker in {"open", "half-open"} else []),
     ]
     return f"{model.model}:{model.version}" + (f" ({', '.join(details)})" if details else "")
+
+
+def _progress_text(model: mesh_pb2.RunnerModel) -> str:
+    """How far a load is: of fetching until that is done, then of loading, where that is known."""
+    if not model.HasField("load_progress"):
+        return ""
+    progress = model.load_progress
+    if progress.fetched_ratio < 1:
+        return f"{progress.fetched_ratio:.0%} fetched"
+    return f"{progress.loaded_ratio:.0%} in memory" if progress.loaded_ratio else "fetched"
 
 
 def _device_text(runner: mesh_pb2.Runner) -> str:

@@ -186,7 +186,7 @@ def _signature(task: ModelTask.ValueType, header: GgufHeader) -> Signature:
                 TensorSpec(name="sampling_parameters", datatype="BYTES", shape=[1], optional=True),
                 TensorSpec(name="exclude_input_in_output", datatype="BOOL", shape=[1], optional=True),
             ],
-            outputs=[TensorSpec(name="text_output", datatype="BYTES", shape=[1])],
+            outputs=[TensorSpec(name="text_output", datatype="BYTES", shape=[-1])],
         )
     if task == MODEL_TASK_EMBED:
         return Signature(

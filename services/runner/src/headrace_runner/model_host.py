@@ -26,6 +26,7 @@ from headrace_runner.calls import Cancel, Ended, IncomingCall
 from headrace_runner.device import Gauges
 from headrace_runner.execution.serving import ServingReplica
 from headrace_runner.load_report import most_recent
+from headrace_runner.loading.load_progress import LoadProgress
 from headrace_runner.loading.load_retry import LoadRetry
 from headrace_runner.loading.model_loader import LoadedReplica, ModelLoader
 from headrace_runner.loading.residency import Residency
@@ -34,6 +35,7 @@ from headrace_runner.metrics import RunnerMetrics
 Listener = Callable[[ModelEvent], None]
 
 _SWEEP_S = 5.0
+_PROGRESS_S = 1.0
 # A runner with a call so lately serves more of them.
 _SERVING_S = 1.0
 
@@ -257,12 +259,14 @@ class ModelHost:
 
     async def _load(self, entry: _Entry) -> None:
         started = self._clock.monotonic()
+        progress = LoadProgress(size_bytes=entry.version.size_bytes)
+        telling = self._spawn(self._tell_progress(entry, progress), f"progress-{entry.version.model}")
         try:
-            lease = await self._loader.fetch(entry.version, lambda: entry.ticket)
+            lease = await self._loader.fetch(entry.version, lambda: entry.ticket, progress)
             try:
                 async with self._one_load:
                     await self._make_room(await self._loader.memory_needed(entry.version, lease))
-                    loaded = await self._loader.load(entry.tenant_id, entry.version, lease)
+                    loaded = await self._loader.load(entry.tenant_id, entry.version, lease, progress)
             except BaseException:
                 lease.release()
                 raise
@@ -274,8 +278,18 @@ class ModelHost:
         else:
             self._loaded(entry, loaded, self._clock.monotonic() - started)
             await self._make_room(0, required=False)
+        finally:
+            telling.cancel()
         if entry.release_due:
             self.release(entry.version.uid)
+
+    async def _tell_progress(self, entry: _Entry, progress: LoadProgress) -> None:
+        while True:
+            await asyncio.sleep(_PROGRESS_S)
+            news = progress.news()
+            loading = entry.event.state == ModelState.MODEL_STATE_LOADING
+            if news is not None and loading and not entry.release_due:
+                self._change(entry, ModelEvent(state=ModelState.MODEL_STATE_LOADING, progress=news))
 
     async def _make_room(self, needed_bytes: int, *, required: bool = True) -> None:
         chosen = self._residency.evict_for(needed_bytes, self._clock.monotonic(), self._busy())
@@ -394,10 +408,11 @@ class ModelHost:
         self._metrics.model_memory_bytes.set(self._residency.bytes_used)
         self._metrics.models_loaded.set(sum(entry.loaded is not None for entry in self._entries.values()))
 
-    def _spawn(self, work: Coroutine[Any, Any, object], name: str) -> None:
+    def _spawn(self, work: Coroutine[Any, Any, object], name: str) -> asyncio.Task[object]:
         task = self._tasks.spawn(work, name=name)
         self._working.add(task)
         task.add_done_callback(self._working.discard)
+        return task
 
 
 def _other_task(version: Version) -> ModelError:

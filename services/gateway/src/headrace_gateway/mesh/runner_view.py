@@ -95,6 +95,7 @@ class RunnerView:
             state=event.state,
             memory_bytes=event.memory_bytes,
             load_time=event.load_time if event.HasField("load_time") else None,
+            load_progress=event.progress if event.HasField("progress") else None,
             queue_depth=load.queue_depth,
             in_flight=load.in_flight,
         )

@@ -171,6 +171,19 @@ class EstimatesMemory(Protocol):
 
 
 @runtime_checkable
+class TellsProgress(Protocol):
+    """A `Backend` that can tell how far a load is. Optional."""
+
+    def load_progress(self, artifact_dir: Path) -> float:
+        """Part of the artefact that is in memory, about, from 0 to 1. Asked while `load` runs, in any thread, at once.
+
+        Args:
+            artifact_dir: The folder that `load` was given.
+        """
+        ...
+
+
+@runtime_checkable
 class DescribesItself(Protocol):
     """A `Backend` that says what it can do. Optional."""
 

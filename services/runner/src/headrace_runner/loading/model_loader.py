@@ -31,6 +31,7 @@ from headrace_runner.execution.tenant_use import TenantUse
 from headrace_runner.loading.fetch_pace import FetchPace
 from headrace_runner.loading.heap import Heap
 from headrace_runner.loading.load_priority import LoadPriority
+from headrace_runner.loading.load_progress import LoadProgress
 from headrace_runner.loading.load_thread import LoadThread
 from headrace_runner.loading.manifest_check import check_generation, signature_of
 from headrace_runner.loading.warm_up import warm_up, warm_up_generation
@@ -123,7 +124,7 @@ class ModelLoader:
         self._thread = LoadThread(timeout_s=load_timeout_s)
         self._log = structlog.stdlib.get_logger("loading")
 
-    async def fetch(self, version: Version, ticket: Callable[[], str]) -> ArtifactLease:
+    async def fetch(self, version: Version, ticket: Callable[[], str], progress: LoadProgress) -> ArtifactLease:
         """Makes sure that the version's artefact is on disk. `ticket` gives the newest ticket for it.
 
         Raises:
@@ -135,12 +136,16 @@ class ModelLoader:
         async def read_from(path: str, offset: int) -> AsyncGenerator[bytes, None]:
             async with aclosing(self._source.read(ticket=ticket(), path=path, offset=offset)) as parts:
                 async for part in parts:
+                    offset += len(part)
+                    progress.fetching(path, offset)
                     yield part
                     pause_s = self._pace.pause_s(len(part), self._clock.monotonic())
                     if pause_s:
                         await asyncio.sleep(pause_s)
 
-        return await self._cache.lease(version.files, read_from)
+        lease = await self._cache.lease(version.files, read_from)
+        progress.fetched()
+        return lease
 
     async def memory_needed(self, version: Version, lease: ArtifactLease) -> int:
         """Bytes, about, that a fetched artefact will take in memory.
@@ -154,7 +159,9 @@ class ModelLoader:
         files = [file.path for file in version.files]
         return await asyncio.to_thread(backend.memory_needed, lease.folder, files, version.manifest)
 
-    async def load(self, tenant_id: str, version: Version, lease: ArtifactLease) -> LoadedReplica:
+    async def load(
+        self, tenant_id: str, version: Version, lease: ArtifactLease, progress: LoadProgress
+    ) -> LoadedReplica:
         """Loads a fetched artefact and runs it once. The lease belongs to the result, or stays the caller's on errors.
 
         Raises:
@@ -165,7 +172,7 @@ class ModelLoader:
         threads = threads_of(version.manifest, policy, self._limits)
         try:
             loaded = await self._thread.run(
-                version.uid, lambda: self._load_aside(version, lease, threads), lambda result: result.close()
+                version.uid, lambda: self._load_aside(version, lease, threads, progress), lambda result: result.close()
             )
         except TimeoutError:
             raise DeadlineError(
@@ -261,7 +268,10 @@ class ModelLoader:
         """Takes no more loads; one that is under way is not waited for, and its model is freed when it ends."""
         self._thread.close()
 
-    def _load_aside(self, version: Version, lease: ArtifactLease, threads: int) -> _TensorModel | GenerativeModel:
+    def _load_aside(
+        self, version: Version, lease: ArtifactLease, threads: int, progress: LoadProgress
+    ) -> _TensorModel | GenerativeModel:
+        progress.loads(self._backends.choose(version.manifest), lease.folder)
         with self._priority.lowered():
             return self._load_blocking(version, lease, threads)
 

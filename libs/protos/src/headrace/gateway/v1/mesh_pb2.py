@@ -26,7 +26,7 @@ from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1eheadrace/gateway/v1/mesh.proto\x12\x13headrace.gateway.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x84\x05\n\x06Runner\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12/\n\x05state\x18\x03 \x01(\x0e\x32 .headrace.gateway.v1.RunnerState\x12\x13\n\x0b\x64\x65vice_type\x18\x04 \x01(\t\x12\x10\n\x08\x62\x61\x63kends\x18\x05 \x03(\t\x12\x30\n\x06models\x18\x06 \x03(\x0b\x32 .headrace.gateway.v1.RunnerModel\x12\x11\n\tin_flight\x18\x07 \x01(\r\x12\x13\n\x0bqueue_depth\x18\x08 \x01(\r\x12\x1a\n\x12model_memory_bytes\x18\t \x01(\x04\x12\x30\n\x0c\x63onnect_time\x18\n \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x30\n\rheartbeat_age\x18\x0b \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x37\n\x06labels\x18\x0c \x03(\x0b\x32\'.headrace.gateway.v1.Runner.LabelsEntry\x12\x36\n\x0c\x62\x61\x63kend_info\x18\r \x03(\x0b\x32 .headrace.gateway.v1.BackendInfo\x12\x44\n\rdevice_gauges\x18\x0e \x03(\x0b\x32-.headrace.gateway.v1.Runner.DeviceGaugesEntry\x12\x13\n\x0b\x64\x65vice_name\x18\x0f \x01(\t\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x1a\x33\n\x11\x44\x65viceGaugesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\"\xfd\x01\n\x0b\x42\x61\x63kendInfo\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12\x0f\n\x07healthy\x18\x03 \x01(\x08\x12\x0e\n\x06reason\x18\x04 \x01(\t\x12>\n\x0c\x63\x61pabilities\x18\x05 \x01(\x0b\x32(.headrace.gateway.v1.BackendCapabilities\x12>\n\x07metrics\x18\x06 \x03(\x0b\x32-.headrace.gateway.v1.BackendInfo.MetricsEntry\x1a.\n\x0cMetricsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\"|\n\x13\x42\x61\x63kendCapabilities\x12\x11\n\tstreaming\x18\x01 \x01(\x08\x12\x10\n\x08\x62\x61tching\x18\x02 \x01(\x08\x12\x14\n\x0cquantization\x18\x03 \x03(\t\x12\x14\n\x0c\x64\x65vice_types\x18\x04 \x03(\t\x12\x14\n\x0cinterruption\x18\x05 \x01(\x08\"\xbb\x02\n\x0bRunnerModel\x12\x11\n\ttenant_id\x18\x01 \x01(\t\x12\r\n\x05model\x18\x02 \x01(\t\x12\x0f\n\x07version\x18\x03 \x01(\x03\x12\x13\n\x0bversion_uid\x18\x04 \x01(\t\x12.\n\x05state\x18\x05 \x01(\x0e\x32\x1f.headrace.gateway.v1.ModelState\x12\x14\n\x0cmemory_bytes\x18\x06 \x01(\x04\x12,\n\tload_time\x18\x07 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x14\n\x0c\x65rror_reason\x18\x08 \x01(\t\x12\x13\n\x0bqueue_depth\x18\t \x01(\r\x12\x11\n\tin_flight\x18\n \x01(\r\x12\x32\n\x07\x62reaker\x18\x0b \x01(\x0e\x32!.headrace.gateway.v1.BreakerState\"\x14\n\x12ListRunnersRequest\"W\n\x13ListRunnersResponse\x12\x12\n\ngateway_id\x18\x01 \x01(\t\x12,\n\x07runners\x18\x02 \x03(\x0b\x32\x1b.headrace.gateway.v1.Runner\"\x15\n\x13WatchRunnersRequest\"W\n\x14WatchRunnersResponse\x12\x12\n\ngateway_id\x18\x01 \x01(\t\x12+\n\x06runner\x18\x02 \x01(\x0b\x32\x1b.headrace.gateway.v1.Runner\" \n\x12\x44rainRunnerRequest\x12\n\n\x02id\x18\x01 \x01(\t\"B\n\x13\x44rainRunnerResponse\x12+\n\x06runner\x18\x01 \x01(\x0b\x32\x1b.headrace.gateway.v1.Runner*\x8f\x01\n\x0bRunnerState\x12\x1c\n\x18RUNNER_STATE_UNSPECIFIED\x10\x00\x12\x16\n\x12RUNNER_STATE_READY\x10\x01\x12\x18\n\x14RUNNER_STATE_EJECTED\x10\x02\x12\x19\n\x15RUNNER_STATE_DRAINING\x10\x03\x12\x15\n\x11RUNNER_STATE_GONE\x10\x04*\x8c\x01\n\nModelState\x12\x1b\n\x17MODEL_STATE_UNSPECIFIED\x10\x00\x12\x17\n\x13MODEL_STATE_LOADING\x10\x01\x12\x16\n\x12MODEL_STATE_LOADED\x10\x02\x12\x16\n\x12MODEL_STATE_FAILED\x10\x03\x12\x18\n\x14MODEL_STATE_UNLOADED\x10\x04*|\n\x0c\x42reakerState\x12\x1d\n\x19\x42REAKER_STATE_UNSPECIFIED\x10\x00\x12\x18\n\x14\x42REAKER_STATE_CLOSED\x10\x01\x12\x16\n\x12\x42REAKER_STATE_OPEN\x10\x02\x12\x1b\n\x17\x42REAKER_STATE_HALF_OPEN\x10\x03\x32\xb8\x02\n\x0bMeshService\x12`\n\x0bListRunners\x12\'.headrace.gateway.v1.ListRunnersRequest\x1a(.headrace.gateway.v1.ListRunnersResponse\x12\x65\n\x0cWatchRunners\x12(.headrace.gateway.v1.WatchRunnersRequest\x1a).headrace.gateway.v1.WatchRunnersResponse0\x01\x12`\n\x0b\x44rainRunner\x12\'.headrace.gateway.v1.DrainRunnerRequest\x1a(.headrace.gateway.v1.DrainRunnerResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1eheadrace/gateway/v1/mesh.proto\x12\x13headrace.gateway.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x84\x05\n\x06Runner\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12/\n\x05state\x18\x03 \x01(\x0e\x32 .headrace.gateway.v1.RunnerState\x12\x13\n\x0b\x64\x65vice_type\x18\x04 \x01(\t\x12\x10\n\x08\x62\x61\x63kends\x18\x05 \x03(\t\x12\x30\n\x06models\x18\x06 \x03(\x0b\x32 .headrace.gateway.v1.RunnerModel\x12\x11\n\tin_flight\x18\x07 \x01(\r\x12\x13\n\x0bqueue_depth\x18\x08 \x01(\r\x12\x1a\n\x12model_memory_bytes\x18\t \x01(\x04\x12\x30\n\x0c\x63onnect_time\x18\n \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x30\n\rheartbeat_age\x18\x0b \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x37\n\x06labels\x18\x0c \x03(\x0b\x32\'.headrace.gateway.v1.Runner.LabelsEntry\x12\x36\n\x0c\x62\x61\x63kend_info\x18\r \x03(\x0b\x32 .headrace.gateway.v1.BackendInfo\x12\x44\n\rdevice_gauges\x18\x0e \x03(\x0b\x32-.headrace.gateway.v1.Runner.DeviceGaugesEntry\x12\x13\n\x0b\x64\x65vice_name\x18\x0f \x01(\t\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x1a\x33\n\x11\x44\x65viceGaugesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\"\xfd\x01\n\x0b\x42\x61\x63kendInfo\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12\x0f\n\x07healthy\x18\x03 \x01(\x08\x12\x0e\n\x06reason\x18\x04 \x01(\t\x12>\n\x0c\x63\x61pabilities\x18\x05 \x01(\x0b\x32(.headrace.gateway.v1.BackendCapabilities\x12>\n\x07metrics\x18\x06 \x03(\x0b\x32-.headrace.gateway.v1.BackendInfo.MetricsEntry\x1a.\n\x0cMetricsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\"|\n\x13\x42\x61\x63kendCapabilities\x12\x11\n\tstreaming\x18\x01 \x01(\x08\x12\x10\n\x08\x62\x61tching\x18\x02 \x01(\x08\x12\x14\n\x0cquantization\x18\x03 \x03(\t\x12\x14\n\x0c\x64\x65vice_types\x18\x04 \x03(\t\x12\x14\n\x0cinterruption\x18\x05 \x01(\x08\"\xf5\x02\n\x0bRunnerModel\x12\x11\n\ttenant_id\x18\x01 \x01(\t\x12\r\n\x05model\x18\x02 \x01(\t\x12\x0f\n\x07version\x18\x03 \x01(\x03\x12\x13\n\x0bversion_uid\x18\x04 \x01(\t\x12.\n\x05state\x18\x05 \x01(\x0e\x32\x1f.headrace.gateway.v1.ModelState\x12\x14\n\x0cmemory_bytes\x18\x06 \x01(\x04\x12,\n\tload_time\x18\x07 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x14\n\x0c\x65rror_reason\x18\x08 \x01(\t\x12\x13\n\x0bqueue_depth\x18\t \x01(\r\x12\x11\n\tin_flight\x18\n \x01(\r\x12\x32\n\x07\x62reaker\x18\x0b \x01(\x0e\x32!.headrace.gateway.v1.BreakerState\x12\x38\n\rload_progress\x18\x0c \x01(\x0b\x32!.headrace.gateway.v1.LoadProgress\";\n\x0cLoadProgress\x12\x15\n\rfetched_ratio\x18\x01 \x01(\x02\x12\x14\n\x0cloaded_ratio\x18\x02 \x01(\x02\"\x14\n\x12ListRunnersRequest\"W\n\x13ListRunnersResponse\x12\x12\n\ngateway_id\x18\x01 \x01(\t\x12,\n\x07runners\x18\x02 \x03(\x0b\x32\x1b.headrace.gateway.v1.Runner\"\x15\n\x13WatchRunnersRequest\"W\n\x14WatchRunnersResponse\x12\x12\n\ngateway_id\x18\x01 \x01(\t\x12+\n\x06runner\x18\x02 \x01(\x0b\x32\x1b.headrace.gateway.v1.Runner\" \n\x12\x44rainRunnerRequest\x12\n\n\x02id\x18\x01 \x01(\t\"B\n\x13\x44rainRunnerResponse\x12+\n\x06runner\x18\x01 \x01(\x0b\x32\x1b.headrace.gateway.v1.Runner*\x8f\x01\n\x0bRunnerState\x12\x1c\n\x18RUNNER_STATE_UNSPECIFIED\x10\x00\x12\x16\n\x12RUNNER_STATE_READY\x10\x01\x12\x18\n\x14RUNNER_STATE_EJECTED\x10\x02\x12\x19\n\x15RUNNER_STATE_DRAINING\x10\x03\x12\x15\n\x11RUNNER_STATE_GONE\x10\x04*\x8c\x01\n\nModelState\x12\x1b\n\x17MODEL_STATE_UNSPECIFIED\x10\x00\x12\x17\n\x13MODEL_STATE_LOADING\x10\x01\x12\x16\n\x12MODEL_STATE_LOADED\x10\x02\x12\x16\n\x12MODEL_STATE_FAILED\x10\x03\x12\x18\n\x14MODEL_STATE_UNLOADED\x10\x04*|\n\x0c\x42reakerState\x12\x1d\n\x19\x42REAKER_STATE_UNSPECIFIED\x10\x00\x12\x18\n\x14\x42REAKER_STATE_CLOSED\x10\x01\x12\x16\n\x12\x42REAKER_STATE_OPEN\x10\x02\x12\x1b\n\x17\x42REAKER_STATE_HALF_OPEN\x10\x03\x32\xb8\x02\n\x0bMeshService\x12`\n\x0bListRunners\x12\'.headrace.gateway.v1.ListRunnersRequest\x1a(.headrace.gateway.v1.ListRunnersResponse\x12\x65\n\x0cWatchRunners\x12(.headrace.gateway.v1.WatchRunnersRequest\x1a).headrace.gateway.v1.WatchRunnersResponse0\x01\x12`\n\x0b\x44rainRunner\x12\'.headrace.gateway.v1.DrainRunnerRequest\x1a(.headrace.gateway.v1.DrainRunnerResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -39,12 +39,12 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_RUNNER_DEVICEGAUGESENTRY']._serialized_options = b'8\001'
   _globals['_BACKENDINFO_METRICSENTRY']._loaded_options = None
   _globals['_BACKENDINFO_METRICSENTRY']._serialized_options = b'8\001'
-  _globals['_RUNNERSTATE']._serialized_start=1793
-  _globals['_RUNNERSTATE']._serialized_end=1936
-  _globals['_MODELSTATE']._serialized_start=1939
-  _globals['_MODELSTATE']._serialized_end=2079
-  _globals['_BREAKERSTATE']._serialized_start=2081
-  _globals['_BREAKERSTATE']._serialized_end=2205
+  _globals['_RUNNERSTATE']._serialized_start=1912
+  _globals['_RUNNERSTATE']._serialized_end=2055
+  _globals['_MODELSTATE']._serialized_start=2058
+  _globals['_MODELSTATE']._serialized_end=2198
+  _globals['_BREAKERSTATE']._serialized_start=2200
+  _globals['_BREAKERSTATE']._serialized_end=2324
   _globals['_RUNNER']._serialized_start=121
   _globals['_RUNNER']._serialized_end=765
   _globals['_RUNNER_LABELSENTRY']._serialized_start=667
@@ -58,19 +58,21 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_BACKENDCAPABILITIES']._serialized_start=1023
   _globals['_BACKENDCAPABILITIES']._serialized_end=1147
   _globals['_RUNNERMODEL']._serialized_start=1150
-  _globals['_RUNNERMODEL']._serialized_end=1465
-  _globals['_LISTRUNNERSREQUEST']._serialized_start=1467
-  _globals['_LISTRUNNERSREQUEST']._serialized_end=1487
-  _globals['_LISTRUNNERSRESPONSE']._serialized_start=1489
-  _globals['_LISTRUNNERSRESPONSE']._serialized_end=1576
-  _globals['_WATCHRUNNERSREQUEST']._serialized_start=1578
-  _globals['_WATCHRUNNERSREQUEST']._serialized_end=1599
-  _globals['_WATCHRUNNERSRESPONSE']._serialized_start=1601
-  _globals['_WATCHRUNNERSRESPONSE']._serialized_end=1688
-  _globals['_DRAINRUNNERREQUEST']._serialized_start=1690
-  _globals['_DRAINRUNNERREQUEST']._serialized_end=1722
-  _globals['_DRAINRUNNERRESPONSE']._serialized_start=1724
-  _globals['_DRAINRUNNERRESPONSE']._serialized_end=1790
-  _globals['_MESHSERVICE']._serialized_start=2208
-  _globals['_MESHSERVICE']._serialized_end=2520
+  _globals['_RUNNERMODEL']._serialized_end=1523
+  _globals['_LOADPROGRESS']._serialized_start=1525
+  _globals['_LOADPROGRESS']._serialized_end=1584
+  _globals['_LISTRUNNERSREQUEST']._serialized_start=1586
+  _globals['_LISTRUNNERSREQUEST']._serialized_end=1606
+  _globals['_LISTRUNNERSRESPONSE']._serialized_start=1608
+  _globals['_LISTRUNNERSRESPONSE']._serialized_end=1695
+  _globals['_WATCHRUNNERSREQUEST']._serialized_start=1697
+  _globals['_WATCHRUNNERSREQUEST']._serialized_end=1718
+  _globals['_WATCHRUNNERSRESPONSE']._serialized_start=1720
+  _globals['_WATCHRUNNERSRESPONSE']._serialized_end=1807
+  _globals['_DRAINRUNNERREQUEST']._serialized_start=1809
+  _globals['_DRAINRUNNERREQUEST']._serialized_end=1841
+  _globals['_DRAINRUNNERRESPONSE']._serialized_start=1843
+  _globals['_DRAINRUNNERRESPONSE']._serialized_end=1909
+  _globals['_MESHSERVICE']._serialized_start=2327
+  _globals['_MESHSERVICE']._serialized_end=2639
 # @@protoc_insertion_point(module_scope)

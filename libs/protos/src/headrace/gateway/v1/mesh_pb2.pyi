@@ -372,6 +372,7 @@ class RunnerModel(_message.Message):
     QUEUE_DEPTH_FIELD_NUMBER: _builtins.int
     IN_FLIGHT_FIELD_NUMBER: _builtins.int
     BREAKER_FIELD_NUMBER: _builtins.int
+    LOAD_PROGRESS_FIELD_NUMBER: _builtins.int
     tenant_id: _builtins.str
     """Tenant that owns the model."""
     model: _builtins.str
@@ -396,6 +397,10 @@ class RunnerModel(_message.Message):
     def load_time(self) -> _duration_pb2.Duration:
         """Time that fetching and loading took; absent until it is loaded."""
 
+    @_builtins.property
+    def load_progress(self) -> Global___LoadProgress:
+        """How far the load is. Absent unless it is loading, and in the first second of that."""
+
     def __init__(
         self,
         *,
@@ -410,14 +415,41 @@ class RunnerModel(_message.Message):
         queue_depth: _builtins.int = ...,
         in_flight: _builtins.int = ...,
         breaker: Global___BreakerState.ValueType = ...,
+        load_progress: Global___LoadProgress | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["load_time", b"load_time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["load_progress", b"load_progress", "load_time", b"load_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["breaker", b"breaker", "error_reason", b"error_reason", "in_flight", b"in_flight", "load_time", b"load_time", "memory_bytes", b"memory_bytes", "model", b"model", "queue_depth", b"queue_depth", "state", b"state", "tenant_id", b"tenant_id", "version", b"version", "version_uid", b"version_uid"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["breaker", b"breaker", "error_reason", b"error_reason", "in_flight", b"in_flight", "load_progress", b"load_progress", "load_time", b"load_time", "memory_bytes", b"memory_bytes", "model", b"model", "queue_depth", b"queue_depth", "state", b"state", "tenant_id", b"tenant_id", "version", b"version", "version_uid", b"version_uid"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___RunnerModel: _TypeAlias = RunnerModel  # noqa: Y015
+
+@_typing.final
+class LoadProgress(_message.Message):
+    """LoadProgress tells how far the load of a model version is. Reuse of what is there already counts as done."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FETCHED_RATIO_FIELD_NUMBER: _builtins.int
+    LOADED_RATIO_FIELD_NUMBER: _builtins.int
+    fetched_ratio: _builtins.float
+    """Part of the artefact's bytes that the runner has on disk, 0 to 1."""
+    loaded_ratio: _builtins.float
+    """Part of them that is in memory, about, 0 to 1. Stays 0 where the backend doesn't tell."""
+    def __init__(
+        self,
+        *,
+        fetched_ratio: _builtins.float = ...,
+        loaded_ratio: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["fetched_ratio", b"fetched_ratio", "loaded_ratio", b"loaded_ratio"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___LoadProgress: _TypeAlias = LoadProgress  # noqa: Y015
 
 @_typing.final
 class ListRunnersRequest(_message.Message):

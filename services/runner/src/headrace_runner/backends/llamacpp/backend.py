@@ -40,6 +40,7 @@ class LlamaCppBackend:
 
     def __init__(self) -> None:
         self._swept = False
+        self._loading: dict[Path, ModelProcess] = {}
 
     def available(self) -> Availability:
         reason = _missing()
@@ -54,6 +55,10 @@ class LlamaCppBackend:
         path, header = _opened(artifact_dir, files)
         return memory_needed(settings_of(path, manifest, header, 1), header, file_bytes=path.stat().st_size)
 
+    def load_progress(self, artifact_dir: Path) -> float:
+        process = self._loading.get(artifact_dir)
+        return 0.0 if process is None else process.load_ratio
+
     def load(
         self, artifact_dir: Path, files: Sequence[str], manifest: Manifest, device_type: str, threads: int
     ) -> LoadedModel | GenerativeModel:
@@ -66,7 +71,11 @@ class LlamaCppBackend:
         require_memory(settings, header, file_bytes=file_bytes, available_bytes=available_bytes())
         settings = replace(settings, data_bytes_max=data_bytes_max(settings, header, file_bytes=file_bytes))
         process = ModelProcess(settings=settings, clock=SystemClock())
-        process.start()
+        self._loading[artifact_dir] = process
+        try:
+            process.start()
+        finally:
+            del self._loading[artifact_dir]
         return _model(process, settings, header, manifest.task)
 
 

@@ -21,6 +21,7 @@ from headrace_runner.backends.llamacpp.child_process import (
     likely_cause,
 )
 from headrace_runner.backends.llamacpp.lost import process_lost
+from headrace_runner.backends.llamacpp.memory import resident_bytes
 from headrace_runner.backends.llamacpp.private_folder import PrivateFolder
 from headrace_runner.backends.llamacpp.process_log import ProcessLog
 from headrace_runner.backends.llamacpp.settings import ProcessSettings
@@ -76,6 +77,12 @@ class ModelProcess:
         """The process's id; 0 while there is none."""
         child = self._child
         return 0 if child is None else child.pid
+
+    @property
+    def load_ratio(self) -> float:
+        """How much of the model's file is in memory while it loads, about."""
+        pid = self.pid
+        return resident_bytes(pid) / max(1, self._settings.path.stat().st_size) if pid else 0.0
 
     @property
     def failure(self) -> HeadraceError | None:

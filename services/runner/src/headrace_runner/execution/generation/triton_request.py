@@ -28,7 +28,7 @@ SIGNATURE = Signature(
         TensorSpec("sampling_parameters", "BYTES", (1,), True),
         TensorSpec("exclude_input_in_output", "BOOL", (1,), True),
     ),
-    outputs=(TensorSpec(TEXT_OUTPUT, "BYTES", (1,), False),),
+    outputs=(TensorSpec(TEXT_OUTPUT, "BYTES", (-1,), False),),
 )
 """Tensors of every model that generates."""
 _JSON_BYTES_MAX = 256 << 10

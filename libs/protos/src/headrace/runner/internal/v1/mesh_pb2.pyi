@@ -394,6 +394,7 @@ class ModelEvent(_message.Message):
     EXECUTION_SLOTS_FIELD_NUMBER: _builtins.int
     BACKEND_FIELD_NUMBER: _builtins.int
     RELEASED_FIELD_NUMBER: _builtins.int
+    PROGRESS_FIELD_NUMBER: _builtins.int
     version_uid: _builtins.str
     """Identifier of the version (UUID)."""
     state: _mesh_pb2.ModelState.ValueType
@@ -412,6 +413,10 @@ class ModelEvent(_message.Message):
     def load_time(self) -> _duration_pb2.Duration:
         """Time that fetching and loading took; set when it is LOADED."""
 
+    @_builtins.property
+    def progress(self) -> _mesh_pb2.LoadProgress:
+        """How far the load is; told every second while it is LOADING."""
+
     def __init__(
         self,
         *,
@@ -423,10 +428,11 @@ class ModelEvent(_message.Message):
         execution_slots: _builtins.int = ...,
         backend: _builtins.str = ...,
         released: _builtins.bool = ...,
+        progress: _mesh_pb2.LoadProgress | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["load_time", b"load_time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["load_time", b"load_time", "progress", b"progress"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["backend", b"backend", "execution_slots", b"execution_slots", "load_time", b"load_time", "memory_bytes", b"memory_bytes", "released", b"released", "state", b"state", "status", b"status", "version_uid", b"version_uid"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["backend", b"backend", "execution_slots", b"execution_slots", "load_time", b"load_time", "memory_bytes", b"memory_bytes", "progress", b"progress", "released", b"released", "state", b"state", "status", b"status", "version_uid", b"version_uid"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
