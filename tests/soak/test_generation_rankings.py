@@ -49,7 +49,7 @@ def test_the_example_ranks_as_the_library_alone(mesh: Mesh, measured: Measured) 
     provide_smollm2_embeddings(mesh)
     passages = [passage for path in sorted(FOLDER.glob("*.md")) for passage in example().passages_of(path)]
     passages = passages[:: math.ceil(len(passages) / PASSAGES)]
-    with running_llama(model_file(), slots=1, prompt_batch=512, embeds=True) as llama:
+    with running_llama(model_file(), slots=1, prompt_batch=512, pooling="mean") as llama:
         vectors = np.array([llama.embed([passage.text])[0] for passage in passages])
         asked = np.array([llama.embed([question])[0] for question in QUESTIONS])
     error = 0.0

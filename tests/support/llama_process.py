@@ -65,10 +65,14 @@ class Llama:
         """Vectors of length 1."""
         return self._ask(do="embed", texts=texts)
 
+    def rerank(self, query: str, documents: Sequence[str]) -> list[float]:
+        """Scores in the order of the documents."""
+        return self._ask(do="rerank", query=query, documents=documents)
+
 
 @contextmanager
 def running_llama(
-    model: Path, *, slots: int = 8, context: int = 512, threads: int = 0, prompt_batch: int = 64, embeds: bool = False
+    model: Path, *, slots: int = 8, context: int = 512, threads: int = 0, prompt_batch: int = 64, pooling: str = ""
 ) -> Generator[Llama]:
     """The library with a model file in memory.
 
@@ -78,7 +82,7 @@ def running_llama(
         context: Tokens of each slot.
         threads: 0 means as many as there are cores.
         prompt_batch: Tokens that are computed at once.
-        embeds: Whether it makes vectors, the means of the tokens', in place of text.
+        pooling: What it makes of the tokens in place of text: `mean` for vectors, `rank` for scores.
     """
     with tempfile.TemporaryDirectory(prefix="headrace-llama-") as folder:
         settings = {
@@ -88,7 +92,7 @@ def running_llama(
             "context": context,
             "threads": threads or os.cpu_count() or 1,
             "batch": prompt_batch,
-            "embeds": embeds,
+            "pooling": pooling,
         }
         process = subprocess.Popen(
             [sys.executable, "-I", __file__], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
@@ -121,9 +125,9 @@ def _server(settings: Mapping[str, Any]) -> Any:
     params.n_gpu_layers = 0
     params.cache_ram_mib = 0
     params.verbosity = -1
-    if settings["embeds"]:
+    if settings["pooling"]:
         params.embedding = True
-        params.pooling_type = library.llama_pooling_type.LLAMA_POOLING_TYPE_MEAN
+        params.pooling_type = getattr(library.llama_pooling_type, f"LLAMA_POOLING_TYPE_{settings['pooling'].upper()}")
     return library.Server(params)
 
 
@@ -186,6 +190,10 @@ def _answer(server: Any, question: Mapping[str, Any]) -> Any:
         case "embed":
             found = _checked(server.handle_embeddings({"input": question["texts"]}))["data"]
             return [entry["embedding"] for entry in sorted(found, key=lambda entry: entry["index"])]
+        case "rerank":
+            asked = {"query": question["query"], "documents": question["documents"]}
+            found = _checked(server.handle_rerank(asked))["results"]
+            return [entry["relevance_score"] for entry in sorted(found, key=lambda entry: entry["index"])]
         case _:
             raise ValueError(question["do"])
 

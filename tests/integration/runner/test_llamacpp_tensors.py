@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import threading
 import time
 from collections.abc import Generator, Sequence
@@ -10,6 +9,7 @@ from importlib.util import find_spec
 from typing import Any
 
 import numpy as np
+import psutil
 import pytest
 
 pytest.importorskip("xllamacpp")
@@ -79,7 +79,9 @@ def score(model: RerankModel, query: str, documents: Sequence[str]) -> Array:
 
 
 def test_vectors_are_those_of_the_library(embedder: EmbeddingModel) -> None:
-    with running_llama(model_file(), slots=1, context=CONTEXT, threads=1, prompt_batch=CONTEXT, embeds=True) as llama:
+    with running_llama(
+        model_file(), slots=1, context=CONTEXT, threads=1, prompt_batch=CONTEXT, pooling="mean"
+    ) as llama:
         expected = np.array(llama.embed(TEXTS))
     vectors = embed(embedder, TEXTS)
     assert vectors.dtype == np.float32 and vectors.shape == (len(TEXTS), WIDTH)
@@ -102,7 +104,9 @@ def test_a_vector_is_the_same_whatever_it_is_asked_with(embedder: EmbeddingModel
     [
         (b"", "TENSOR_ELEMENT_INVALID", {"tensor": "text", "datatype": "BYTES"}),
         (b"a\xff", "TENSOR_ELEMENT_INVALID", {"tensor": "text", "datatype": "BYTES"}),
-        (b"x " * 5000, "CONTEXT_LENGTH_EXCEEDED", {"actual": 5001, "limit": CONTEXT}),
+        (b"x " * 1000, "CONTEXT_LENGTH_EXCEEDED", {"actual": 1001, "limit": CONTEXT}),
+        # It is not even taken apart.
+        (b"x " * 1_000_000, "CONTEXT_LENGTH_EXCEEDED", {"limit": CONTEXT}),
     ],
 )
 def test_a_text_that_can_t_be_is_refused(
@@ -112,6 +116,28 @@ def test_a_text_that_can_t_be_is_refused(
         embed(embedder, [b"fine", text])
     assert caught.value.reason == reason
     assert caught.value.context == context
+
+
+def test_more_texts_than_a_call_may_have_are_refused_before_any_is_read(embedder: EmbeddingModel) -> None:
+    with pytest.raises(HeadraceError) as caught:
+        embed(embedder, [b"\xff"] * 1025)
+    assert caught.value.entry is catalogue.TENSOR_BATCH_TOO_LARGE
+    assert caught.value.context == {"actual": 1025, "limit": 1024}
+
+
+def test_an_answer_that_does_not_come_is_a_timeout_and_no_failure_of_the_model(
+    embedder: EmbeddingModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    child = psutil.Process(embedder.process.pid)
+    monkeypatch.setattr(ModelClient.ask, "__kwdefaults__", {"timeout_s": 0.2})
+    child.suspend()
+    try:
+        with pytest.raises(HeadraceError) as caught:
+            embed(embedder, ["x"])
+    finally:
+        child.resume()
+    assert caught.value.entry is catalogue.EXECUTION_TIMEOUT
+    assert embedder.process.restarts == 0 and embedder.failure is None
 
 
 def test_it_can_be_interrupted_and_goes_on(embedder: EmbeddingModel) -> None:
@@ -133,16 +159,17 @@ def test_it_can_be_interrupted_and_goes_on(embedder: EmbeddingModel) -> None:
     assert embed(embedder, ["x"]).shape == (1, WIDTH)
 
 
-def test_scores_are_in_the_order_of_the_documents(reranker: RerankModel) -> None:
+def test_scores_are_those_of_the_library_in_the_order_of_the_documents(reranker: RerankModel) -> None:
+    # More than one request's worth of tokens.
     documents = [*TEXTS[:3], "z " * 30, "w " * 30, TEXTS[1]]
-    answer = asyncio.run(
-        ModelClient(process=reranker.process).ask("POST", "/rerank", {"query": "cats", "documents": TEXTS[:3]})
-    )
+    with running_llama(
+        model_file(), slots=1, context=CONTEXT, threads=1, prompt_batch=CONTEXT, pooling="rank"
+    ) as llama:
+        expected = llama.rerank("cats", documents)
     scores = score(reranker, "cats", documents)
     assert scores.dtype == np.float32 and scores.shape == (len(documents),)
-    for result in answer["results"]:
-        assert scores[result["index"]] == pytest.approx(result["relevance_score"], abs=1e-3)
-    assert scores[1] == pytest.approx(scores[5], abs=1e-3)
+    np.testing.assert_allclose(scores, expected, atol=1e-3)
+    assert len(set(np.round(scores, 2))) == 5
 
 
 @pytest.mark.parametrize(

@@ -42,11 +42,11 @@ def warmed(*samples: WarmUpSample, fails: bool = False) -> tuple[bool, list[dict
     return warm_up(model, signature, samples, "m:1", timeout_s=5), model.seen
 
 
-def test_without_samples_it_is_one_run_of_zeros() -> None:
+def test_without_samples_it_is_one_run_of_zeros_and_short_texts() -> None:
     ran, seen = warmed()
     assert ran
     assert [x["x"].tolist() for x in seen] == [[[0, 0, 0]]]
-    assert seen[0]["s"].tolist() == [b""]
+    assert seen[0]["s"].tolist() == [b"a"]
 
 
 def test_samples_are_run_as_often_and_on_what_they_say() -> None:

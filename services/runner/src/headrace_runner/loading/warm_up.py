@@ -101,7 +101,8 @@ def _inputs_of(sample: WarmUpSample, signature: Signature) -> dict[str, Array]:
         if spec.name in sample.inputs:
             inputs[spec.name] = _stated(sample.inputs[spec.name], spec, random)
         elif not spec.optional:
-            inputs[spec.name] = _zeros(spec.datatype, tuple(1 if size < 0 else size for size in spec.shape))
+            # Models of language refuse a text without characters.
+            inputs[spec.name] = _zeros(spec.datatype, tuple(1 if size < 0 else size for size in spec.shape), text=b"a")
     return inputs
 
 
@@ -120,9 +121,9 @@ def _stated(stated: WarmUpTensor, spec: TensorSpec, random: np.random.Generator)
     return random.integers(bounds.min, bounds.max, size=_bounded(shape), dtype=dtype, endpoint=True)
 
 
-def _zeros(datatype: str, shape: tuple[int, ...]) -> Array:
+def _zeros(datatype: str, shape: tuple[int, ...], *, text: bytes = b"") -> Array:
     dtype = DATATYPES[datatype].dtype
-    return np.full(_bounded(shape), b"", dtype=dtype) if dtype.hasobject else np.zeros(_bounded(shape), dtype=dtype)
+    return np.full(_bounded(shape), text, dtype=dtype) if dtype.hasobject else np.zeros(_bounded(shape), dtype=dtype)
 
 
 def _bounded(shape: tuple[int, ...]) -> tuple[int, ...]:
