@@ -13,9 +13,9 @@ from support.mesh import Mesh, running_mesh
 
 @pytest.fixture(scope="session")
 def mesh() -> Iterator[Mesh]:
-    """A mesh with the sample models; its supervisor must end well when it is told to."""
+    """A mesh with the sample models and an HTTP front; its supervisor must end well when it is told to."""
     with open_folder() as folder:
-        with running_mesh(folder) as running:
+        with running_mesh(folder, http=True) as running:
             yield running
         assert running.supervisor.returncode == 0, running.log.read_text(errors="replace")[-6000:]
 
