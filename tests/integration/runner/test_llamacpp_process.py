@@ -202,6 +202,7 @@ def test_a_process_competes_for_processors_and_has_nothing_of_it(folders: Path) 
     # It listens on its private socket and nowhere else.
     assert not child.net_connections("inet")
     assert {Path(model.process.endpoint().socket).parent.stat().st_mode & 0o777} == {0o700}
+    assert model.process.endpoint().key not in repr(model.process.endpoint())
     assert not any("s3cret" in part or "key" in part for part in child.cmdline())
     model.close()
     assert not psutil.pid_exists(child.pid)

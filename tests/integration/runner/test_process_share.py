@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from headrace_runner.execution.generation.process_share import ProcessShare, computed_by
+from headrace_runner.execution.generation.process_share import ProcessShare
 from headrace_runner.execution.tenant_use import TenantUse
+from headrace_runner.other_process import computed_by
 from headrace_runner.thread_priority import gives_way
 from support.eventually import eventually
 

@@ -29,7 +29,8 @@ from headrace_runner.backends.llamacpp.settings import (
     require_memory,
     settings_of,
 )
-from headrace_runner.backends.llamacpp.silence import Silence, processor_s
+from headrace_runner.backends.llamacpp.silence import Silence
+from headrace_runner.other_process import computed_by
 
 FILE = Path("/models/toy.gguf")
 HEADER = GgufHeader(
@@ -136,11 +137,11 @@ def test_a_process_that_waits_for_ever_hangs_too() -> None:
 
 
 def test_processor_time_is_counted_and_unknown_of_what_is_gone() -> None:
-    before_s, until_s = processor_s(os.getpid()), time.process_time() + 0.1
+    before_s, until_s = computed_by(os.getpid()), time.process_time() + 0.1
     while time.process_time() < until_s:
         pass
-    assert 0.05 < processor_s(os.getpid()) - before_s < 5
-    assert processor_s(2**22 + 1) == 0
+    assert 0.05 < computed_by(os.getpid()) - before_s < 5
+    assert computed_by(2**22 + 1) == 0
 
 
 def test_no_process_may_take_all_memory_and_every_sound_one_fits() -> None:

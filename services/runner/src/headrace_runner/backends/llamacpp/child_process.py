@@ -8,13 +8,11 @@ import secrets
 import signal
 import subprocess
 import sys
-from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO
 
 from headrace_runner.backends.llamacpp.settings import ProcessSettings
-from headrace_runner.thread_priority import compete, gives_way
 
 _CHILD = Path(__file__).with_name("child.py")
 _SOCKET = "model.sock"
@@ -135,12 +133,3 @@ def likely_cause(how: str) -> str:
     if "SIGKILL" in how:
         return "its process was ended by SIGKILL, perhaps because the memory was used up"
     return f"its process {how}; the runner's log may say more"
-
-
-def compete_for_processors(pid: int) -> None:
-    """Gives the process its equal part of the processors: it inherits giving way from the load that starts it."""
-    # Not Linux, or not allowed: then it does not give way. Or a thread has just ended.
-    with suppress(OSError):
-        for task in Path(f"/proc/{pid}/task").iterdir():
-            if gives_way(int(task.name)):
-                compete(int(task.name))

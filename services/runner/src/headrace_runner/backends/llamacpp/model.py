@@ -132,7 +132,8 @@ class LlamaCppModel:
         try:
             return sum(bool(slot["is_processing"]) for slot in await self._client.ask("GET", "/slots"))
         except (InferenceTimeout, Refused):
-            return self.slots
+            # Nobody knows: more than there can be completions.
+            return self.slots + 1
 
     def _refusal(self, refused: Refused, prompt: Sequence[int], sampling: Sampling) -> HeadraceError:
         if refused.kind == _CONTEXT_EXCEEDED:

@@ -14,18 +14,15 @@ import structlog
 from headrace_common import catalogue
 from headrace_common.clock import Clock
 from headrace_common.errors import DeadlineError, HeadraceError, ModelError
-from headrace_runner.backends.llamacpp.child_process import (
-    ChildProcess,
-    Endpoint,
-    compete_for_processors,
-    likely_cause,
-)
+from headrace_runner.backends.llamacpp.child_process import ChildProcess, Endpoint, likely_cause
 from headrace_runner.backends.llamacpp.lost import process_lost
 from headrace_runner.backends.llamacpp.memory import resident_bytes
 from headrace_runner.backends.llamacpp.private_folder import PrivateFolder
 from headrace_runner.backends.llamacpp.process_log import ProcessLog
 from headrace_runner.backends.llamacpp.settings import ProcessSettings
 from headrace_runner.backends.llamacpp.watch import LOADING_MAX_S, TELL_LOADING_TICKS, TICK_S, LoadWatch, ServingWatch
+from headrace_runner.other_process import set_priority
+from headrace_runner.thread_priority import compete
 
 _PAUSE_S = 0.05
 _PAUSE_MAX_S = 5.0
@@ -245,7 +242,8 @@ class ModelProcess:
         log.end()
 
     def _loaded(self, child: ChildProcess, selector: selectors.BaseSelector) -> ServingWatch:
-        compete_for_processors(child.pid)
+        # It has inherited giving way from the load that started it.
+        set_priority(child.pid, compete)
         watch = ServingWatch(pid=child.pid, endpoint=child.endpoint, settings=self._settings, selector=selector)
         self.memory_bytes = watch.memory_bytes
         self._failed_starts = 0

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 # Less processor time than that in a round is none.
 _STILL_S = 0.01
 _STILL_ROUNDS_MAX = 120
-_TICKS_PER_S = 100
 
 
 class Silence:
@@ -36,13 +33,3 @@ class Silence:
         self._still_rounds += processor_s - self._last_s < _STILL_S
         self._last_s = processor_s
         return processor_s - self._from_s > self._work_max_s or self._still_rounds > _STILL_ROUNDS_MAX
-
-
-def processor_s(pid: int) -> float:
-    """Processor time that a process has used in all its threads; 0 where the system doesn't tell."""
-    try:
-        # The name, in brackets, may have anything in it.
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-        return (int(fields[11]) + int(fields[12])) / _TICKS_PER_S
-    except (OSError, IndexError, ValueError):
-        return 0.0

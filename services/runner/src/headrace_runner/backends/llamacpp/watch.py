@@ -9,7 +9,8 @@ from headrace_runner.backends.llamacpp.child_process import Endpoint
 from headrace_runner.backends.llamacpp.memory import process_bytes, resident_bytes
 from headrace_runner.backends.llamacpp.probe import Probe
 from headrace_runner.backends.llamacpp.settings import ProcessSettings
-from headrace_runner.backends.llamacpp.silence import Silence, processor_s
+from headrace_runner.backends.llamacpp.silence import Silence
+from headrace_runner.other_process import computed_by
 
 TICK_S = 1.0
 LOADING_MAX_S = 600.0
@@ -74,7 +75,7 @@ class ServingWatch:
         self._ticks += 1
         if self._ticks % _MEASURE_TICKS == 0:
             self.memory_bytes = process_bytes(self._pid) or self.memory_bytes
-        used_s = processor_s(self._pid)
+        used_s = computed_by(self._pid)
         hangs = not self._answered and self._silence.goes_on(used_s)
         if self._answered:
             self._answered = False
