@@ -11,14 +11,15 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from headrace.gateway.v1.generation_pb2 import GenerateRequest
-from headrace_common.errors import AuthError
+from headrace_common.errors import AuthError, RouteUnavailable
 from headrace_common.principal import Principal
 from headrace_common.rpc_runtime import RpcRuntime
 from headrace_gateway.identity import Metadata
-from headrace_gateway.inference import endpoint as endpoint_module
+from headrace_gateway.inference import unread_ends
 from headrace_gateway.inference.endpoint import OneRequestEndpoint
 from headrace_gateway.inference.generation import generate_service
 from headrace_gateway.inference.generation.generate_service import GenerateService
+from headrace_gateway.inference.unread_ends import UnreadEnds
 from headrace_gateway.policy import Access
 from headrace_gateway.stream_access import StreamAccess
 from support.gateway_core import GatewayCore
@@ -120,7 +121,7 @@ async def test_a_reader_that_is_cut_gives_its_place_back_at_once_and_its_status_
     stage.runner.part(call, delta("x" * (200 << 10), 1))
     await stage.until("stuck")
     assert stage.place_taken == 1
-    monkeypatch.setattr(endpoint_module, "STATUS_S", 0.0)
+    monkeypatch.setattr(unread_ends, "STATUS_S", 0.0)
     for _ in range(5):
         stage.runner.part(call, delta("x" * (200 << 10), 1))
         stage.runner.received()
@@ -133,12 +134,37 @@ async def test_a_reader_that_is_cut_gives_its_place_back_at_once_and_its_status_
     assert stage.runtime.counts.method("/p.S/Generate").in_flight == 0
 
 
+async def test_a_tenant_may_leave_only_so_many_ends_unread(monkeypatch: pytest.MonkeyPatch) -> None:
+    ends = UnreadEnds(limit=1)
+
+    async def leaving(read: asyncio.Event) -> None:
+        await read.wait()
+        raise grpc.aio.AbortError
+
+    read = asyncio.Event()
+    read.set()
+    with pytest.raises(grpc.aio.AbortError):
+        await ends.send("acme", leaving(read))
+    read.clear()
+    monkeypatch.setattr(unread_ends, "STATUS_S", 0.0)
+    ends.check("acme")
+    await ends.send("acme", leaving(read))
+    with pytest.raises(RouteUnavailable) as refused:
+        ends.check("acme")
+    assert (refused.value.reason, refused.value.context["scope"]) == ("CONCURRENCY_EXCEEDED", "tenant")
+    ends.check("other")
+    read.set()
+    for _ in range(3):
+        await asyncio.sleep(0)
+    ends.check("acme")
+
+
 @pytest.mark.parametrize("parts", [0, 1], ids=["the last message", "a part"])
 async def test_what_is_left_when_a_text_has_ended_is_not_kept_for_ever(
     parts: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(generate_service, "_END_S", 0.0)
-    monkeypatch.setattr(endpoint_module, "STATUS_S", 0.0)
+    monkeypatch.setattr(unread_ends, "STATUS_S", 0.0)
     stage = Stage(reads=0)
     await stage.until("asked")
     (call,) = stage.runner.received()

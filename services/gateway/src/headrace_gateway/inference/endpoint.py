@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
 import uuid
 from collections.abc import Callable, Coroutine
@@ -20,10 +19,8 @@ from headrace_common.request_id import REQUEST_ID_KEY, TRACEPARENT_KEY
 from headrace_common.rpc_runtime import RpcRuntime
 from headrace_common.rpc_status import abort, from_exception
 from headrace_gateway.inference.call import Caller, accept_traceparent
+from headrace_gateway.inference.unread_ends import UnreadEnds
 from headrace_gateway.stream_access import StreamAccess
-
-STATUS_S = 1.0
-"""So long the end of a call may wait for a client that has not read what came before. Then grpc keeps it alone."""
 
 Context = grpc.aio.ServicerContext[Any, Any]
 Serve = Callable[[bytes, Caller, Context], Coroutine[Any, Any, Any]]
@@ -50,11 +47,13 @@ class OneRequestEndpoint:
         self._log = log
         self._runtime = runtime
         self._counts = runtime.counts.method(path)
+        self._ends = UnreadEnds()
 
     def handler(self, principal: Principal | None) -> grpc.RpcMethodHandler[Any, Any]:
         """A handler for one admitted call, bytes in and bytes out."""
         if principal is None:
             raise ValueError(f"{self._path} needs a principal")
+        self._ends.check(principal.tenant_id)
 
         async def respond(request: bytes, context: Context) -> Any:
             try:
@@ -103,10 +102,9 @@ class OneRequestEndpoint:
                 self.gate.leave()
                 admitted = False
             try:
-                async with asyncio.timeout(STATUS_S):
-                    await abort(context, failure, trailing=((REQUEST_ID_KEY, request_id),))
-            except TimeoutError:
-                return None
+                aborting = abort(context, failure, trailing=((REQUEST_ID_KEY, request_id),))
+                # One response has nothing before it that its status could wait for.
+                await (aborting if self._access is None else self._ends.send(principal.tenant_id, aborting))
             finally:
                 # Its traceback knows this frame: the same circle.
                 del failure
