@@ -29,7 +29,7 @@ CONTENT_TYPE_UNSUPPORTED = CatalogueEntry(
     http=415,
     context=("contentType",),
     summary="The request's body has a content type or an encoding that the route doesn't take.",
-    remedy="Send one of the content types that docs/api.md lists for the route, plain or compressed by gzip or deflate.",
+    remedy="Send one of the content types of the route in docs/api.md, plain or compressed by gzip or deflate.",
 )
 HEADERS_TOO_LARGE = CatalogueEntry(
     code="VALIDATION_014",

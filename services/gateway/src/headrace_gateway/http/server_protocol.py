@@ -18,7 +18,7 @@ from headrace_common.request_id import new_request_id
 from headrace_gateway.http.failures import document, failed, http_status
 
 # How long the rest of a body is read and dropped after an early answer: closing at once would lose the answer.
-_LINGER_S = 2.0
+_LINGER_S = 1.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
