@@ -1,7 +1,8 @@
 """Asks the service of this machine whether it serves: what a container's health check runs.
 
 The address comes from the service's ready file (HEADRACE_READY_FILE). A service with a gRPC listener in plaintext is
-asked over grpc.health.v1; one without (a runner), or with TLS, is asked for its metrics page.
+asked over grpc.health.v1, one of HTTP for /ready; one without either (a runner), or with TLS, is asked for its metrics
+page.
 """
 
 from __future__ import annotations
@@ -30,7 +31,10 @@ def probe(ready_file: Path, *, tls: bool) -> str:
     address, metrics = endpoints.get("grpc"), endpoints.get("metrics")
     if isinstance(address, str) and not tls:
         return _ask_health(address)
-    return _ask_metrics(metrics) if isinstance(metrics, str) else f"{ready_file} names no address"
+    http = endpoints.get("http")
+    if isinstance(http, str) and not tls:
+        return _ask_page(f"{http}/ready")
+    return _ask_page(metrics) if isinstance(metrics, str) else f"{ready_file} names no address"
 
 
 def _ask_health(address: str) -> str:
@@ -45,7 +49,7 @@ def _ask_health(address: str) -> str:
     return "" if serving else f"{address} is not serving"
 
 
-def _ask_metrics(url: str) -> str:
+def _ask_page(url: str) -> str:
     if not url.startswith("http://"):
         return f"{url} is not an http:// address"
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
