@@ -26,9 +26,13 @@ from headrace_gateway.http import (
     generate_routes,
     health_routes,
     infer_routes,
+    key_routes,
+    model_routes,
     open_inference_routes,
     repository_routes,
+    runner_routes,
     stream_routes,
+    tenant_routes,
 )
 from headrace_gateway.http.bodies import Bodies, BodyLimits
 from headrace_gateway.http.compression import Compression
@@ -42,6 +46,7 @@ from headrace_gateway.http.server import HttpServer
 from headrace_gateway.http.server_protocol import ConnectionLimits
 from headrace_gateway.http.server_sent_events import OpenStreams
 from headrace_gateway.http.sessions import Session, Sessions
+from headrace_gateway.http.uploads import Uploads
 
 ROUTERS = (
     health_routes.router,
@@ -50,6 +55,10 @@ ROUTERS = (
     openai_routes.router,
     repository_routes.router,
     open_inference_routes.router,
+    model_routes.router,
+    tenant_routes.router,
+    key_routes.router,
+    runner_routes.router,
     generate_routes.router,
 )
 _EXPOSED_HEADERS = ("x-request-id", "retry-after", "inference-header-content-length")
@@ -115,6 +124,7 @@ def make_front(settings: HttpSettings, metrics: Metrics) -> Front:
             )
         ),
         streams=OpenStreams(streams_max=settings.streams_max, draining=draining),
+        uploads=Uploads(folder=settings.state_dir / "uploads", uploads_max=settings.uploads_max),
         metrics=HttpMetrics(registry=metrics.registry),
         registry=metrics.registry,
         own_headers=own_headers,

@@ -28,6 +28,9 @@ class HttpSettings(ServiceSettings):
         64 << 20, ge=1 << 10, le=1 << 30, description="Largest body of a request, uploads of models apart, bytes."
     )
     upload_bytes_max: int = Field(8 << 30, ge=1 << 10, description="Largest upload of a model, bytes.")
+    uploads_max: int = Field(
+        4, ge=1, description="Uploads of models at once; each waits whole in the state folder for the registry."
+    )
     bodies_bytes_max: int = Field(
         256 << 20, ge=1 << 16, description="Bytes of all requests' bodies held at once; more are refused."
     )

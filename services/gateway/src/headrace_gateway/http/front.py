@@ -12,6 +12,7 @@ from headrace_gateway.http.config import HttpSettings
 from headrace_gateway.http.http_metrics import HttpMetrics
 from headrace_gateway.http.server_sent_events import OpenStreams
 from headrace_gateway.http.sessions import Sessions
+from headrace_gateway.http.uploads import Uploads
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -22,6 +23,7 @@ class Front:
         settings: What it was told.
         sessions: The calls to its gateway.
         bodies: The requests' bodies.
+        uploads: Room for uploads of models.
         streams: Its streams of events.
         metrics: What it counts.
         registry: All metrics of the process.
@@ -32,6 +34,7 @@ class Front:
     settings: HttpSettings
     sessions: Sessions
     bodies: Bodies
+    uploads: Uploads
     streams: OpenStreams
     metrics: HttpMetrics
     registry: CollectorRegistry

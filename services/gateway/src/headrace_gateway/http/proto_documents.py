@@ -5,8 +5,9 @@ As protobuf's own JSON, but that whole numbers of 64 bits are numbers, not texts
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar, cast
+from urllib.parse import quote
 
 import orjson
 from google.protobuf.descriptor import FieldDescriptor
@@ -28,6 +29,13 @@ M = TypeVar("M", bound=Message)
 BODY_BYTES_MAX = 1 << 20
 # What curl says of a body when it isn't told; some clients say nothing.
 _JSON_TYPES = frozenset(("", "application/json", "application/x-www-form-urlencoded"))
+_TIME = "google.protobuf.Timestamp"
+_TYPES: Mapping[int, Object] = {
+    FieldDescriptor.CPPTYPE_STRING: {"type": "string"},
+    FieldDescriptor.CPPTYPE_BOOL: {"type": "boolean"},
+    FieldDescriptor.CPPTYPE_DOUBLE: {"type": "number"},
+    FieldDescriptor.CPPTYPE_FLOAT: {"type": "number"},
+}
 _LONG = frozenset((FieldDescriptor.CPPTYPE_INT64, FieldDescriptor.CPPTYPE_UINT64))
 
 
@@ -52,15 +60,33 @@ def message_of(kind: type[M], document: Mapping[str, Any]) -> M:
     try:
         return ParseDict(dict(document), kind(), descriptor_pool=POOL, max_recursion_depth=20)
     except (ParseError, RecursionError) as error:
-        # It names the class in front.
+        # It names the class in front, and has a line break in it.
         raise ValidationError(
-            str(error)[:300].replace(f'Message type "{kind.DESCRIPTOR.full_name}"', "the body")
+            str(error)[:300].replace("\n", "").replace(f'Message type "{kind.DESCRIPTOR.full_name}"', "the body")
         ) from None
 
 
 def answer(document: object, *, status: int = 200) -> Response:
     """An answer of JSON."""
     return Response(orjson.dumps(document), status_code=status, media_type="application/json")
+
+
+def created(document: object, *path: str) -> Response:
+    """The answer of what was made, and where it is."""
+    made = answer(document, status=201)
+    made.headers["location"] = "/" + "/".join(quote(part, safe="") for part in path)
+    return made
+
+
+def json_body(kind: type[Message], *, required: Sequence[str] = ()) -> Object:
+    """`openapi_extra` of a route whose body is such a message."""
+    schema = _schema(kind.DESCRIPTOR)
+    return {
+        "requestBody": {
+            "required": bool(required),
+            "content": {"application/json": {"schema": schema | ({"required": list(required)} if required else {})}},
+        }
+    }
 
 
 async def read_document(request: Request, front: Front) -> Object:
@@ -107,3 +133,20 @@ def _make_map_numbers(entries: Object, value: Any, *, snake_case: bool) -> None:
             _make_numbers(entry, value.message_type, snake_case=snake_case)
         elif value.cpp_type in _LONG:
             entries[key] = int(entry)
+
+
+def _schema(kind: Any) -> Object:
+    properties = {field.json_name: _field_schema(field) for field in kind.fields}
+    return {"type": "object", "properties": properties, "additionalProperties": False}
+
+
+def _field_schema(field: Any) -> Object:
+    inner = field.message_type
+    if inner is not None and inner.GetOptions().map_entry:
+        return {"type": "object", "additionalProperties": _field_schema(inner.fields_by_name["value"])}
+    one: Object = _TYPES.get(field.cpp_type, {"type": "integer"})
+    if field.enum_type is not None:
+        one = {"type": "string", "enum": [value.name for value in field.enum_type.values]}
+    elif inner is not None:
+        one = {"type": "string", "format": "date-time"} if inner.full_name == _TIME else _schema(inner)
+    return {"type": "array", "items": one} if field.is_repeated else one
