@@ -41,7 +41,7 @@ Shape = Sequence[int | str]
 def identity(datatype: str = "FP32", shape: Shape = ("batch", 4)) -> bytes:
     """`z = x`."""
     node = helper.make_node("Identity", ["x"], ["z"])
-    return _file([node], [tensor("x", datatype, shape)], [tensor("z", datatype, shape)])
+    return model_file([node], [tensor("x", datatype, shape)], [tensor("z", datatype, shape)])
 
 
 def identities(datatypes: Sequence[str]) -> bytes:
@@ -49,14 +49,14 @@ def identities(datatypes: Sequence[str]) -> bytes:
     nodes = [helper.make_node("Identity", [f"x_{name}"], [f"z_{name}"]) for name in datatypes]
     inputs = [tensor(f"x_{name}", name, ("batch", 3)) for name in datatypes]
     outputs = [tensor(f"z_{name}", name, ("batch", 3)) for name in datatypes]
-    return _file(nodes, inputs, outputs)
+    return model_file(nodes, inputs, outputs)
 
 
 def add(shape: Shape = ("batch", 4)) -> bytes:
     """`z = x + y` in FP32."""
     node = helper.make_node("Add", ["x", "y"], ["z"])
     specs = [tensor(name, "FP32", shape) for name in ("x", "y", "z")]
-    return _file([node], specs[:2], specs[2:])
+    return model_file([node], specs[:2], specs[2:])
 
 
 def tiny(size: int = 16, *, seed: int = 0) -> bytes:
@@ -64,7 +64,7 @@ def tiny(size: int = 16, *, seed: int = 0) -> bytes:
     weights = tiny_weights(size, seed=seed)
     node = helper.make_node("MatMul", ["x", "w"], ["z"])
     specs = [tensor(name, "FP32", ("batch", size)) for name in ("x", "z")]
-    return _file([node], specs[:1], specs[1:], [numpy_helper.from_array(weights, "w")])
+    return model_file([node], specs[:1], specs[1:], [numpy_helper.from_array(weights, "w")])
 
 
 def tiny_weights(size: int = 16, *, seed: int = 0) -> np.ndarray[tuple[int, ...], np.dtype[np.float32]]:
@@ -76,7 +76,9 @@ def state_on_second_axis() -> bytes:
     """Rows in `x` (batch, 4), but a state `y` and `z` of (2, batch, 4): must not be taken for batched."""
     node = helper.make_node("Add", ["x", "y"], ["z"])
     state: Shape = (2, "batch", 4)
-    return _file([node], [tensor("x", "FP32", ("batch", 4)), tensor("y", "FP32", state)], [tensor("z", "FP32", state)])
+    return model_file(
+        [node], [tensor("x", "FP32", ("batch", 4)), tensor("y", "FP32", state)], [tensor("z", "FP32", state)]
+    )
 
 
 def weighty(size_bytes: int, *, seed: int = 0) -> bytes:
@@ -84,7 +86,7 @@ def weighty(size_bytes: int, *, seed: int = 0) -> bytes:
     values = np.random.default_rng(seed).integers(0, 1 << 31, size=(size_bytes + 7) // 8, dtype=np.int64)
     node = helper.make_node("Add", ["x", "w"], ["z"])
     specs = [tensor(name, "INT64", ("batch", len(values))) for name in ("x", "z")]
-    return _file([node], specs[:1], specs[1:], [numpy_helper.from_array(values, "w")])
+    return model_file([node], specs[:1], specs[1:], [numpy_helper.from_array(values, "w")])
 
 
 def shelf(size_bytes: int, *, seed: int = 0) -> bytes:
@@ -92,28 +94,28 @@ def shelf(size_bytes: int, *, seed: int = 0) -> bytes:
     values = np.random.default_rng(seed).integers(0, 1 << 31, size=(size_bytes + 7) // 8, dtype=np.int64)
     node = helper.make_node("Gather", ["w", "x"], ["z"])
     specs = [tensor(name, "INT64", ("batch",)) for name in ("x", "z")]
-    return _file([node], specs[:1], specs[1:], [numpy_helper.from_array(values, "w")])
+    return model_file([node], specs[:1], specs[1:], [numpy_helper.from_array(values, "w")])
 
 
 def failing_on_zero() -> bytes:
     """`z = x[y]`: an index of `y` (INT64) outside of 0..3 makes the run itself fail; x is FP32 (4,)."""
     node = helper.make_node("Gather", ["x", "y"], ["z"])
     inputs = [tensor("x", "FP32", (4,)), tensor("y", "INT64", ("batch",))]
-    return _file([node], inputs, [tensor("z", "FP32", ("batch",))])
+    return model_file([node], inputs, [tensor("z", "FP32", ("batch",))])
 
 
 def lookup() -> bytes:
     """`z = table[x]`, x (INT64) and z (FP32) of shape (batch,): an x outside of 0..3 makes the run of all rows fail."""
     table = numpy_helper.from_array(np.arange(4, dtype=np.float32) * 10, "table")
     node = helper.make_node("Gather", ["table", "x"], ["z"])
-    return _file([node], [tensor("x", "INT64", ("batch",))], [tensor("z", "FP32", ("batch",))], [table])
+    return model_file([node], [tensor("x", "INT64", ("batch",))], [tensor("z", "FP32", ("batch",))], [table])
 
 
 def sum_of_rows() -> bytes:
     """`z` is the sum of all rows of `x` (FP32): it says that it has a row for each of x, and has one."""
     axes = numpy_helper.from_array(np.array([0], np.int64), "axes")
     node = helper.make_node("ReduceSum", ["x", "axes"], ["z"], keepdims=1)
-    return _file([node], [tensor("x", "FP32", ("batch", 4))], [tensor("z", "FP32", ("rows", 4))], [axes])
+    return model_file([node], [tensor("x", "FP32", ("batch", 4))], [tensor("z", "FP32", ("rows", 4))], [axes])
 
 
 def slow_rows(steps: int) -> bytes:
@@ -134,7 +136,7 @@ def slow_rows(steps: int) -> bytes:
         numpy_helper.from_array(np.array(1, np.float32), "one"),
     ]
     node = helper.make_node("Loop", ["steps", "", "x"], ["z"], body=body)
-    return _file([node], [tensor("x", "FP32", shape)], [tensor("z", "FP32", shape)], weights)
+    return model_file([node], [tensor("x", "FP32", shape)], [tensor("z", "FP32", shape)], weights)
 
 
 def with_external_data(location: str = "weights.bin") -> bytes:
@@ -145,7 +147,7 @@ def with_external_data(location: str = "weights.bin") -> bytes:
     entry.key, entry.value = "location", location
     node = helper.make_node("MatMul", ["x", "w"], ["z"])
     specs = [tensor(name, "FP32", ("batch", 16)) for name in ("x", "z")]
-    return _file([node], specs[:1], specs[1:], [weights])
+    return model_file([node], specs[:1], specs[1:], [weights])
 
 
 def with_external_data_in_subgraph(location: str = "/etc/hostname") -> bytes:
@@ -157,14 +159,14 @@ def with_external_data_in_subgraph(location: str = "/etc/hostname") -> bytes:
     branch_output = [tensor("branch", "FP32", (4,))]
     branch = helper.make_graph([helper.make_node("Constant", [], ["branch"], value=hidden)], "b", [], branch_output)
     node = helper.make_node("If", ["x"], ["z"], then_branch=branch, else_branch=branch)
-    return _file([node], [tensor("x", "BOOL", ())], [tensor("z", "FP32", (4,))])
+    return model_file([node], [tensor("x", "BOOL", ())], [tensor("z", "FP32", (4,))])
 
 
 def unknown_operator() -> bytes:
     """A well-formed file whose operator nobody implements."""
     node = helper.make_node("Levitate", ["x"], ["z"], domain="example.invalid")
     specs = [tensor(name, "FP32", (1,)) for name in ("x", "z")]
-    return _file([node], specs[:1], specs[1:])
+    return model_file([node], specs[:1], specs[1:])
 
 
 def counting_loop() -> bytes:
@@ -183,7 +185,7 @@ def counting_loop() -> bytes:
     go_on = numpy_helper.from_array(np.array(True), "go_on")
     node = helper.make_node("Loop", ["y", "go_on", "x"], ["z"], body=body)
     inputs = [tensor("x", "INT64", ()), tensor("y", "INT64", ())]
-    return _file([node], inputs, [tensor("z", "INT64", ())], [one, go_on])
+    return model_file([node], inputs, [tensor("z", "INT64", ())], [one, go_on])
 
 
 def endless_loop() -> bytes:
@@ -200,7 +202,7 @@ def tensor(name: str, datatype: str, shape: Shape) -> ValueInfoProto:
     return helper.make_tensor_value_info(name, ELEMENT_TYPES[datatype], sizes)
 
 
-def _file(
+def model_file(
     nodes: Sequence[NodeProto],
     inputs: Sequence[ValueInfoProto],
     outputs: Sequence[ValueInfoProto],

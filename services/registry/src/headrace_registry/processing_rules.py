@@ -25,7 +25,7 @@ from headrace_registry.answer_rules import (
 from headrace_registry.field_rules import TEXT_CHARS_MAX
 from headrace_registry.image_rules import IMAGE, check_image, complete_image
 from headrace_registry.manifest_faults import mismatch, wrong
-from headrace_registry.text_rules import TEXT, check_text_processor, complete_text
+from headrace_registry.text_rules import TEXT, check_text_processor, complete_text, tokens_name
 
 
 def check_processing(stated: Manifest) -> None:
@@ -65,6 +65,8 @@ def made_outputs(processing: ProcessingPolicy) -> frozenset[str]:
         names.add(embedding_name(processing.embedding))
     if processing.HasField("labels"):
         names.update(label_names(processing.labels))
+    if processing.HasField("text"):
+        names.add(tokens_name(processing.text))
     return frozenset(names)
 
 
@@ -104,15 +106,19 @@ def complete_processing(manifest: Manifest, files: Iterable[str]) -> None:
     processing = manifest.processing
     inputs, outputs = list(manifest.inputs), list(manifest.outputs)
     raw: list[TensorSpec] = []
+    counted: list[TensorSpec] = []
     if processing.HasField("image"):
         raw.append(complete_image(processing.image, inputs))
     if processing.HasField("text"):
-        raw.append(complete_text(processing.text, inputs, frozenset(files)))
+        text, tokens = complete_text(processing.text, inputs, frozenset(files))
+        raw.append(text)
+        counted.append(tokens)
     made: list[TensorSpec] = []
     if processing.HasField("embedding"):
         made.append(complete_embedding(processing.embedding, outputs))
     if processing.HasField("labels"):
         made += complete_labels(processing.labels, outputs, len(manifest.class_labels))
+    made += counted
     _check_names("inputs", raw, inputs)
     _check_names("outputs", made, outputs)
     del manifest.inputs[:]

@@ -16,6 +16,7 @@ from headrace_registry.manifest_faults import mismatch, wrong
 
 TEXT = "text"
 TOKENIZER = "tokenizer.json"
+TOKENS = "tokens"
 LENGTH_DEFAULT = 512
 LENGTH_MAX = 131_072
 BYTES_DEFAULT = 1 << 20
@@ -42,8 +43,15 @@ def check_text_processor(text: TextProcessor) -> None:
         raise wrong(f"{_FIELD}.padding", f"is {text.padding}, it must be one of {', '.join(TextPadding.keys())}")
 
 
-def complete_text(text: TextProcessor, inputs: Sequence[TensorSpec], files: frozenset[str]) -> TensorSpec:
-    """Fills in what follows from the model's tensors and files; the raw input.
+def tokens_name(text: TextProcessor) -> str:
+    """The output that counts tokens."""
+    return text.tokens or TOKENS
+
+
+def complete_text(
+    text: TextProcessor, inputs: Sequence[TensorSpec], files: frozenset[str]
+) -> tuple[TensorSpec, TensorSpec]:
+    """Fills in what follows from the model's tensors and files; the raw input, and the output that counts tokens.
 
     Raises:
         ModelError: MODEL_MANIFEST_MISMATCH (INVALID_ARGUMENT).
@@ -70,7 +78,11 @@ def complete_text(text: TextProcessor, inputs: Sequence[TensorSpec], files: froz
     text.bytes_max = text.bytes_max or BYTES_DEFAULT
     if not text.HasField("special_tokens"):
         text.special_tokens = True
-    return TensorSpec(name=text.input, datatype="BYTES", shape=ids.shape[:1], optional=True)
+    text.tokens = tokens_name(text)
+    return (
+        TensorSpec(name=text.input, datatype="BYTES", shape=ids.shape[:1], optional=True),
+        TensorSpec(name=text.tokens, datatype="INT32", shape=ids.shape[:1]),
+    )
 
 
 def _complete_length(text: TextProcessor, ids: TensorSpec) -> None:

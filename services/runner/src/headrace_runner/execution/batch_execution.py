@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -14,10 +14,12 @@ from headrace_common.errors import HeadraceError, ModelError
 from headrace_common.lanes import PayloadParts
 from headrace_runner.backends.contract import LoadedModel
 from headrace_runner.execution.sequences import SequenceStep
+from headrace_runner.processing.processing import Processing
+from headrace_runner.processing.raw_input import Row
 from headrace_runner.tensors.datatypes import DATATYPES, Array
 from headrace_runner.tensors.elements import to_array
 from headrace_runner.tensors.infer_response import ResponseWriter
-from headrace_runner.tensors.parameters import read_parameters
+from headrace_runner.tensors.parameters import ParameterValue, read_parameters
 from headrace_runner.tensors.request_reader import CheckedRequest
 from headrace_runner.tensors.signature import Signature
 
@@ -29,12 +31,12 @@ class Executed(NamedTuple):
     """What came of one execution, times in seconds.
 
     Attributes:
-        payloads: One answer for each request, or the failure of all of them.
-        rows: Rows of all requests together.
+        payloads: One answer or failure for each request, or the failure of all of them.
+        rows: Rows that the model computed; 0 where every request failed before it.
         input_s: Time in which tensors were read, `output_s` in which they were written.
     """
 
-    payloads: list[bytes | PayloadParts] | HeadraceError
+    payloads: list[bytes | PayloadParts | HeadraceError] | HeadraceError
     rows: int
     input_s: float = 0.0
     output_s: float = 0.0
@@ -52,13 +54,21 @@ class BatchExecution:
         model: The loaded model.
         signature: What its requests were checked against.
         writer: Makes the answers.
+        processing: What is done before and after the model; None for nothing.
 
     Attributes:
         splits: Whether the model's outputs can be split by rows; once they could not, nothing should be batched.
     """
 
     def __init__(
-        self, *, name: str, model: LoadedModel, signature: Signature, writer: ResponseWriter, clock: Clock
+        self,
+        *,
+        name: str,
+        model: LoadedModel,
+        signature: Signature,
+        writer: ResponseWriter,
+        clock: Clock,
+        processing: Processing | None = None,
     ) -> None:
         self.splits = True
         self._name = name
@@ -66,6 +76,7 @@ class BatchExecution:
         self._signature = signature
         self._writer = writer
         self._clock = clock
+        self._processing = processing
         self._log = structlog.stdlib.get_logger("execution")
 
     def run(self, requests: Sequence[CheckedRequest], step: SequenceStep | None = None) -> Executed:
@@ -79,6 +90,8 @@ class BatchExecution:
         try:
             if len(requests) == 1:
                 return self._alone(requests[0], step)
+            if self._processing is not None and self._signature.is_raw(requests[0].kind.request):
+                return self._read_together(self._processing, requests)
             return self._together(requests, rows)
         except HeadraceError as failure:
             return Executed(failure, rows)
@@ -96,12 +109,15 @@ class BatchExecution:
         request = checked.request
         inputs = {tensor.name: to_array(tensor) for tensor in request.inputs}
         parameters = read_parameters(request.parameters) if request.parameters else {}
+        mask = None
+        if self._processing is not None:
+            inputs, mask = self._made(self._processing, inputs)
         read_s = self._clock.monotonic()
         outputs = checked.kind.outputs
         if step is not None:
             inputs.update(step.inputs)
             outputs += tuple(name for name in step.outputs if name not in outputs)
-        arrays = self._model.infer(inputs, outputs, parameters)
+        arrays = self._infer(inputs, outputs, parameters, mask)
         if step is not None:
             step.computed(dict(zip(outputs, arrays, strict=True)))
         inferred_s = self._clock.monotonic()
@@ -115,16 +131,73 @@ class BatchExecution:
         first, outputs = requests[0].kind.request, requests[0].kind.outputs
         inputs = {tensor.name: _joined(requests, index, rows) for index, tensor in enumerate(first.inputs)}
         parameters = read_parameters(first.parameters) if first.parameters else {}
+        mask = self._processing.mask_of(inputs) if self._processing is not None else None
         read_s = self._clock.monotonic()
-        arrays = self._model.infer(inputs, outputs, parameters)
+        arrays = self._infer(inputs, outputs, parameters, mask)
         inferred_s = self._clock.monotonic()
+        payloads = self._split(requests, arrays, rows)
+        return Executed([*payloads], rows, read_s - started_s, self._clock.monotonic() - inferred_s)
+
+    def _read_together(self, processing: Processing, requests: Sequence[CheckedRequest]) -> Executed:
+        """Executes the requests whose raw input can be read; the others fail alone, and nothing is read twice."""
+        started_s = self._clock.monotonic()
+        answers: list[bytes | PayloadParts | HeadraceError] = []
+        read: list[CheckedRequest] = []
+        rows: list[Row] = []
+        beside: list[dict[str, Array]] = []
+        for checked in requests:
+            try:
+                inputs = {tensor.name: to_array(tensor) for tensor in checked.request.inputs}
+                rows += processing.read(inputs.pop(processing.raw))
+            except HeadraceError as failure:
+                answers.append(failure)
+                continue
+            answers.append(b"")
+            read.append(checked)
+            beside.append(inputs)
+        if not read:
+            return Executed(answers, 0)
+        made = processing.join(rows)
+        inputs = {name: np.concatenate([own[name] for own in beside]) for name in beside[0]}
+        first = read[0].kind.request
+        parameters = read_parameters(first.parameters) if first.parameters else {}
+        read_s = self._clock.monotonic()
+        arrays = self._infer({**inputs, **made.inputs}, read[0].kind.outputs, parameters, made.mask)
+        inferred_s = self._clock.monotonic()
+        payloads = iter(self._split(read, arrays, len(rows)))
+        answers = [answer if isinstance(answer, HeadraceError) else next(payloads) for answer in answers]
+        return Executed(answers, len(rows), read_s - started_s, self._clock.monotonic() - inferred_s)
+
+    def _made(self, processing: Processing, inputs: dict[str, Array]) -> tuple[dict[str, Array], Array | None]:
+        """The model's tensors of one request, and where they have tokens."""
+        if processing.raw not in inputs:
+            return inputs, processing.mask_of(inputs)
+        made = processing.join(processing.read(inputs.pop(processing.raw)))
+        return {**inputs, **made.inputs}, made.mask
+
+    def _infer(
+        self,
+        inputs: Mapping[str, Array],
+        outputs: Sequence[str],
+        parameters: Mapping[str, ParameterValue],
+        mask: Array | None,
+    ) -> Sequence[Array]:
+        processing = self._processing
+        if processing is None:
+            return self._model.infer(inputs, outputs, parameters)
+        needed = processing.needed(outputs)
+        computed = self._model.infer(inputs, needed, parameters)
+        return processing.finish(outputs, dict(zip(needed, computed, strict=True)), mask)
+
+    def _split(
+        self, requests: Sequence[CheckedRequest], arrays: Sequence[Array], rows: int
+    ) -> list[bytes | PayloadParts]:
         if any(array.ndim == 0 or array.shape[0] != rows for array in arrays):
             raise _NotSplittable
-        payloads = self._writer.split(
-            self._named(outputs, arrays),
+        return self._writer.split(
+            self._named(requests[0].kind.outputs, arrays),
             [(request.kind.request.id, request.kind.rows, request.kind.request.form) for request in requests],
         )
-        return Executed(payloads, rows, read_s - started_s, self._clock.monotonic() - inferred_s)
 
     def _named(self, names: Sequence[str], arrays: Sequence[Array]) -> list[tuple[str, str, Array]]:
         specs = self._signature.outputs

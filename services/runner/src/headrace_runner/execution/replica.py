@@ -38,6 +38,7 @@ from headrace_runner.execution.sequence_turns import SequenceTurns
 from headrace_runner.execution.sequences import Sequences, SequenceStep
 from headrace_runner.execution.tenant_use import TenantUse
 from headrace_runner.metrics import ReplicaMetrics
+from headrace_runner.processing.processing import Processing
 from headrace_runner.tensors.infer_response import ResponseWriter
 from headrace_runner.tensors.request_reader import RequestReader
 from headrace_runner.tensors.signature import Signature
@@ -68,6 +69,7 @@ class Replica:
         policy: How calls wait and are put together.
         batched: Whether the first axis of every tensor counts rows.
         sequences: The state that is kept for sequences; None for a model without.
+        processing: What is done before and after the model; None for nothing.
     """
 
     kinds: ClassVar[frozenset[int]] = frozenset((CallKind.CALL_KIND_INFER,))
@@ -86,6 +88,7 @@ class Replica:
         clock: Clock,
         metrics: ReplicaMetrics,
         sequences: SequencePolicy | None = None,
+        processing: Processing | None = None,
     ) -> None:
         self.signature = signature
         self.queue_wait_s = 0.0
@@ -97,7 +100,9 @@ class Replica:
         self._model = model
         self._policy = policy
         self._scheduler: Scheduler[PendingCall] = Scheduler(policy=policy)
-        self._execution = BatchExecution(name=name, model=model, signature=signature, writer=writer, clock=clock)
+        self._execution = BatchExecution(
+            name=name, model=model, signature=signature, writer=writer, clock=clock, processing=processing
+        )
         self._clock = clock
         self._metrics = metrics
         runs = RunExecution(execution=self._execution, clock=clock, tell=self._tell)
@@ -390,14 +395,18 @@ class Replica:
             for pending in calls:
                 self._end(pending, payloads)
             return
-        if not run.given_up_s:
-            self._scheduler.observe(executed.rows, compute_s, done.ended_s)
-        metrics.batch_rows.observe(executed.rows)
-        metrics.execution.observe(compute_s)
+        if executed.rows:
+            if not run.given_up_s:
+                self._scheduler.observe(executed.rows, compute_s, done.ended_s)
+            metrics.batch_rows.observe(executed.rows)
+            metrics.execution.observe(compute_s)
         times_us = (int(compute_s * 1e6), int(executed.input_s * 1e6), int(executed.output_s * 1e6))
         leads = True
         for pending, payload in zip(calls, payloads, strict=True):
             if pending.ended is None:
+                continue
+            if isinstance(payload, HeadraceError):
+                self._end(pending, payload)
                 continue
             if self._turns is not None and pending.waiting is not None:
                 failure = self._turns.commit(pending, pending.request.kind.request)

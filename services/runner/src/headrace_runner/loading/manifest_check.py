@@ -14,14 +14,17 @@ from headrace_runner.tensors.signature import Signature, TensorSpec
 
 
 def signature_of(manifest: manifest_pb2.Manifest, model: LoadedModel) -> Signature:
-    """The manifest's signature where it states one, else the artefact's own.
+    """The manifest's signature where it states one, else the artefact's own; without the tensors of its processing.
 
     Raises:
         ModelError: MODEL_MANIFEST_MISMATCH (INVALID_ARGUMENT): the manifest names tensors that the artefact doesn't
             have, leaves out an input that it requires, or states another datatype or number of axes.
     """
-    inputs = [_spec(spec) for spec in manifest.inputs] or list(model.inputs)
-    outputs = [_spec(spec) for spec in manifest.outputs] or list(model.outputs)
+    processing = manifest.processing
+    raw = {processing.image.input, processing.text.input}
+    made = {processing.embedding.output, processing.labels.labels, processing.labels.scores, processing.text.tokens}
+    inputs = [_spec(spec) for spec in manifest.inputs if spec.name not in raw] or list(model.inputs)
+    outputs = [_spec(spec) for spec in manifest.outputs if spec.name not in made] or list(model.outputs)
     _compare("inputs", inputs, model.inputs)
     _compare("outputs", outputs, model.outputs)
     stated = {spec.name for spec in inputs}

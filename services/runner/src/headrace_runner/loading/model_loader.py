@@ -36,6 +36,7 @@ from headrace_runner.loading.load_thread import LoadThread
 from headrace_runner.loading.manifest_check import check_generation, signature_of
 from headrace_runner.loading.warm_up import warm_up, warm_up_generation
 from headrace_runner.metrics import ReplicaMetrics, RunnerMetrics
+from headrace_runner.processing.processing import Processing, processing_of
 from headrace_runner.tensors.infer_response import ResponseWriter
 from headrace_runner.tensors.signature import Signature
 
@@ -72,6 +73,7 @@ class _TensorModel(NamedTuple):
     signature: Signature
     sequences: SequencePolicy | None
     memory_bytes: int
+    processing: Processing | None = None
 
     def close(self) -> None:
         self.model.close()
@@ -191,6 +193,8 @@ class ModelLoader:
     def _computing(
         self, tenant_id: str, version: Version, loaded: _TensorModel, policy: SchedulingPolicy
     ) -> ServingReplica:
+        if loaded.processing is not None:
+            policy = loaded.processing.bounded(policy)
         return Replica(
             name=f"{version.model}:{version.version}",
             tenant_id=tenant_id,
@@ -208,6 +212,7 @@ class ModelLoader:
             clock=self._clock,
             metrics=self._counts(tenant_id, version),
             sequences=loaded.sequences,
+            processing=loaded.processing,
         )
 
     async def _generative(
@@ -273,7 +278,24 @@ class ModelLoader:
     ) -> _TensorModel | GenerativeModel:
         progress.loads(self._backends.choose(version.manifest), lease.folder)
         with self._priority.lowered():
-            return self._load_blocking(version, lease, threads)
+            loaded = self._load_blocking(version, lease, threads)
+        if isinstance(loaded, GenerativeModel) or not version.manifest.HasField("processing"):
+            return loaded
+        # Reading a tokenizer keeps all other threads of the process from running, so it must not give way itself.
+        return self._with_processing(version, lease, loaded)
+
+    def _with_processing(self, version: Version, lease: ArtifactLease, loaded: _TensorModel) -> _TensorModel:
+        before = self._heap.used_bytes()
+        try:
+            processing = processing_of(version.manifest, loaded.signature, lease.folder)
+        except BaseException:
+            loaded.close()
+            raise
+        return loaded._replace(
+            signature=processing.extended(loaded.signature),
+            memory_bytes=loaded.memory_bytes + max(0, self._heap.used_bytes() - before),
+            processing=processing,
+        )
 
     def _load_blocking(self, version: Version, lease: ArtifactLease, threads: int) -> _TensorModel | GenerativeModel:
         name = f"{version.model}:{version.version}"

@@ -34,6 +34,34 @@ class TensorSpec:
     optional: bool = False
 
 
+@dataclass(frozen=True, slots=True)
+class RawInput:
+    """An input that other inputs are made of.
+
+    Attributes:
+        spec: BYTES, one element for each row.
+        makes: Names of the inputs that a request must leave out beside it.
+    """
+
+    spec: TensorSpec
+    makes: frozenset[str]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Processed:
+    """What goes into and comes out of a model's processing, beside the model's own tensors.
+
+    Attributes:
+        raw: What the model's inputs are made of; None where nothing is.
+        outputs: Outputs that are made.
+        default: Names of the outputs that a request with the raw input gets when it names none.
+    """
+
+    raw: RawInput | None
+    outputs: Sequence[TensorSpec]
+    default: tuple[str, ...]
+
+
 class Signature:
     """The inputs and outputs of a model.
 
@@ -41,6 +69,7 @@ class Signature:
         inputs: In the order of the artefact.
         outputs: In the order of the artefact.
         states: State that is kept for sequences: the inputs that take it and, by them, the outputs that give it.
+        processed: The tensors of its processing; None for a model without.
     """
 
     def __init__(
@@ -49,20 +78,33 @@ class Signature:
         inputs: Sequence[TensorSpec],
         outputs: Sequence[TensorSpec],
         states: Mapping[str, str] = MappingProxyType({}),
+        processed: Processed | None = None,
     ) -> None:
         self.states = states
-        self.inputs: Mapping[str, TensorSpec] = {spec.name: spec for spec in inputs}
-        self.outputs: Mapping[str, TensorSpec] = {spec.name: spec for spec in outputs}
+        self._processed = processed
+        self._raw = raw = processed.raw if processed is not None else None
+        taken = [raw.spec, *inputs] if raw is not None else inputs
+        given = [*processed.outputs, *outputs] if processed is not None else outputs
+        self.inputs: Mapping[str, TensorSpec] = {spec.name: spec for spec in taken}
+        self.outputs: Mapping[str, TensorSpec] = {spec.name: spec for spec in given}
         self._required = frozenset(spec.name for spec in inputs if not spec.optional)
         self._all_outputs = tuple(spec.name for spec in outputs)
         # Of a sequence, whose state stays here.
         self._required_beside_state = self._required - states.keys()
-        given = frozenset(states.values())
-        self._outputs_beside_state = tuple(name for name in self._all_outputs if name not in given)
+        kept = frozenset(states.values())
+        self._outputs_beside_state = tuple(name for name in self._all_outputs if name not in kept)
+        self._required_beside_raw = (
+            (self._required - raw.makes) | {raw.spec.name} if raw is not None else self._required
+        )
 
     def in_sequence(self, request: InferRequest) -> bool:
         """Whether the model's state for this request is kept here."""
         return request.sequence is not None and bool(self.states)
+
+    def is_raw(self, request: InferRequest) -> bool:
+        """Whether a request brings what inputs of the model are made of."""
+        raw = self._raw
+        return raw is not None and any(tensor.name == raw.spec.name for tensor in request.inputs)
 
     def check(self, request: InferRequest) -> tuple[str, ...]:
         """Checks names, datatypes, shapes and raw sizes. State of a sequence may be left out, in and out.
@@ -75,7 +117,7 @@ class Signature:
         Raises:
             TensorError: TENSOR_NAME_UNKNOWN, TENSOR_DUPLICATED, TENSOR_MISSING, TENSOR_DATATYPE_UNSUPPORTED,
                 TENSOR_DATATYPE_MISMATCH, TENSOR_DIMENSION_INVALID, TENSOR_SHAPE_MISMATCH, TENSOR_BYTES_MISMATCH,
-                TENSOR_CONTENT_MISSING or TENSOR_OUTPUT_UNKNOWN (all INVALID_ARGUMENT).
+                TENSOR_CONTENT_MISSING, TENSOR_OUTPUT_UNKNOWN or PROCESSED_INPUT_CONFLICT (all INVALID_ARGUMENT).
             ValidationError: PARAMETER_INVALID (INVALID_ARGUMENT): an output can't be written as it is wanted.
         """
         seen: set[str] = set()
@@ -93,17 +135,16 @@ class Signature:
             seen.add(tensor.name)
             _check_input(tensor, spec, index)
         kept = self.in_sequence(request)
-        missing = (self._required_beside_state if kept else self._required) - seen
+        required, default = self._required, self._all_outputs
+        if kept:
+            required, default = self._required_beside_state, self._outputs_beside_state
+        elif self._processed is not None and self._raw is not None and self._raw.spec.name in seen:
+            self._check_alone(self._raw, request)
+            required, default = self._required_beside_raw, self._processed.default
+        missing = required - seen
         if missing:
-            name = next(name for name in self.inputs if name in missing)
-            raise TensorError(
-                f"input '{name}' is missing; the model's inputs are {_listed(self.inputs)}"
-                + ("; it may be left out of a request with a sequence_id" if name in self.states else ""),
-                entry=catalogue.TENSOR_MISSING,
-                context={"tensor": name},
-                field="inputs",
-            )
-        outputs = self._wanted_outputs(request.outputs, self._outputs_beside_state if kept else self._all_outputs)
+            raise self._missing(next(name for name in self.inputs if name in missing))
+        outputs = self._wanted_outputs(request.outputs, default)
         if request.form is not None:
             self._check_form(request.form, outputs)
         return outputs
@@ -115,8 +156,9 @@ class Signature:
             TensorError: TENSOR_SHAPE_MISMATCH (INVALID_ARGUMENT): its inputs have different numbers of them.
         """
         first: RequestTensor | None = None
+        required = self._required_beside_raw if self.is_raw(request) else self._required
         for index, tensor in enumerate(request.inputs):
-            if tensor.name not in self._required or not tensor.shape:
+            if tensor.name not in required or not tensor.shape:
                 continue
             if first is None:
                 first = tensor
@@ -132,7 +174,31 @@ class Signature:
 
     def all_required(self, request: InferRequest) -> bool:
         """Whether a checked request has no input that it could have left out."""
-        return len(request.inputs) == len(self._required)
+        required = self._required_beside_raw if self.is_raw(request) else self._required
+        return len(request.inputs) == len(required)
+
+    def _check_alone(self, raw: RawInput, request: InferRequest) -> None:
+        for index, tensor in enumerate(request.inputs):
+            if tensor.name in raw.makes:
+                raise TensorError(
+                    f"input '{tensor.name}' is made of '{raw.spec.name}', which the request has, too; send one of them",
+                    entry=catalogue.PROCESSED_INPUT_CONFLICT,
+                    context={"tensor": tensor.name},
+                    field=f"inputs[{index}].name",
+                )
+
+    def _missing(self, name: str) -> TensorError:
+        instead = ""
+        if name in self.states:
+            instead = "; it may be left out of a request with a sequence_id"
+        elif self._raw is not None and name in self._raw.makes:
+            instead = f"; it may be left out of a request with '{self._raw.spec.name}', of which it is made"
+        return TensorError(
+            f"input '{name}' is missing; the model's inputs are {_listed(self.inputs)}{instead}",
+            entry=catalogue.TENSOR_MISSING,
+            context={"tensor": name},
+            field="inputs",
+        )
 
     def _wanted_outputs(self, names: tuple[str, ...], default: tuple[str, ...]) -> tuple[str, ...]:
         if not names:

@@ -911,8 +911,8 @@ Global___RoutingPolicy: _TypeAlias = RoutingPolicy  # noqa: Y015
 @_typing.final
 class ProcessingPolicy(_message.Message):
     """ProcessingPolicy says what runners do before and after the model. A request may bring the raw input, which has a row
-    for each element, or the model's own tensors; not both. It gets the tensors that are made after the model, or the
-    model's own where none are, or those that it names.
+    for each element, or the model's own tensors; not both. A request with raw input gets the tensors that are made after
+    the model, or the model's own where none are, unless it names others.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -1112,6 +1112,7 @@ class TextProcessor(_message.Message):
     PADDING_FIELD_NUMBER: _builtins.int
     SPECIAL_TOKENS_FIELD_NUMBER: _builtins.int
     BYTES_MAX_FIELD_NUMBER: _builtins.int
+    TOKENS_FIELD_NUMBER: _builtins.int
     input: _builtins.str
     """Name of the raw input. Empty means `text`. No other input may have it."""
     tokenizer: _builtins.str
@@ -1140,6 +1141,10 @@ class TextProcessor(_message.Message):
     """Whether the tokens are added that the tokenizer has for the beginning and the end of a text. Absent means true."""
     bytes_max: _builtins.int
     """Bytes that one text may have. 0 means 1 MiB. At most 16 MiB."""
+    tokens: _builtins.str
+    """Name of the INT32 output with the number of each text's tokens, those included that the tokenizer adds. Requests with
+    texts get it beside the others. Empty means `tokens`. No other output may have it.
+    """
     def __init__(
         self,
         *,
@@ -1153,10 +1158,11 @@ class TextProcessor(_message.Message):
         padding: Global___TextPadding.ValueType = ...,
         special_tokens: _builtins.bool | None = ...,
         bytes_max: _builtins.int = ...,
+        tokens: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_special_tokens", b"_special_tokens", "special_tokens", b"special_tokens"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_special_tokens", b"_special_tokens", "attention_mask", b"attention_mask", "bytes_max", b"bytes_max", "ids", b"ids", "input", b"input", "max_length", b"max_length", "padding", b"padding", "special_tokens", b"special_tokens", "tokenizer", b"tokenizer", "truncate", b"truncate", "type_ids", b"type_ids"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_special_tokens", b"_special_tokens", "attention_mask", b"attention_mask", "bytes_max", b"bytes_max", "ids", b"ids", "input", b"input", "max_length", b"max_length", "padding", b"padding", "special_tokens", b"special_tokens", "tokenizer", b"tokenizer", "tokens", b"tokens", "truncate", b"truncate", "type_ids", b"type_ids"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__special_tokens: _TypeAlias = _typing.Literal["special_tokens"]  # noqa: Y015
     _WhichOneofArgType__special_tokens: _TypeAlias = _typing.Literal["_special_tokens", b"_special_tokens"]  # noqa: Y015
