@@ -186,6 +186,9 @@ castle ::= "O-O" "-O"?
 """
 
 
+EVERY_WAY = 'root ::= root root | [a-z] root | ""'
+
+
 def fits(grammar: str, text: str) -> bool:
     pytest.importorskip("llguidance")
     try:
@@ -251,7 +254,15 @@ def test_a_grammar_that_can_t_be_used_is_refused_with_the_place(grammar: str, wh
 
 def test_a_grammar_of_countless_readings_is_followed_all_the_same() -> None:
     assert fits(f"root ::={' x' * 12}\nx ::={' [a-z]*' * 3}", "abc" * 300)
-    assert fits('root ::= root root | [a-z] root | ""', "abc" * 10)
+    assert fits(EVERY_WAY, "abc" * 10)
+
+
+def test_a_grammar_that_takes_ever_longer_is_given_up() -> None:
+    pytest.importorskip("llguidance")
+    check = OutputCheck(constraint_of(Sampling(max_tokens=1, seed=0, grammar=EVERY_WAY)))
+    with pytest.raises(ValidationError, match="too complex to follow"):
+        for _ in range(1000):
+            check.follow("abcdefghij", ended=False)
 
 
 def test_no_word_of_a_library_is_in_what_is_refused() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 from collections import OrderedDict
 from functools import cache
 from importlib import import_module
@@ -19,6 +20,10 @@ GRAMMAR_FIELD = "sampling.grammar"
 # What is more than a second's work to prepare is refused in half of one.
 _PREPARING_MAX = 500_000
 _KEPT = 32
+# Processor time to follow an output, which stops everybody meanwhile. A constraint that is read in few ways takes a
+# hundredth of it.
+_FOLLOWING_MAX_S = 0.25
+_FOLLOWING_PER_PART_S = 0.002
 
 
 class Constraint(NamedTuple):
@@ -41,16 +46,19 @@ class OutputCheck:
     def __init__(self, constraint: Constraint) -> None:
         self._field = constraint.field
         self._matcher = constraint.matcher.deep_copy()
+        self._left_s = _FOLLOWING_MAX_S
 
     def follow(self, text: str, *, ended: bool) -> None:
         """Takes what is new of it; `ended` where the model has ended it there.
 
         Raises:
             ValidationError: CONSTRAINT_INVALID (INVALID_ARGUMENT): it does not fit, because llama.cpp gave up on the
-                constraint, which it doesn't tell.
+                constraint, which it doesn't tell; or following it takes too long.
         """
+        before_s = time.thread_time()
         fits = not text or self._matcher.consume_tokens(list(text.encode()))
-        if not fits or (ended and not self._matcher.is_accepting()):
+        self._left_s += _FOLLOWING_PER_PART_S + before_s - time.thread_time()
+        if not fits or self._left_s < 0 or (ended and not self._matcher.is_accepting()):
             raise invalid(self._field, "it is too complex to follow")
 
 
