@@ -22,8 +22,8 @@ _PREPARING_MAX = 500_000
 _KEPT = 32
 # Processor time to follow an output, which stops everybody meanwhile. A constraint that is read in few ways takes a
 # hundredth of it.
-_FOLLOWING_MAX_S = 0.25
-_FOLLOWING_PER_PART_S = 0.002
+_FOLLOWING_MAX_S = 0.05
+_FOLLOWING_PER_PART_S = 0.0003
 
 
 class Constraint(NamedTuple):
