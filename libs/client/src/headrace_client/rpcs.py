@@ -8,6 +8,7 @@ from typing import Generic, TypeVar
 from google.protobuf.message import Message
 
 from headrace_client.contracts.headrace.gateway.v1 import generation_pb2, inference_pb2, mesh_pb2
+from headrace_client.contracts.headrace.jobs.v1 import jobs_pb2
 from headrace_client.contracts.headrace.quota.v1 import tenants_pb2
 from headrace_client.contracts.headrace.registry.v1 import models_pb2
 from headrace_client.contracts.inference import model_repository_pb2, model_statistics_pb2, open_inference_pb2
@@ -66,6 +67,12 @@ CREATE_API_KEY = Rpc(
 )
 LIST_API_KEYS = Rpc(_TENANTS + "ListApiKeys", tenants_pb2.ListApiKeysRequest, tenants_pb2.ListApiKeysResponse)
 REVOKE_API_KEY = Rpc(_TENANTS + "RevokeApiKey", tenants_pb2.RevokeApiKeyRequest, tenants_pb2.RevokeApiKeyResponse)
+
+_JOBS = "/headrace.jobs.v1.JobService/"
+SUBMIT_INFERENCE = Rpc(
+    _JOBS + "SubmitInference", jobs_pb2.SubmitInferenceRequest, jobs_pb2.SubmitInferenceResponse, repeatable=False
+)
+GET_JOB = Rpc(_JOBS + "GetJob", jobs_pb2.GetJobRequest, jobs_pb2.GetJobResponse)
 
 _OPEN = "/inference.GRPCInferenceService/"
 SERVER_LIVE = Rpc(_OPEN + "ServerLive", open_inference_pb2.ServerLiveRequest, open_inference_pb2.ServerLiveResponse)

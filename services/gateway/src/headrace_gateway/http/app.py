@@ -26,6 +26,7 @@ from headrace_gateway.http import (
     generate_routes,
     health_routes,
     infer_routes,
+    job_routes,
     key_routes,
     model_routes,
     open_inference_routes,
@@ -51,6 +52,7 @@ from headrace_gateway.http.uploads import Uploads
 ROUTERS = (
     health_routes.router,
     infer_routes.router,
+    job_routes.router,
     stream_routes.router,
     openai_routes.router,
     repository_routes.router,

@@ -54,7 +54,7 @@ async def infer(request: Request, front: CurrentFront, session: CurrentSession, 
     started = time.perf_counter()
     form = body_form(request, Form.JSON, Form.PROTOBUF, Form.MESSAGE_PACK)
     async with front.bodies.read(request) as body:
-        inference = _parsed(body, form)
+        inference = read_body(body, form)
         if inference.timeout_s is not None:
             call = replace(call, timeout_s=inference.timeout_s)
         answer = await session.infer(inference.message, call=call)
@@ -107,7 +107,13 @@ async def _batch_result(session: Session, item: object, *, index: int, call: Cal
         return {"error": failure_document(restated(error), path="", request_id=request_id)}
 
 
-def _parsed(body: bytes, form: Form) -> Inference:
+def read_body(body: bytes, form: Form) -> Inference:
+    """What a body asks for.
+
+    Raises:
+        ValidationError: It isn't of its form, or a field can't be right.
+        TensorError: An input can't be right.
+    """
     if form is not Form.PROTOBUF:
         return read_inference(_document(body, form))
     message = inference_pb2.InferRequest()

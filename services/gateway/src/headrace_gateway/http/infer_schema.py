@@ -131,3 +131,18 @@ BATCH_ANSWERS: Final = _answers(
     },
     "application/msgpack",
 )
+JOB_ANSWERS: Final = _answers(
+    {
+        "type": "object",
+        "required": ["jobId", "status", "progress", "result", "error", "createdAt", "completedAt"],
+        "properties": {
+            "jobId": {"type": "string"},
+            "status": {"type": "string", "enum": ["PENDING", "PROCESSING", "COMPLETED", "FAILED", "CANCELLED"]},
+            "progress": {"type": "number"},
+            "result": {"anyOf": [_RESULT, {"type": "null"}]},
+            "error": {"anyOf": [FAILURE, {"type": "null"}]},
+            "createdAt": {"type": ["string", "null"]},
+            "completedAt": {"type": ["string", "null"]},
+        },
+    }
+)
