@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from google.protobuf.json_format import ParseDict
 
 from headrace.registry.v1 import manifest_pb2 as pb
@@ -173,6 +176,14 @@ def test_statement_that_the_model_contradicts_is_named(model: Signature, fields:
     with pytest.raises(HeadraceError) as failure:
         registered(model, **fields)
     assert (failure.value.entry, failure.value.field) == (catalogue.MODEL_MANIFEST_MISMATCH, f"header.manifest.{field}")
+
+
+def test_examples_of_the_guide_are_manifests() -> None:
+    guide = (Path(__file__).parents[3] / "docs" / "processing.md").read_text()
+    classifier, embedder = (yaml.safe_load(block) for block in re.findall(r"```yaml\n(.*?)```", guide, re.DOTALL))
+    image = registered(vision(classes=len(classifier["classLabels"])), **classifier).processing.image
+    assert (image.resize.shortest_side, image.crop.height) == (256, 224)
+    assert registered(encoder(), **embedder).task == pb.MODEL_TASK_EMBED
 
 
 def test_processing_can_not_be_beside_a_sequence() -> None:
