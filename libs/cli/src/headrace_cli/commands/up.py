@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -14,31 +14,18 @@ from headrace_cli.mesh.options import DEFAULT_GRPC_PORT, DEFAULT_HTTP_PORT, Mesh
 _PORT_MAX = 65_535
 
 
+def _port(option: str, what: str, default: int) -> Any:
+    text = f"{what}; 0 means any. Default: {default}, or any if it is taken."
+    return typer.Option(option, min=0, max=_PORT_MAX, help=text, show_default=False)
+
+
 def up(
     state_dir: Annotated[
         Path,
         typer.Option("--state-dir", envvar="HEADRACE_STATE_DIR", help="Folder for everything that the mesh keeps."),
     ] = Path(".headrace"),
-    grpc_port: Annotated[
-        int | None,
-        typer.Option(
-            "--grpc-port",
-            min=0,
-            max=_PORT_MAX,
-            help=f"Port of the gateways; 0 means any. Default: {DEFAULT_GRPC_PORT}, or any if it is taken.",
-            show_default=False,
-        ),
-    ] = None,
-    http_port: Annotated[
-        int | None,
-        typer.Option(
-            "--http-port",
-            min=0,
-            max=_PORT_MAX,
-            help=f"Port for HTTP; 0 means any. Default: {DEFAULT_HTTP_PORT}, or any if it is taken.",
-            show_default=False,
-        ),
-    ] = None,
+    grpc_port: Annotated[int | None, _port("--grpc-port", "Port of the gateways", DEFAULT_GRPC_PORT)] = None,
+    http_port: Annotated[int | None, _port("--http-port", "Port for HTTP", DEFAULT_HTTP_PORT)] = None,
     http: Annotated[bool, typer.Option("--http/--no-http", help="Serve HTTP beside gRPC.")] = True,
     runners: Annotated[int, typer.Option("--runners", min=0, max=64, help="How many CPU runners.")] = 2,
     gateways: Annotated[
