@@ -92,10 +92,13 @@ def test_prompts_are_computed_together_up_to_their_tokens() -> None:
     slots.wait("late", prompt_tokens=1)
     assert slots.start() == ["a", "b"]
     slots.wait("urgent", prompt_tokens=80, priority=9)
-    slots.scheduler.prompt_computed("b")
+    slots.scheduler.computed("b", 40)
+    slots.scheduler.computed("a", 39)
     assert slots.start() == [], "the urgent one is next, and is not overtaken"
+    slots.scheduler.computed("a", 1)
+    assert slots.start() == ["urgent"]
     slots.scheduler.leave("a")
-    assert slots.start() == ["urgent", "late"]
+    assert slots.start() == ["late"]
     assert slots.scheduler.prompt_tokens == 81
 
 
@@ -104,12 +107,12 @@ def test_each_completion_computes_the_prompt_and_a_prompt_above_the_limit_is_com
     slots.wait("long", slots=2, prompt_tokens=90)
     slots.wait("short", prompt_tokens=1)
     assert slots.start() == ["long"]
-    slots.scheduler.prompt_computed("long")
+    slots.scheduler.computed("long", 90)
     assert slots.start() == ["short"]
     slots.wait("longer", prompt_tokens=200)
-    slots.scheduler.prompt_computed("long")
+    slots.scheduler.computed("long", 90)
     assert slots.start() == []
-    slots.scheduler.prompt_computed("short")
+    slots.scheduler.computed("short", 1)
     assert slots.start() == ["longer"]
 
 
@@ -178,7 +181,7 @@ class SlotsMachine(RuleBasedStateMachine):
         self.entered: set[str] = set()
         self.queued: dict[str, int] = {}
         self.running: dict[str, int] = {}
-        self.prompts: dict[str, tuple[int, int]] = {}
+        self.prompts: dict[str, int] = {}
         self.count = 0
 
     @rule(priority=st.integers(0, 9))
@@ -203,7 +206,7 @@ class SlotsMachine(RuleBasedStateMachine):
         waiting = Waiting(name, tenant, priority, None, tokens, 3, self.slots.now + 60, self.slots.now)
         self.slots.scheduler.queue(waiting, slots=slots, prompt_tokens=prompt_tokens)
         self.queued[name] = slots
-        self.prompts[name] = (slots, prompt_tokens)
+        self.prompts[name] = slots * prompt_tokens
 
     @rule()
     def start(self) -> None:
@@ -212,29 +215,24 @@ class SlotsMachine(RuleBasedStateMachine):
         free, computing = 4 - sum(self.running.values()), self.computing()
         # Whoever still waits is not there because of nothing: the next one needs more than is free.
         assert not self.queued or any(
-            slots > free or (computing and computing + slots * self.prompts[name][1] > 100)
-            for name, slots in self.queued.items()
+            slots > free or (computing and computing + self.prompts[name] > 100) for name, slots in self.queued.items()
         )
 
     def computing(self) -> int:
-        return sum(self.prompts[name][0] * self.prompts[name][1] for name in self.running)
+        return sum(self.prompts[name] for name in self.running)
 
     @precondition(lambda self: self.running)
     @rule(data=st.data())
-    def prompt_computed(self, data: st.DataObject) -> None:
+    def computed(self, data: st.DataObject) -> None:
         name = data.draw(st.sampled_from(sorted(self.running)))
-        prompts, tokens = self.prompts[name]
-        if prompts:
-            self.slots.scheduler.prompt_computed(name)
-            self.prompts[name] = (prompts - 1, tokens)
+        tokens = data.draw(st.integers(0, self.prompts[name]))
+        self.slots.scheduler.computed(name, tokens)
+        self.prompts[name] -= tokens
 
     @precondition(lambda self: self.running)
     @rule(data=st.data())
     def release(self, data: st.DataObject) -> None:
         name = data.draw(st.sampled_from(sorted(self.running)))
-        prompts, tokens = self.prompts[name]
-        if prompts == self.running[name]:
-            self.prompts[name] = (prompts - 1, tokens)
         self.slots.scheduler.release(name)
         self.running[name] -= 1
         if not self.running[name]:

@@ -21,7 +21,7 @@ class GenerationCounts:
     Attributes:
         slots: Completions at the same time; 0 for a model that doesn't generate.
         slots_used: Slots that are taken now.
-        prompt_tokens: Tokens of the prompts that are being computed.
+        prompt_tokens: Tokens that are left of the prompts that are being computed.
         waiting_tokens: Tokens of prompts and of output at most, over the calls that wait for slots.
         computed_prompt_tokens: Tokens of prompts, without `cached_prompt_tokens`, known from an earlier call.
         completion_tokens: Tokens generated.
@@ -63,7 +63,7 @@ class GenerationFamilies:
 
         self._slots = gauge("generation_slots", "Completions that can be computed at the same time")
         self._used = gauge("generation_slots_used", "Completions that are computed now")
-        self._prompts = gauge("generation_prompt_tokens", "Tokens of prompts that are being computed")
+        self._prompts = gauge("generation_prompt_tokens", "Tokens left of the prompts that are being computed")
         self._waiting = gauge("generation_queue_tokens", "Tokens, of prompts and output at most, that wait for slots")
         self._tokens = CounterMetricFamily("headrace_runner_tokens", "Tokens by kind", labels=(*_MODEL, "kind"))
         self._completions = CounterMetricFamily(

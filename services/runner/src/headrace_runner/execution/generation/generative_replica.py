@@ -292,12 +292,14 @@ class GenerativeReplica:
         """Makes one completion in one slot."""
         asked = pending.request.sampling
         sampling = replace(asked, max_tokens=pending.max_tokens, seed=(asked.seed + number) % SEEDS)
-        computing_prompt, finish = True, None
+        left, finish = len(pending.prompt), None
         async with aclosing(self._model.generate(pending.prompt, sampling)) as events:
             async for event in events:
-                if computing_prompt and isinstance(event, Generated):
-                    computing_prompt = False
-                    self._scheduler.prompt_computed(pending)
+                if left:
+                    # What the model knows from before counts as computed.
+                    computed = event.computed_tokens if isinstance(event, PromptDone) else len(pending.prompt)
+                    before, left = left, min(left, max(0, len(pending.prompt) - computed))
+                    self._scheduler.computed(pending, before - left)
                     self._fill()
                 self._take(pending, output, number, event)
                 finish = event.finish if isinstance(event, Generated) else None

@@ -15,10 +15,9 @@ Item = TypeVar("Item", bound=Hashable)
 
 @dataclass(slots=True)
 class _Need:
-    """What an item needs, or holds: slots, and of those the ones whose prompt is not computed, of so many tokens."""
+    """What an item needs, or holds: slots, and tokens of the prompt in all of them that are not computed."""
 
     slots: int
-    prompts: int
     prompt_tokens: int
 
 
@@ -26,10 +25,10 @@ class SlotScheduler(Generic[Item]):
     """Accounts for the slots of a model and the bounded queue before them. Pure: no time of its own, no I/O.
 
     An item enters when its call comes, is queued when its tokens are known, and takes all the slots that it needs at
-    once, when the prompts that are being computed leave room for its own: more of them would only be late together,
-    in an order that the model finds, and here the most urgent is next. While the one whose turn it is needs more than
-    is free, nobody overtakes it for want of a smaller need: so none waits for ever, and no two hold slots that the
-    other waits for. `Waiting.rows` are the tokens that an item costs; tenants take turns by them.
+    once, when what is left of the prompts that are being computed leaves room for its own: more of them would only be
+    late together, in an order that the model finds, and here the most urgent is next. While the one whose turn it is
+    needs more than is free, nobody overtakes it for want of a smaller need: so none waits for ever, and no two hold
+    slots that the other waits for. `Waiting.rows` are the tokens that an item costs; tenants take turns by them.
 
     Args:
         policy: How calls wait; its own slots mean nothing here.
@@ -38,7 +37,7 @@ class SlotScheduler(Generic[Item]):
 
     Attributes:
         used: Slots that are taken.
-        prompt_tokens: Tokens of the prompts that are being computed.
+        prompt_tokens: Those that are left of the prompts that are being computed.
     """
 
     def __init__(self, *, policy: SchedulingPolicy, slots: int, prompt_tokens_max: int) -> None:
@@ -90,7 +89,7 @@ class SlotScheduler(Generic[Item]):
         assert item is not None, "it has entered"
         assert slots <= self.slots, "no item needs more than there are"
         self._entered_bytes -= self._entered.pop(item)[1]
-        self._needs[item] = _Need(slots, slots, prompt_tokens)
+        self._needs[item] = _Need(slots, slots * prompt_tokens)
         self._queue.push(waiting)
 
     def start(self, now: float) -> list[Item]:
@@ -105,24 +104,23 @@ class SlotScheduler(Generic[Item]):
             self._queue.take(head)
             held = self._held[item] = self._needs.pop(item)
             self.used += held.slots
-            self.prompt_tokens += held.prompts * held.prompt_tokens
+            self.prompt_tokens += held.prompt_tokens
             started.append(item)
         return started
 
-    def prompt_computed(self, item: Item) -> None:
-        """One slot of an item that holds some has the prompt."""
+    def computed(self, item: Item, prompt_tokens: int) -> None:
+        """One slot of an item that holds some has so many more tokens of the prompt."""
         held = self._held[item]
-        held.prompts -= 1
-        self.prompt_tokens -= held.prompt_tokens
+        held.prompt_tokens -= prompt_tokens
+        self.prompt_tokens -= prompt_tokens
 
     def release(self, item: Item) -> None:
-        """One slot of an item is free again, that has the prompt if any has."""
+        """One slot of an item is free again."""
         held = self._held[item]
-        if held.prompts == held.slots:
-            self.prompt_computed(item)
         held.slots -= 1
         self.used -= 1
         if not held.slots:
+            self.prompt_tokens -= held.prompt_tokens
             del self._held[item]
 
     def leave(self, item: Item) -> None:
@@ -130,7 +128,7 @@ class SlotScheduler(Generic[Item]):
         held = self._held.pop(item, None)
         if held is not None:
             self.used -= held.slots
-            self.prompt_tokens -= held.prompts * held.prompt_tokens
+            self.prompt_tokens -= held.prompt_tokens
             return
         entered = self._entered.pop(item, None)
         if entered is not None:
@@ -139,8 +137,7 @@ class SlotScheduler(Generic[Item]):
             del self._needs[item]
 
     def _has_room(self, need: _Need) -> bool:
-        tokens = self.prompt_tokens + need.prompts * need.prompt_tokens
-        fits = not self.prompt_tokens or tokens <= self._prompt_tokens_max
+        fits = not self.prompt_tokens or self.prompt_tokens + need.prompt_tokens <= self._prompt_tokens_max
         return fits and self.used + need.slots <= self.slots
 
     def _of_priority(self, priority: int) -> int:
