@@ -12,7 +12,7 @@ from google.protobuf.json_format import ParseDict
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
-from PIL import Image, ImageDraw, ImageOps
+from PIL import Image, ImageDraw, ImageFile, ImageOps
 
 from headrace.registry.v1 import manifest_pb2 as pb
 from headrace_common import catalogue
@@ -140,7 +140,7 @@ def test_image_bomb_is_refused_before_anything_is_decoded(monkeypatch: pytest.Mo
     def opens(*_: object, **__: object) -> None:
         pytest.fail("it was opened")
 
-    monkeypatch.setattr(Image, "open", opens)
+    monkeypatch.setattr(ImageFile.ImageFile, "__init__", opens)
     data = bomb()
     assert len(data) < 1_100
     failure = failure_of(reader(), data)
@@ -148,6 +148,11 @@ def test_image_bomb_is_refused_before_anything_is_decoded(monkeypatch: pytest.Mo
     assert failure.context == {"tensor": "image", "element": 0, "limit": 50_000_000, "actual": 2_500_000_000}
     failure = failure_of(reader(bytesMax=100), encoded(drawing(), "PNG"))
     assert (failure.entry, failure.context["limit"]) == (catalogue.IMAGE_TOO_LARGE, 100)
+    # Scans that cost time by the pixel and have few bytes.
+    progressive = encoded(drawing(), "JPEG", progressive=True)
+    scan = progressive[progressive.rindex(b"\xff\xda") : -2]
+    failure = failure_of(reader(), progressive[:-2] + scan * 60 + progressive[-2:])
+    assert (failure.entry, "scans" in failure.message) == (catalogue.IMAGE_INVALID, True)
     # A WebP canvas of 16,384 by 16,384 pixels around a tiny picture.
     canvas = encoded(drawing("RGBA"), "WEBP", save_all=True, append_images=[Image.new("RGBA", (48, 40))])
     assert canvas[12:16] == b"VP8X"

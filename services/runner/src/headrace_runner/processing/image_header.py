@@ -6,8 +6,11 @@ from typing import NamedTuple
 
 _PNG = b"\x89PNG\r\n\x1a\n"
 _JPEG = b"\xff\xd8\xff"
+_SCAN = b"\xff\xda"
 # Cameras write a few dozen segments before the picture; a file of nothing else must not cost time.
 _SEGMENTS_MAX = 4_096
+# A progressive picture comes in about ten scans; each costs time by the pixel, however few bytes it has.
+_SCANS_MAX = 64
 _FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 _WITHOUT_LENGTH = frozenset({0x01, *range(0xD0, 0xD8)})
 
@@ -36,6 +39,8 @@ def read_header(data: bytes) -> ImageHeader:
         header = _png(data)
     elif data.startswith(_JPEG):
         header = _jpeg(data)
+        if data.count(_SCAN) > _SCANS_MAX:
+            raise NotAnImage(f"has more than {_SCANS_MAX} scans")
     elif data[:4] == b"RIFF" and data[8:12] == b"WEBP":
         header = _webp(data)
     else:

@@ -8,6 +8,9 @@ from collections.abc import Sequence
 
 import numpy as np
 from PIL import Image, ImageOps
+from PIL.JpegImagePlugin import JpegImageFile
+from PIL.PngImagePlugin import PngImageFile
+from PIL.WebPImagePlugin import WebPImageFile
 
 from headrace.registry.v1 import manifest_pb2
 from headrace_common import catalogue
@@ -24,6 +27,8 @@ _RESAMPLING = {
     manifest_pb2.IMAGE_INTERPOLATION_BICUBIC: Image.Resampling.BICUBIC,
     manifest_pb2.IMAGE_INTERPOLATION_LANCZOS: Image.Resampling.LANCZOS,
 }
+# Opened by name: `Image.open` would try what else it knows, and look for plug-ins first.
+_DECODERS = {"PNG": PngImageFile, "JPEG": JpegImageFile, "WEBP": WebPImageFile}
 
 
 class ImageReader:
@@ -51,7 +56,6 @@ class ImageReader:
         self._offset: Array = offset.astype(wide).reshape(shape)
         # Elements are numbers from 0 to 255 already.
         self._plain = spec.datatype == "UINT8" and bool((factor == 1).all()) and not offset.any()
-        Image.preinit()
 
     @property
     def row_bytes(self) -> int:
@@ -81,7 +85,7 @@ class ImageReader:
             raise self._error(index, str(failure), catalogue.IMAGE_INVALID) from None
         self._check_pixels(index, header.width, header.height)
         try:
-            with Image.open(io.BytesIO(data), formats=[header.format]) as opened:
+            with _DECODERS[header.format](io.BytesIO(data)) as opened:
                 if opened.size != (header.width, header.height):
                     raise self._error(index, "is broken: it has two sizes", catalogue.IMAGE_INVALID)
                 opened.load()
