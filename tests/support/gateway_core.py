@@ -17,7 +17,9 @@ from headrace_common.loop_load import LoopLoad
 from headrace_common.rpc_status import to_status
 from headrace_common.testing import FakeClock
 from headrace_gateway.catalog import Catalog
-from headrace_gateway.inference import Dispatcher, InferenceHandler, PayloadGate
+from headrace_gateway.inference.dispatcher import Dispatcher
+from headrace_gateway.inference.handler import InferenceHandler
+from headrace_gateway.inference.payload_gate import PayloadGate
 from headrace_gateway.inference.resilience.limits import ResilienceLimits
 from headrace_gateway.inference.resilience_metrics import ResilienceMetrics
 from headrace_gateway.inference.routing import Router

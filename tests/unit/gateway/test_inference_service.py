@@ -13,9 +13,9 @@ from headrace_common import catalogue
 from headrace_common.errors import HeadraceError, InferenceTimeout, ValidationError
 from headrace_common.rpc_runtime import AdmissionGate
 from headrace_common.rpc_status import from_status
-from headrace_gateway.inference import PayloadGate
 from headrace_gateway.inference.call import Caller
 from headrace_gateway.inference.inference_service import InferenceService
+from headrace_gateway.inference.payload_gate import PayloadGate
 from inference import open_inference_pb2 as oip
 from support.gateway_core import GatewayCore, Runner
 

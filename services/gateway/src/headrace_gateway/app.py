@@ -28,9 +28,11 @@ from headrace_gateway.config import GatewaySettings, check_settings, placement_p
 from headrace_gateway.deadlines import Deadlines
 from headrace_gateway.feeds import CATALOG, PRINCIPALS
 from headrace_gateway.identity import Identity
-from headrace_gateway.inference import Dispatcher, InferenceHandler, PayloadGate
+from headrace_gateway.inference.dispatcher import Dispatcher
+from headrace_gateway.inference.handler import InferenceHandler
 from headrace_gateway.inference.outlook import shutting_down
 from headrace_gateway.inference.packed_stream import StreamLimits
+from headrace_gateway.inference.payload_gate import PayloadGate
 from headrace_gateway.inference.resilience_metrics import ResilienceMetrics
 from headrace_gateway.inference.routing import Router
 from headrace_gateway.inference.routing_metrics import RoutingMetrics

@@ -22,11 +22,13 @@ from headrace_common.request_id import TRACEPARENT_KEY
 from headrace_common.rpc_method import MethodRunner
 from headrace_common.rpc_runtime import AdmissionGate
 from headrace_gateway.identity import Identity
-from headrace_gateway.inference import InferenceHandler, OneRequestEndpoint, PayloadGate, unary_endpoint
 from headrace_gateway.inference.call import accept_traceparent
+from headrace_gateway.inference.endpoint import OneRequestEndpoint, unary_endpoint
 from headrace_gateway.inference.generation.generate_service import GenerateService
+from headrace_gateway.inference.handler import InferenceHandler
 from headrace_gateway.inference.inference_service import InferenceService
 from headrace_gateway.inference.packed_stream import PackedStream, StreamLimits
+from headrace_gateway.inference.payload_gate import PayloadGate
 from headrace_gateway.inference.stream_endpoint import Opening, StreamEndpoint
 from headrace_gateway.inference.triton_stream import ERROR_AS_STATUS_KEY, TritonStream
 from headrace_gateway.mesh_service import MeshService
