@@ -140,6 +140,38 @@ async def test_every_form_of_body_and_answer_carries_the_same_tensor(served: Ser
     assert base64.b64decode(as_text.json()["outputs"]["x"]["data"]) == raw
 
 
+async def test_a_form_makes_an_element_of_each_part_that_is_no_field(served: Served) -> None:
+    parts = [
+        ("image", ("a.png", b"\x89PNG\x00", "image/png")),
+        ("image", ("b.png", b"", "text/plain")),
+        ("text", (None, "grüße")),
+        ("modelId", (None, "m:2")),
+        ("priority", (None, "9")),
+        ("parameters", (None, '{"top_k": 3}')),
+        ("outputs", (None, '["image"]')),
+        ("outputEncoding", (None, "base64")),
+    ]
+    answer = await served.client.post("/v1/infer", files=parts)
+    assert answer.status_code == 200, answer.text
+    (call,) = served.gateway.every_call
+    request = call.infer.request
+    assert (request.model_name, request.model_version, call.infer.priority) == ("m", "2", 9)
+    assert [(tensor.name, tensor.datatype, list(tensor.shape)) for tensor in request.inputs] == [
+        ("image", "BYTES", [2]),
+        ("text", "BYTES", [1]),
+    ]
+    assert request.raw_input_contents[0] == b"\x05\0\0\0\x89PNG\0" + b"\0\0\0\0"
+    assert base64.b64decode(answer.json()["outputs"]["image"]["data"]) == request.raw_input_contents[0]
+    for bad in (parts[:3], parts[3:], [*parts, ("modelId", (None, "n"))], [*parts[:4], ("priority", (None, "high"))]):
+        refused = await served.client.post("/v1/infer", files=bad)
+        assert (refused.status_code, refused.json()["httpStatus"]) == (400, 400)
+    cut = b'--x\r\nContent-Disposition: form-data; name="image"\r\n\r\nabc'
+    headers = {"content-type": "multipart/form-data; boundary=x"}
+    for body in (cut, b"", b"--x--", b"no boundary at all"):
+        refused = await served.client.post("/v1/infer", content=body, headers=headers)
+        assert refused.status_code == 400
+
+
 async def test_large_answers_are_compressed_for_who_asks(served: Served) -> None:
     many = document()
     many["inputs"]["x"] = {"dtype": "INT64", "data": list(range(20_000))}
@@ -274,6 +306,14 @@ async def test_a_batch_gives_one_result_or_error_for_each_in_order_and_so_many_a
         assert at_once <= 2
         for bad in ({"requests": []}, {"requests": [document()] * 6}, {"requests": [{}], "maxConcurrency": -1}, {}):
             assert (await served.client.post("/v1/infer/batch", json=bad)).status_code == 400
+
+
+async def test_a_job_is_the_job_services_to_take_and_to_tell(served: Served) -> None:
+    asked = await served.client.post("/v1/infer/async", json=document())
+    told = await served.client.get("/v1/infer/async/some-job")
+    for answer in (asked, told):
+        assert (answer.status_code, answer.json()["errorCode"]) == (503, "JOB_SERVICE_UNAVAILABLE")
+    assert (await served.client.post("/v1/infer/async", json={})).status_code == 400
 
 
 async def test_pages_of_other_origins_may_call_only_where_the_operator_says_so(served: Served) -> None:

@@ -28,9 +28,8 @@ from headrace_gateway.http.document_fields import (
 from headrace_gateway.http.json_tensors import data_of, tensor_of
 
 TIMEOUT_MS_MAX = 3_600_000
-_FIELDS = frozenset(
-    ("modelId", "inputs", "outputs", "parameters", "priority", "latencyCritical", "timeoutMs", "outputEncoding")
-)
+OPTIONS = frozenset(("outputs", "parameters", "priority", "latencyCritical", "timeoutMs", "outputEncoding"))
+_FIELDS = OPTIONS | {"modelId", "inputs"}
 _TENSOR_FIELDS = frozenset(("shape", "dtype", "data", "parameters"))
 _ENCODINGS = ("json", "base64")
 
@@ -68,13 +67,7 @@ def read_inference(value: object, *, place: str = "") -> Inference:
     set_model(message, text_at(document.get("modelId"), f"{prefix}modelId"), f"{prefix}modelId")
     for name, entry in object_at(document.get("inputs"), f"{prefix}inputs").items():
         _add_input(message, name, entry, f"{prefix}inputs.{name[:SHOWN]}")
-    for index, name in enumerate(list_at(document.get("outputs") or [], f"{prefix}outputs")):
-        message.request.outputs.add(name=text_at(name, f"{prefix}outputs[{index}]"))
-    timeout_s = set_options(message, document, prefix)
-    encoding = document.get("outputEncoding") or "json"
-    if encoding not in _ENCODINGS:
-        raise refused(f"{prefix}outputEncoding", f"must be {' or '.join(_ENCODINGS)}")
-    return Inference(message=message, timeout_s=timeout_s, base64=encoding == "base64")
+    return read_options(message, document, prefix)
 
 
 def set_model(message: inference_pb2.InferRequest, text: str, field: str) -> None:
@@ -87,26 +80,28 @@ def set_model(message: inference_pb2.InferRequest, text: str, field: str) -> Non
     message.request.model_name, message.request.model_version = model.name, model.model_version
 
 
-def set_options(message: inference_pb2.InferRequest, document: Object, prefix: str = "") -> float | None:
-    """Puts parameters, priority and the like into a message.
-
-    Returns:
-        The time for the answer in seconds; None where none is stated.
+def read_options(message: inference_pb2.InferRequest, document: Object, prefix: str = "") -> Inference:
+    """All of a document but the model and the inputs, which the message has already.
 
     Raises:
-        ValidationError: One can't be right.
+        ValidationError: A field can't be right.
     """
-    parameters = message.request.parameters
-    set_parameters(
-        parameters, object_at(document.get("parameters") or {}, f"{prefix}parameters"), f"{prefix}parameters"
-    )
-    if (priority := document.get("priority")) is not None:
-        message.priority = whole_number_at(priority, f"{prefix}priority", least=0, most=9)
-    if (critical := document.get("latencyCritical")) is not None:
-        parameters["latency_critical"].bool_param = flag_at(critical, f"{prefix}latencyCritical")
-    if (timeout_ms := document.get("timeoutMs")) is None:
-        return None
-    return whole_number_at(timeout_ms, f"{prefix}timeoutMs", least=1, most=TIMEOUT_MS_MAX) / 1_000
+    for index, name in enumerate(list_at(document.get("outputs", []), f"{prefix}outputs")):
+        message.request.outputs.add(name=text_at(name, f"{prefix}outputs[{index}]"))
+    parameters, field = message.request.parameters, f"{prefix}parameters"
+    set_parameters(parameters, object_at(document.get("parameters", {}), field), field)
+    if "priority" in document:
+        message.priority = whole_number_at(document["priority"], f"{prefix}priority", least=0, most=9)
+    if "latencyCritical" in document:
+        parameters["latency_critical"].bool_param = flag_at(document["latencyCritical"], f"{prefix}latencyCritical")
+    timeout_s = None
+    if "timeoutMs" in document:
+        field = f"{prefix}timeoutMs"
+        timeout_s = whole_number_at(document["timeoutMs"], field, least=1, most=TIMEOUT_MS_MAX) / 1_000
+    encoding = document.get("outputEncoding", "json")
+    if encoding not in _ENCODINGS:
+        raise refused(f"{prefix}outputEncoding", f"must be {' or '.join(_ENCODINGS)}")
+    return Inference(message=message, timeout_s=timeout_s, base64=encoding == "base64")
 
 
 def answer_document(
@@ -172,6 +167,6 @@ def _add_input(message: inference_pb2.InferRequest, name: str, value: object, fi
     tensor = tensor_of(name, entry.get("dtype"), entry.get("shape"), entry["data"], field=field, datatype_key="dtype")
     request = message.request
     added = request.inputs.add(name=name, datatype=tensor.datatype, shape=tensor.shape)
-    if parameters := entry.get("parameters"):
-        set_parameters(added.parameters, object_at(parameters, f"{field}.parameters"), f"{field}.parameters")
+    if "parameters" in entry:
+        set_parameters(added.parameters, object_at(entry["parameters"], f"{field}.parameters"), f"{field}.parameters")
     request.raw_input_contents.append(tensor.raw)

@@ -32,6 +32,7 @@ from headrace_gateway.http.document_fields import (
 from headrace_gateway.http.failures import document as failure_document
 from headrace_gateway.http.failures import restated
 from headrace_gateway.http.infer_document import Inference, answer_document, read_inference
+from headrace_gateway.http.infer_form import read_form
 from headrace_gateway.http.message_pack import packed, unpacked
 from headrace_gateway.http.negotiation import Form, answer_form, body_form
 from headrace_gateway.http.sessions import CallContext, Session
@@ -52,9 +53,12 @@ router = APIRouter(tags=["inference"])
 )
 async def infer(request: Request, front: CurrentFront, session: CurrentSession, call: CurrentCall) -> Response:
     started = time.perf_counter()
-    form = body_form(request, Form.JSON, Form.PROTOBUF, Form.MESSAGE_PACK)
+    form = body_form(request, *Form)
     async with front.bodies.read(request) as body:
-        inference = read_body(body, form)
+        if form is Form.MULTIPART:
+            inference = read_form(body, request.headers["content-type"])
+        else:
+            inference = read_body(body, form)
         if inference.timeout_s is not None:
             call = replace(call, timeout_s=inference.timeout_s)
         answer = await session.infer(inference.message, call=call)
@@ -77,7 +81,7 @@ async def infer_batch(request: Request, front: CurrentFront, session: CurrentSes
         items = list_at(document.get("requests"), "requests", entries_max=front.settings.batch_requests_max)
         if not items:
             raise refused("requests", "must have an entry")
-        concurrency = document.get("maxConcurrency") or _CONCURRENCY
+        concurrency = document.get("maxConcurrency", _CONCURRENCY)
         places = asyncio.Semaphore(whole_number_at(concurrency, "maxConcurrency", least=1, most=1_024))
 
         async def run(index: int, item: object) -> Object:

@@ -99,12 +99,21 @@ def _answers(schema: Schema, *others: str) -> dict[int | str, Schema]:
     }
 
 
-def _body(schema: Schema, *others: str) -> Schema:
+def _body(schema: Schema, *others: str, multipart: Schema | None = None) -> Schema:
     content = {"application/json": {"schema": schema}, **dict.fromkeys(others, _BINARY)}
+    if multipart is not None:
+        content["multipart/form-data"] = {"schema": multipart}
     return {"requestBody": {"required": True, "content": content}}
 
 
-INFER: Final = _body(_INFERENCE, "application/x-protobuf", "application/msgpack")
+_FORM: Final[Schema] = {
+    "type": "object",
+    "required": ["modelId"],
+    "properties": {"modelId": {"type": "string"}},
+    "additionalProperties": {"type": "string", "format": "binary"},
+}
+INFER: Final = _body(_INFERENCE, "application/x-protobuf", "application/msgpack", multipart=_FORM)
+JOB: Final = _body(_INFERENCE, "application/x-protobuf", "application/msgpack")
 ANSWERS: Final = _answers(_RESULT, "application/x-protobuf", "application/msgpack")
 BATCH: Final = _body(
     {

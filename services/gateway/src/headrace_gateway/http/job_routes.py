@@ -43,7 +43,7 @@ router = APIRouter(tags=["inference"])
     "/v1/infer/async",
     status_code=202,
     summary="Accept an inference that is run later",
-    openapi_extra=infer_schema.INFER,
+    openapi_extra=infer_schema.JOB,
     responses=infer_schema.JOB_ANSWERS,
     response_class=Response,
 )
