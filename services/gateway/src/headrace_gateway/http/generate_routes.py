@@ -19,16 +19,20 @@ from headrace_client.contracts.inference.open_inference_pb2 import (
 )
 from headrace_client.errors import ValidationError
 from headrace_client.model_reference import ModelReference
+from headrace_common import catalogue
+from headrace_gateway.http.bodies import content_type
 from headrace_gateway.http.dependencies import CurrentCall, CurrentFront, CurrentSession
+from headrace_gateway.http.failures import failed
 from headrace_gateway.http.front import Front
 from headrace_gateway.http.generate_document import read_generate, write_generate
-from headrace_gateway.http.negotiation import Form, body_form
 from headrace_gateway.http.open_inference_routes import DECLARED, VERSION, Named
 from headrace_gateway.http.server_sent_events import EventStream, event
 from headrace_gateway.http.sessions import CallContext, Session
 from headrace_gateway.http.streamed_inference import is_final, streamed
 
 _BODY_BYTES_MAX = 8 << 20
+# What curl says of a body when it isn't told, as in Triton's own examples.
+_BODY_TYPES = frozenset(("", "application/json", "application/x-www-form-urlencoded"))
 _EXAMPLE = {"text_input": "Once upon a time", "parameters": {"max_tokens": 16, "temperature": 0}}
 _REQUEST: Final[dict[str, Any]] = {
     "requestBody": {
@@ -45,15 +49,31 @@ _REQUEST: Final[dict[str, Any]] = {
         },
     }
 }
+_FAILURE: Final[dict[str, Any]] = {
+    "type": "object",
+    "required": ["error"],
+    "properties": {"error": {"type": "string"}},
+}
+_ANSWER: Final[dict[int | str, dict[str, Any]]] = {
+    200: {"description": "Outputs and parameters by name.", "content": {"application/json": {}}},
+    "default": {"description": "A failure", "content": {"application/json": {"schema": _FAILURE}}},
+}
 _EVENTS: Final[dict[int | str, dict[str, Any]]] = {
-    200: {"description": "An event for each part of the answer.", "content": {"text/event-stream": {}}}
+    **_ANSWER,
+    200: {"description": "An event for each part of the answer.", "content": {"text/event-stream": {}}},
 }
 
 router = APIRouter(prefix="/v2", tags=["open inference"])
 
 
-@router.post(f"{VERSION}/generate", summary="Run a version on JSON", openapi_extra=_REQUEST, dependencies=DECLARED)
-@router.post("/models/{model}/generate", summary="Run a model on JSON", openapi_extra=_REQUEST)
+@router.post(
+    f"{VERSION}/generate",
+    summary="Run a version on JSON",
+    openapi_extra=_REQUEST,
+    responses=_ANSWER,
+    dependencies=DECLARED,
+)
+@router.post("/models/{model}/generate", summary="Run a model on JSON", openapi_extra=_REQUEST, responses=_ANSWER)
 async def generate(
     request: Request, front: CurrentFront, session: CurrentSession, call: CurrentCall, named: Named
 ) -> Response:
@@ -93,7 +113,13 @@ async def generate_stream(
 async def _read(
     request: Request, front: Front, session: Session, call: CallContext, named: ModelReference, *, streams: bool
 ) -> ModelInferRequest:
-    body_form(request, Form.JSON)
+    if (kind := content_type(request)) not in _BODY_TYPES:
+        told = kind[:80]
+        raise failed(
+            catalogue.CONTENT_TYPE_UNSUPPORTED,
+            f"the body must be application/json, not {told!r}",
+            context={"contentType": told},
+        )
     asked = ModelMetadataRequest(name=named.name, version=named.model_version)
     async with front.bodies.read(request, bytes_max=_BODY_BYTES_MAX) as body:
         metadata = await session.unary(rpcs.MODEL_METADATA, asked, call=call)

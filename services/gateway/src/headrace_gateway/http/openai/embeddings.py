@@ -16,7 +16,7 @@ from headrace_client.errors import HeadraceError, ValidationError
 from headrace_client.failures import Failure
 from headrace_client.model_reference import ModelReference
 from headrace_gateway.http.json_models import STRICT
-from headrace_gateway.http.openai.forms import Inputs
+from headrace_gateway.http.openai.forms import Inputs, Model
 
 TEXT, EMBEDDING, TOKENS = "text", "embedding", "tokens"
 """Tensors of models that embed; the tokens of each text are told by some."""
@@ -30,7 +30,7 @@ class EmbeddingRequest(BaseModel):
 
     model_config = STRICT
 
-    model: str = Field(description="`NAME`, `NAME:VERSION` or `NAME:ALIAS`.")
+    model: Model
     input: Inputs
     encoding_format: Literal["float", "base64"] | None = None
     dimensions: int | None = Field(default=None, ge=1, description="None but what the model's vectors have.")

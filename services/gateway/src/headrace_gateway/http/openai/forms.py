@@ -82,6 +82,18 @@ def _schema(limit: int) -> WithJsonSchema:
     return WithJsonSchema({"anyOf": [_TEXT, _TOKENS, {**several, "items": _TEXT}, {**several, "items": _TOKENS}]})
 
 
+Model = Annotated[
+    str,
+    WithJsonSchema(
+        {
+            "type": "string",
+            "description": "`NAME`, `NAME:VERSION` or `NAME:ALIAS`.",
+            "pattern": "^[A-Za-z0-9][A-Za-z0-9._-]{0,127}([:@][A-Za-z0-9][A-Za-z0-9._-]{0,63})?$",
+        }
+    ),
+]
+"""What `headrace_client.model_reference` reads."""
+
 Stops = Annotated[
     list[str],
     BeforeValidator(_stops),

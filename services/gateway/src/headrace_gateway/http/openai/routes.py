@@ -22,6 +22,7 @@ from headrace_gateway.http.dependencies import CurrentCall, CurrentFront, Curren
 from headrace_gateway.http.failures import http_status
 from headrace_gateway.http.front import Front
 from headrace_gateway.http.json_models import parsed, request_body
+from headrace_gateway.http.negotiation import Form, body_form
 from headrace_gateway.http.openai import embeddings as embedding
 from headrace_gateway.http.openai.chat_answer import ChatAnswer, ChatChunks
 from headrace_gateway.http.openai.chat_request import ChatRequest
@@ -38,11 +39,30 @@ M = TypeVar("M", bound=BaseModel)
 _BODY_BYTES_MAX = 8 << 20
 _GROUPS_AT_ONCE = 4
 _PAGE = 1_000
+_FAILURE: dict[str, Any] = {
+    "type": "object",
+    "required": ["error"],
+    "properties": {
+        "error": {
+            "type": "object",
+            "required": ["message", "type", "param", "code"],
+            "properties": {
+                "message": {"type": "string"},
+                "type": {"type": "string"},
+                "param": {"type": ["string", "null"]},
+                "code": {"type": "string"},
+            },
+        }
+    },
+}
 _ERRORS: dict[int | str, dict[str, Any]] = {
-    "default": {"description": "A failure: `{error: {message, type, param, code}}`."}
+    "default": {"description": "A failure", "content": {"application/json": {"schema": _FAILURE}}}
 }
 _STREAMED: dict[int | str, dict[str, Any]] = {
-    200: {"description": "The answer, or its chunks as events.", "content": {"text/event-stream": {}}},
+    200: {
+        "description": "The answer, or its chunks as events.",
+        "content": {"application/json": {}, "text/event-stream": {}},
+    },
     **_ERRORS,
 }
 
@@ -139,6 +159,7 @@ async def get_model(model: str, session: CurrentSession, call: CurrentCall) -> R
 
 
 async def _read(model: type[M], request: Request, front: Front) -> M:
+    body_form(request, Form.JSON)
     async with front.bodies.read(request, bytes_max=_BODY_BYTES_MAX) as body:
         return parsed(model, body)
 

@@ -13,7 +13,7 @@ from pydantic import BaseModel, Field, model_validator
 from headrace_client.errors import ValidationError
 from headrace_client.generation_request import GenerateOptions
 from headrace_gateway.http.json_models import STRICT, complaint
-from headrace_gateway.http.openai.forms import Stops
+from headrace_gateway.http.openai.forms import Model, Stops
 
 _SEEDS = (1 << 32) - 1
 """The mesh's seeds are below it, OpenAI's are of 64 bits."""
@@ -27,6 +27,11 @@ def _between(minimum: float, maximum: float | None = None) -> Any:
         number.update(bounds)
 
     return Field(default=None, json_schema_extra=add)
+
+
+def _tokens_as_names(schema: dict[str, Any]) -> None:
+    biases = next(form for form in schema["anyOf"] if form["type"] != "null")
+    biases["propertyNames"] = {"pattern": "^[0-9]{1,10}$"}
 
 
 class StreamOptions(BaseModel):
@@ -55,7 +60,7 @@ class SamplingFields(BaseModel):
     }
     """Fields that would change the result and are not served, with the values of them that ask for nothing."""
 
-    model: str = Field(description="`NAME`, `NAME:VERSION` or `NAME:ALIAS`.")
+    model: Model
     max_tokens: Annotated[int | None, _between(1)] = None
     temperature: Annotated[float | None, _between(0, 5)] = None
     top_p: Annotated[float | None, _between(0, 1)] = None
@@ -64,7 +69,7 @@ class SamplingFields(BaseModel):
     n: int | None = Field(default=None, ge=1, le=128)
     stop: Stops | None = None
     seed: int | None = Field(default=None, ge=-(1 << 63), lt=1 << 63)
-    logit_bias: dict[str, float] | None = None
+    logit_bias: Annotated[dict[str, float] | None, Field(json_schema_extra=_tokens_as_names)] = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     top_k: Annotated[int | None, _between(-1, 100_000)] = None
