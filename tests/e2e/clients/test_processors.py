@@ -97,7 +97,7 @@ def test_encoder_with_its_tokenizer_embeds_for_every_client(
     assert (failure.value.reason, failure.value.context["element"]) == ("TEXT_TOO_LONG", "1")
 
 
-def test_picture_model_answers_with_labels(client: Client) -> None:
+def test_picture_model_answers_with_labels(mesh: Mesh, client: Client, tmp_path: Path) -> None:
     processing = {"image": {"mean": [0.5], "std": [0.5]}, "labels": {"activation": "LABEL_ACTIVATION_SIGMOID"}}
     fields = {"processing": processing, "classLabels": ["red", "green", "blue"]}
     with pytest.raises(ModelError) as refused:
@@ -113,6 +113,10 @@ def test_picture_model_answers_with_labels(client: Client) -> None:
     assert [row[0] for row in answer["label"].tolist()][1] in (b"blue", "blue")
     np.testing.assert_allclose(answer["score"][1], [1 / (1 + np.exp(-value)) for value in (1, -1, -1)], atol=1e-2)
     assert answer["label"].shape == (3, 3)
+    (tmp_path / "blue.webp").write_bytes(pictures[1])
+    said = Headrace.of(mesh)("infer", "brightness", "--input", f"@{tmp_path / 'blue.webp'}").stdout
+    assert "blue" in said
+    assert "row 0" not in said
     with pytest.raises(TensorError) as failure:
         client.infer("brightness", {"image": [pictures[1], pictures[0][:3_000]]})
     assert (failure.value.reason, failure.value.context["element"]) == ("IMAGE_INVALID", "1")

@@ -56,6 +56,18 @@ def test_files_are_told_apart_by_their_content(tmp_path: Path) -> None:
     assert np.array_equal(read("-", stdin=(tmp_path / "rows.npy").read_bytes()), rows)
 
 
+@pytest.mark.parametrize("content", [b"\x89PNG\r\n\x1a\n.", b"\xff\xd8\xff.", b"RIFF....WEBPVP8 "])
+def test_a_picture_is_one_element_of_the_raw_input(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "picture").write_bytes(content)
+    known = manifest(image="BYTES", x="FP32")
+    with pytest.raises(ValidationError, match="write NAME=VALUE"):
+        build_request(Asked(model="m", inputs=[f"@{tmp_path / 'picture'}"]), known)
+    known.processing.image.input = "image"
+    message = encode_request(build_request(Asked(model="m", inputs=[f"@{tmp_path / 'picture'}"]), known)).request
+    assert [(one.name, one.datatype, list(one.shape)) for one in message.inputs] == [("image", "BYTES", [1])]
+    assert message.raw_input_contents[0] == len(content).to_bytes(4, "little") + content
+
+
 @pytest.mark.parametrize(
     ("source", "message"),
     [

@@ -63,7 +63,7 @@ def infer_once(session: Session, asked: Asked) -> None:
     if session.as_json:
         print_json(_document(result, answers))
     else:
-        _print_answers(answers, list(manifest.class_labels))
+        _print_answers(answers, manifest)
         output().print(words(_footer(result, took_s), "quiet"))
 
 
@@ -77,13 +77,16 @@ def build_request(asked: Asked, manifest: manifest_pb2.Manifest) -> InferRequest
     name, number = split_version(asked.model)
     datatypes = {tensor.name: tensor.datatype for tensor in manifest.inputs}
     inputs: dict[str, Tensor] = {}
+    only = manifest.processing.image.input or manifest.processing.text.input
+    if not only and len(datatypes) == 1:
+        only = next(iter(datatypes))
     sources = [parse_input_argument(text) for text in asked.inputs]
     if sum(argument.source == "-" for argument in sources) > 1:
         raise ValidationError("standard input can be read for one input only", field="input")
     for argument in sources:
-        if argument.name is None and len(datatypes) != 1:
+        if argument.name is None and not only:
             raise ValidationError(f"'{name}' has {len(datatypes)} inputs ({', '.join(datatypes)}): write NAME=VALUE")
-        tensor = argument.name if argument.name is not None else next(iter(datatypes))
+        tensor = argument.name if argument.name is not None else only
         if tensor not in datatypes:
             raise ValidationError(f"'{name}' has no input '{tensor}', only {', '.join(datatypes)}", field=tensor)
         if tensor in inputs:
@@ -127,14 +130,19 @@ def _footer(result: InferResult, took_s: float) -> str:
     )
 
 
-def _print_answers(answers: list[Output], labels: list[str]) -> None:
+def _print_answers(answers: list[Output], manifest: manifest_pb2.Manifest) -> None:
     shown = table("output", "datatype", "shape", "values")
     for answer in answers:
         shape = shape_text(list(answer.array.shape))
         shown.add_row(words(answer.name, "name"), answer.datatype, shape, words(preview(answer)))
     console = output()
     console.print(shown)
+    labels = list(manifest.class_labels)
+    processing = manifest.processing
     for answer in answers:
+        # What is made of the classes' numbers is not in the order of the classes.
+        if answer.name in (processing.labels.scores, processing.embedding.output):
+            continue
         for position, row in enumerate(top_classes(answer, labels)):
             classes = ", ".join(f"{label} {score:.1%}" for label, score in row)
             console.print(Text.assemble((f"row {position}: ", "quiet"), (printable(classes), "value")))

@@ -14,6 +14,8 @@ import numpy as np
 from headrace_client.errors import ValidationError
 
 _NPY_MAGIC = b"\x93NUMPY"
+# PNG and JPEG.
+_PICTURES = (b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,10 +35,10 @@ def parse_input_argument(text: str) -> InputArgument:
 
 
 def read_source(source: str, *, read_stdin: Callable[[], bytes]) -> Any:
-    """The value of a source: `@file.npy`, `@file.json`, `-` (standard input) or a JSON literal.
+    """The value of a source: `@file.npy`, `@file.json`, `@picture.png`, `-` (standard input) or a JSON literal.
 
     Raises:
-        ValidationError: the file can't be read, or is neither NPY nor JSON.
+        ValidationError: the file can't be read, or is neither NPY, JSON nor a picture.
     """
     if source == "-":
         return _decoded(read_stdin(), "standard input")
@@ -72,6 +74,8 @@ def _decoded(content: bytes, origin: str) -> Any:
         except (ValueError, EOFError, OSError, MemoryError):
             # What a damaged header may lead to; a pickle, which could run code, is a ValueError.
             raise ValidationError(f"{origin} is not an NPY file of numbers or texts") from None
+    if content.startswith(_PICTURES) or (content[:4] == b"RIFF" and content[8:12] == b"WEBP"):
+        return [content]
     try:
         return json.loads(content)
     except (UnicodeDecodeError, ValueError, RecursionError):
