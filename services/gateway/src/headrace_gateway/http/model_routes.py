@@ -44,7 +44,7 @@ async def create(request: Request, front: CurrentFront, session: CurrentSession,
         made = await session.unary(rpcs.CREATE_MODEL, asked, call=call)
         return created(document_of(made.model), "v1", "models", made.model.name)
     reader = PartReader(request.headers.get("content-type", ""))
-    with front.uploads.place(), UploadForm(session=session, call=call, folder=front.uploads.folder()) as form:
+    with front.uploads.place(), UploadForm(session=session, call=call, folder=front.uploads.folder) as form:
         await form.receive(front.bodies.chunks(request, bytes_max=front.settings.upload_bytes_max), reader)
         version = await form.send()
     await _wait_until_ready(version, session, call)

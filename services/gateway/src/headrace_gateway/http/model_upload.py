@@ -9,10 +9,12 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import tempfile
-from collections.abc import AsyncIterator
-from contextlib import ExitStack
+from collections.abc import AsyncIterator, Generator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import IO, Final
+
+import structlog
 
 from headrace_client import failures, rpcs
 from headrace_client.contracts.headrace.registry.v1 import manifest_pb2, models_pb2
@@ -48,13 +50,18 @@ class SpooledFile:
 
     Args:
         file_name: As the form names it.
-        folder: Where it is put.
+        folder: Where it is put; made if it isn't there.
+
+    Raises:
+        HeadraceError: STORAGE_FAILED.
     """
 
     def __init__(self, *, file_name: str, folder: Path) -> None:
         self.file_name = file_name
         self.size_bytes = 0
-        self.content: IO[bytes] = tempfile.TemporaryFile(dir=folder, buffering=0)  # noqa: SIM115 - closed by its form
+        with _disk():
+            folder.mkdir(parents=True, exist_ok=True)
+            self.content: IO[bytes] = tempfile.TemporaryFile(dir=folder, buffering=0)  # noqa: SIM115 - closed by its form
         self._digest = hashlib.sha256()
         self._waiting = bytearray()
 
@@ -72,15 +79,11 @@ class SpooledFile:
         """Writes what was taken.
 
         Raises:
-            HeadraceError: STORAGE_FULL or another failure of the disk, as SERVER_OVERLOADED.
+            HeadraceError: STORAGE_FAILED.
         """
         piece, self._waiting = bytes(self._waiting), bytearray()
-        try:
+        with _disk():
             await asyncio.to_thread(self._put, piece)
-        except OSError as error:
-            raise failed(
-                catalogue.SERVER_OVERLOADED, "the front can't keep the upload on its disk now", retry_after_s=60.0
-            ) from error
 
     def _put(self, piece: bytes) -> None:
         left = memoryview(piece)
@@ -228,6 +231,15 @@ class UploadForm:
             raise ModelError(
                 f"the manifest is not one: {why}", failures.MODEL_MANIFEST_INVALID, field="manifest"
             ) from None
+
+
+@contextmanager
+def _disk() -> Generator[None]:
+    try:
+        yield
+    except OSError as error:
+        structlog.stdlib.get_logger("http").error("an upload can't be kept on disk", error=str(error))
+        raise failed(catalogue.STORAGE_FAILED, "the front can't keep the upload on its disk") from None
 
 
 def _in_words_of_the_form(error: HeadraceError) -> HeadraceError:

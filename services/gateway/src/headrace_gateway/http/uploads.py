@@ -14,12 +14,12 @@ class Uploads:
     """Counts the uploads under way. Event loop only.
 
     Args:
-        folder: Where files are put, made when the first comes.
+        folder: Where files are put.
         uploads_max: How many at once.
     """
 
     def __init__(self, *, folder: Path, uploads_max: int) -> None:
-        self._folder = folder
+        self.folder = folder
         self._uploads_max = uploads_max
         self.open = 0
 
@@ -34,6 +34,7 @@ class Uploads:
             raise failed(
                 catalogue.SERVER_OVERLOADED,
                 f"the front takes {self._uploads_max} uploads at once",
+                context={"limit": str(self._uploads_max)},
                 retry_after_s=5.0,
             )
         self.open += 1
@@ -41,8 +42,3 @@ class Uploads:
             yield
         finally:
             self.open -= 1
-
-    def folder(self) -> Path:
-        """The folder, which exists."""
-        self._folder.mkdir(parents=True, exist_ok=True)
-        return self._folder
