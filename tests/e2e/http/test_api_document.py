@@ -13,6 +13,7 @@ from typing import Any, cast
 
 import pytest
 
+from support.generation import provide_smollm2, provide_smollm2_embeddings
 from support.mesh import Mesh
 from support.onnx_models import add
 
@@ -51,6 +52,13 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     made = tmp_path_factory.mktemp("reader")
     (made / "model.onnx").write_bytes(add())
     return made
+
+
+@pytest.fixture(scope="module", autouse=True)
+def language_models(mesh: Mesh) -> None:
+    """Ready before they are timed."""
+    provide_smollm2(mesh)
+    provide_smollm2_embeddings(mesh)
 
 
 @pytest.mark.parametrize("example", list(examples()))

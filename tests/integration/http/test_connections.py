@@ -211,7 +211,7 @@ async def test_one_connection_too_many_is_told_so() -> None:
     async with serving(connections_max=1) as served:
         _, writer = await served.connect()
         await eventually(lambda: served.server.connections == 1)
-        assert refusal(await served.exchange(b"")) == (503, "SERVER_OVERLOADED")
+        assert refusal(await served.exchange(b"")) == (429, "SERVER_OVERLOADED")
         writer.close()
         await eventually(lambda: served.server.connections == 0)
         assert (await served.exchange(GET + b"Connection: close\r\n\r\n")).endswith(b"done")

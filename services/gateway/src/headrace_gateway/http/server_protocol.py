@@ -74,8 +74,7 @@ class ServerProtocol(HttpToolsProtocol):
         super().connection_made(transport)
         if len(self.connections) > self._limits.connections_max:
             self._refuse(
-                failed(catalogue.SERVER_OVERLOADED, "the front has as many connections as it may", retry_after_s=1.0),
-                status=503,
+                failed(catalogue.SERVER_OVERLOADED, "the front has as many connections as it may", retry_after_s=1.0)
             )
             return
         self._await_head()
@@ -210,7 +209,7 @@ class ServerProtocol(HttpToolsProtocol):
         self._refusal = failure
         raise failure
 
-    def _refuse(self, failure: HeadraceError, *, status: int | None = None) -> None:
+    def _refuse(self, failure: HeadraceError) -> None:
         self._refused(failure.reason)
         if not self._is_answering():
             body = orjson.dumps(document(failure, path="", request_id=new_request_id()))
@@ -218,7 +217,7 @@ class ServerProtocol(HttpToolsProtocol):
                 b"content-type: application/json\r\nconnection: close\r\n"
                 b"content-length: " + str(len(body)).encode() + b"\r\n\r\n"
             )
-            self.transport.write(STATUS_LINE[status or http_status(failure)] + head + body)
+            self.transport.write(STATUS_LINE[http_status(failure)] + head + body)
         # Otherwise the answer to the request before is under way, and nothing may be written into it.
         self.transport.close()
 
