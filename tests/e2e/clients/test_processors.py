@@ -29,6 +29,8 @@ from support.processing import (
 )
 
 ENCODER = "word-encoder"
+# A PNG file whose header says 50,000 by 50,000 pixels.
+BOMB = b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR" + (50_000).to_bytes(4) * 2 + bytes(1_000)
 
 
 @pytest.fixture
@@ -117,6 +119,17 @@ def test_picture_model_answers_with_labels(mesh: Mesh, client: Client, tmp_path:
     said = Headrace.of(mesh)("infer", "brightness", "--input", f"@{tmp_path / 'blue.webp'}").stdout
     assert "blue" in said
     assert "row 0" not in said
+    form = {"data": {"modelId": "brightness"}, "headers": {"x-api-key": mesh.api_key}, "timeout": 60}
+    posted = httpx.post(f"{mesh.http}/v1/infer", files=[("image", one) for one in pictures], **form)
+    assert posted.status_code == 200, posted.text
+    np.testing.assert_allclose(posted.json()["outputs"]["score"]["data"], answer["score"], rtol=1e-6)
+    for content, status, reason in (
+        (pictures[0][:3_000], 400, "IMAGE_INVALID"),
+        (BOMB, 413, "IMAGE_TOO_LARGE"),
+        (b"\xff\xd8 called a picture", 400, "IMAGE_INVALID"),
+    ):
+        refused = httpx.post(f"{mesh.http}/v1/infer", files=[("image", ("cat.png", content, "image/png"))], **form)
+        assert (refused.status_code, refused.json()["errorCode"]) == (status, reason), refused.text
     with pytest.raises(TensorError) as failure:
         client.infer("brightness", {"image": [pictures[1], pictures[0][:3_000]]})
     assert (failure.value.reason, failure.value.context["element"]) == ("IMAGE_INVALID", "1")
