@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pytest
 from numpy.typing import NDArray
 from PIL import Image
 from tokenizers import Tokenizer
@@ -107,27 +106,21 @@ async def test_model_still_takes_its_tensors_and_gives_its_outputs(tmp_path: Pat
         assert [answer.rows for answer in answers if isinstance(answer, Answer)] == [3, 2, 3, 2]
 
 
-@pytest.mark.parametrize(
-    ("inputs", "entry", "field"),
-    [
-        (
-            {"image": elements(b""), "x": np.zeros((1, 3, 32, 32), np.float32)},
-            "PROCESSED_INPUT_CONFLICT",
-            "inputs[1].name",
-        ),
-        ({"image": np.zeros((1, 3, 32, 32), np.float32)}, "TENSOR_DATATYPE_MISMATCH", "inputs[0].datatype"),
+async def test_request_that_does_not_fit_is_refused(tmp_path: Path) -> None:
+    x = np.zeros((1, 3, 32, 32), np.float32)
+    cases: list[tuple[dict[str, NDArray[Any]], str, str | None]] = [
+        ({"image": elements(b""), "x": x}, "PROCESSED_INPUT_CONFLICT", "inputs[1].name"),
+        ({"image": x}, "TENSOR_DATATYPE_MISMATCH", "inputs[0].datatype"),
         ({"image": elements(b"").reshape(1, 1)}, "TENSOR_SHAPE_MISMATCH", "inputs[0].shape"),
         ({"image": elements()}, "TENSOR_SHAPE_MISMATCH", None),
+        ({"image": elements(*[picture("red")] * 22_000)}, "TENSOR_BATCH_TOO_LARGE", None),
         ({}, "TENSOR_MISSING", "inputs"),
-    ],
-)
-async def test_request_that_does_not_fit_is_refused(
-    tmp_path: Path, inputs: dict[str, NDArray[Any]], entry: str, field: str | None
-) -> None:
+    ]
     async with running_host(tmp_path) as runner:
         version = await loaded(runner, {"model.onnx": brightness_model()}, registered(brightness_model(), VISION))
-        failure = await failure_of(runner.infer(version, **inputs))
-        assert (failure.reason, failure.field) == (entry, field)
+        for inputs, reason, field in cases:
+            failure = await failure_of(runner.infer(version, **inputs))
+            assert (failure.reason, failure.field) == (reason, field)
 
 
 async def test_encoder_gives_the_embeddings_that_the_libraries_give(tmp_path: Path) -> None:
