@@ -122,6 +122,8 @@ def test_embeddings_are_those_of_the_sdk(openai: OpenAI, talking: Mesh) -> None:
     with Client(talking.grpc, api_key=talking.api_key) as client:
         expected = client.embed(EMBEDDING_MODEL, texts)
     made = openai.embeddings.create(model=EMBEDDING_MODEL, input=texts)
+    read = openai.completions.create(model=MODEL, prompt=texts, max_tokens=1).usage
+    assert read is not None and 0 < made.usage.prompt_tokens == made.usage.total_tokens == read.prompt_tokens
     np.testing.assert_allclose([item.embedding for item in made.data], expected, atol=1e-6)
     packed: list[Any] = list(
         openai.embeddings.create(model=EMBEDDING_MODEL, input=texts, encoding_format="base64").data

@@ -99,6 +99,11 @@ def test_a_vector_is_the_same_whatever_it_is_asked_with(embedder: EmbeddingModel
     assert embed(embedder, []).shape == (0, WIDTH)
 
 
+def test_the_tokens_of_each_text_are_told(embedder: EmbeddingModel) -> None:
+    tokens, vectors = embedder.infer({"text": bytes_of(["a", "a a a"])}, ["tokens", "embedding"], {})
+    assert (tokens.dtype, tokens.tolist(), vectors.shape) == (np.int32, [1, 3], (2, WIDTH))
+
+
 @pytest.mark.parametrize(
     ("text", "reason", "context"),
     [

@@ -120,6 +120,7 @@ def test_tensors_of_models_that_embed_and_rank() -> None:
     assert [(t.name, t.datatype, list(t.shape)) for t in (*embeds.inputs, *embeds.outputs)] == [
         ("text", "BYTES", [-1]),
         ("embedding", "FP32", [-1, 576]),
+        ("tokens", "INT32", [-1]),
     ]
     assert embeds.batched
     ranks = merge(pb.Manifest(), RANKER)

@@ -191,7 +191,10 @@ def _signature(task: ModelTask.ValueType, header: GgufHeader) -> Signature:
     if task == MODEL_TASK_EMBED:
         return Signature(
             inputs=[TensorSpec(name="text", datatype="BYTES", shape=[-1])],
-            outputs=[TensorSpec(name="embedding", datatype="FP32", shape=[-1, header.embedding_length])],
+            outputs=[
+                TensorSpec(name="embedding", datatype="FP32", shape=[-1, header.embedding_length]),
+                TensorSpec(name="tokens", datatype="INT32", shape=[-1]),
+            ],
         )
     return Signature(
         inputs=[

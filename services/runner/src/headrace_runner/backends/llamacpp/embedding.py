@@ -14,12 +14,13 @@ from headrace_runner.tensors.signature import TensorSpec
 
 TEXT = "text"
 EMBEDDING = "embedding"
+TOKENS = "tokens"
 
 T = TypeVar("T")
 
 
 class EmbeddingModel(TensorModel):
-    """Turns each text into a vector of length 1.
+    """Turns each text into a vector of length 1, and tells how many tokens it has.
 
     Args:
         embedding_length: Elements of a vector.
@@ -31,16 +32,20 @@ class EmbeddingModel(TensorModel):
         super().__init__(process=process, context_length=context_length, vocabulary_size=vocabulary_size)
         self._width = embedding_length
         self.inputs = [TensorSpec(TEXT, "BYTES", (-1,))]
-        self.outputs = [TensorSpec(EMBEDDING, "FP32", (-1, embedding_length))]
+        self.outputs = [TensorSpec(EMBEDDING, "FP32", (-1, embedding_length)), TensorSpec(TOKENS, "INT32", (-1,))]
 
-    async def _compute(self, inputs: Mapping[str, Array]) -> Array:
+    async def _compute(self, inputs: Mapping[str, Array]) -> Mapping[str, Array]:
         texts = texts_of(TEXT, inputs[TEXT])
         prompts = [await self._tokens(TEXT, index, text) for index, text in enumerate(texts)]
         vectors: list[list[float]] = []
-        for part in split(prompts, [len(prompt) for prompt in prompts], self._context_length):
+        sizes = [len(prompt) for prompt in prompts]
+        for part in split(prompts, sizes, self._context_length):
             answer = await self._client.ask("POST", "/v1/embeddings", {"input": part})
             vectors += [row["embedding"] for row in sorted(answer["data"], key=lambda row: row["index"])]
-        return np.array(vectors, dtype=np.float32).reshape(len(texts), self._width)
+        return {
+            EMBEDDING: np.array(vectors, dtype=np.float32).reshape(len(texts), self._width),
+            TOKENS: np.array(sizes, dtype=np.int32),
+        }
 
 
 def split(items: Sequence[T], sizes: Sequence[int], limit: int) -> Iterator[list[T]]:

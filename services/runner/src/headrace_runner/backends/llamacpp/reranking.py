@@ -28,7 +28,7 @@ class RerankModel(TensorModel):
         self.inputs = [TensorSpec(QUERY, "BYTES", (1,)), TensorSpec(DOCUMENTS, "BYTES", (-1,))]
         self.outputs = [TensorSpec(SCORE, "FP32", (-1,))]
 
-    async def _compute(self, inputs: Mapping[str, Array]) -> Array:
+    async def _compute(self, inputs: Mapping[str, Array]) -> Mapping[str, Array]:
         (query,) = texts_of(QUERY, inputs[QUERY])
         documents = texts_of(DOCUMENTS, inputs[DOCUMENTS])
         asked = len(await self._tokens(QUERY, 0, query))
@@ -43,4 +43,4 @@ class RerankModel(TensorModel):
             for result in answer["results"]:
                 scores[done + result["index"]] = result["relevance_score"]
             done += len(part)
-        return scores
+        return {SCORE: scores}

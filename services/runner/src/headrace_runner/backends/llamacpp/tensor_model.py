@@ -42,7 +42,7 @@ class TensorModel(ABC):
         self._tokenizer = Tokenizer(client=self._client, context_length=context_length, vocabulary_size=vocabulary_size)
         self._context_length = context_length
         self._interrupting = Lock()
-        self._running: dict[int, tuple[asyncio.AbstractEventLoop, asyncio.Task[Array]]] = {}
+        self._running: dict[int, tuple[asyncio.AbstractEventLoop, asyncio.Task[Mapping[str, Array]]]] = {}
         self._log = structlog.stdlib.get_logger("llamacpp")
 
     @property
@@ -67,7 +67,7 @@ class TensorModel(ABC):
             raise _failed() from None
         except asyncio.CancelledError:
             raise _failed() from None
-        return [computed for _ in outputs]
+        return [computed[name] for name in outputs]
 
     def interrupt(self, thread_id: int | None = None) -> None:
         with self._interrupting:
@@ -80,10 +80,10 @@ class TensorModel(ABC):
         self.process.close()
 
     @abstractmethod
-    async def _compute(self, inputs: Mapping[str, Array]) -> Array:
-        """The output. What it asks the process for is stopped when it is cancelled, but for the request that runs."""
+    async def _compute(self, inputs: Mapping[str, Array]) -> Mapping[str, Array]:
+        """The outputs. What it asks the process for is stopped when it is cancelled, but for the request that runs."""
 
-    async def _interruptible(self, work: Coroutine[Any, Any, Array]) -> Array:
+    async def _interruptible(self, work: Coroutine[Any, Any, Mapping[str, Array]]) -> Mapping[str, Array]:
         task = asyncio.ensure_future(work)
         with self._interrupting:
             self._running[get_ident()] = asyncio.get_running_loop(), task
