@@ -153,6 +153,10 @@ def test_image_bomb_is_refused_before_anything_is_decoded(monkeypatch: pytest.Mo
     scan = progressive[progressive.rindex(b"\xff\xda") : -2]
     failure = failure_of(reader(), progressive[:-2] + scan * 60 + progressive[-2:])
     assert (failure.entry, "scans" in failure.message) == (catalogue.IMAGE_INVALID, True)
+    whole = encoded(drawing(), "PNG")
+    empty = b"\0\0\0\0abCd" + struct.pack(">I", zlib.crc32(b"abCd"))
+    failure = failure_of(reader(), whole[:33] + empty * 70_000 + whole[33:])
+    assert (failure.entry, "chunks" in failure.message) == (catalogue.IMAGE_INVALID, True)
     # A WebP canvas of 16,384 by 16,384 pixels around a tiny picture.
     canvas = encoded(drawing("RGBA"), "WEBP", save_all=True, append_images=[Image.new("RGBA", (48, 40))])
     assert canvas[12:16] == b"VP8X"

@@ -11,6 +11,8 @@ _SCAN = b"\xff\xda"
 _SEGMENTS_MAX = 4_096
 # A progressive picture comes in about ten scans; each costs time by the pixel, however few bytes it has.
 _SCANS_MAX = 64
+# Programs write one for each 8 KiB of pixels; a decoder takes each of them for some microseconds, pixels or not.
+_CHUNKS_MAX = 1 << 16
 _FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 _WITHOUT_LENGTH = frozenset({0x01, *range(0xD0, 0xD8)})
 
@@ -53,6 +55,12 @@ def read_header(data: bytes) -> ImageHeader:
 def _png(data: bytes) -> ImageHeader | None:
     if data[12:16] != b"IHDR" or len(data) < 24:
         return None
+    position, chunks = len(_PNG), 0
+    while position < len(data):
+        position += 12 + int.from_bytes(data[position : position + 4])
+        chunks += 1
+        if chunks > _CHUNKS_MAX:
+            raise NotAnImage(f"has more than {_CHUNKS_MAX} chunks")
     return ImageHeader("PNG", int.from_bytes(data[16:20]), int.from_bytes(data[20:24]))
 
 
