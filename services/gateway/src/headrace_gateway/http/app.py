@@ -41,6 +41,7 @@ from headrace_gateway.http.config import HttpSettings
 from headrace_gateway.http.envelope import Envelope
 from headrace_gateway.http.front import Front
 from headrace_gateway.http.health_routes import gateway_is_ready
+from headrace_gateway.http.hot_paths import HotPaths
 from headrace_gateway.http.http_metrics import HttpMetrics
 from headrace_gateway.http.openai import routes as openai_routes
 from headrace_gateway.http.server import HttpServer
@@ -71,7 +72,7 @@ _LAST_WORDS_S = 1.0
 
 def application(front: Front) -> ASGIApp:
     """Everything that answers requests, for any ASGI server."""
-    return Envelope(app=_around(routes(front), front), metrics=front.metrics)
+    return Envelope(app=_around(HotPaths(app=routes(front)), front), metrics=front.metrics)
 
 
 def routes(front: Front) -> FastAPI:
