@@ -66,7 +66,7 @@ class ImageReader:
         """One array for each file, in the tensor's layout and datatype, without its first axis.
 
         Raises:
-            TensorError: IMAGE_INVALID or IMAGE_TOO_LARGE (INVALID_ARGUMENT).
+            TensorError: IMAGE_INVALID (INVALID_ARGUMENT) or IMAGE_TOO_LARGE (RESOURCE_EXHAUSTED).
             DeviceError: DEVICE_OUT_OF_MEMORY (RESOURCE_EXHAUSTED).
         """
         return [self._normalised(self._sized(index, self._decoded(index, data))) for index, data in enumerate(elements)]
