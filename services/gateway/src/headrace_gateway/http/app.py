@@ -38,6 +38,7 @@ from headrace_gateway.http import (
 from headrace_gateway.http.bodies import Bodies, BodyLimits
 from headrace_gateway.http.compression import Compression
 from headrace_gateway.http.config import HttpSettings
+from headrace_gateway.http.description import describe
 from headrace_gateway.http.envelope import Envelope
 from headrace_gateway.http.front import Front
 from headrace_gateway.http.health_routes import gateway_is_ready
@@ -95,6 +96,7 @@ def routes(front: Front) -> FastAPI:
     app.state.front = front
     for router in ROUTERS:
         app.include_router(router)
+    describe(app)
     return app
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from datetime import UTC, datetime
+from enum import Enum, auto
 from typing import Any
 
 import orjson
@@ -63,12 +64,28 @@ def http_status(error: HeadraceError) -> int:
     return entry.http if entry is not None else _STATUS_BY_GRPC.get(error.grpc_code, 500)
 
 
+class Protocol(Enum):
+    """Whose form failures of a path have."""
+
+    OWN = auto()
+    OPEN_INFERENCE = auto()
+    OPENAI = auto()
+
+
+def protocol_of(path: str) -> Protocol:
+    """The one of a path."""
+    if path.startswith("/v2"):
+        return Protocol.OPEN_INFERENCE
+    return Protocol.OPENAI if path.startswith(_OPENAI_PATHS) else Protocol.OWN
+
+
 def document(error: HeadraceError, *, path: str, request_id: str) -> dict[str, Any]:
     """A failure in the form that clients of that path expect: ours, Open Inference's or OpenAI's."""
-    if path.startswith("/v2"):
+    protocol = protocol_of(path)
+    if protocol is Protocol.OPEN_INFERENCE:
         return {"error": error.message}
     status = http_status(error)
-    if path.startswith(_OPENAI_PATHS):
+    if protocol is Protocol.OPENAI:
         return error_body(error, status)
     context: dict[str, str] = dict(error.context)
     if error.field is not None:

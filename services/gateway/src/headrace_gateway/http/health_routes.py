@@ -10,7 +10,7 @@ from fastapi import APIRouter
 from prometheus_client import generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 from starlette.requests import Request
-from starlette.responses import HTMLResponse, Response
+from starlette.responses import HTMLResponse, PlainTextResponse, Response
 
 from headrace_client import rpcs
 from headrace_client.contracts.inference import open_inference_pb2
@@ -79,7 +79,7 @@ async def info(session: CurrentSession, call: CurrentCall) -> dict[str, Any]:
     }
 
 
-@router.get("/metrics", summary="What the front counts, for Prometheus")
+@router.get("/metrics", summary="What the front counts, for Prometheus", response_class=PlainTextResponse)
 @router.get("/q/metrics", include_in_schema=False)
 async def metrics(front: CurrentFront) -> Response:
     return Response(generate_latest(front.registry), headers={"content-type": CONTENT_TYPE_LATEST})
