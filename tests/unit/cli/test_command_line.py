@@ -72,7 +72,7 @@ def test_each_has_help(path: str) -> None:
         (["infer", "m:x", "-i", "[1]"], "whole number of 1 or more"),
         (["infer", "m"], "--input"),
         (["infer", "m", "-i", "[1]", "--priority", "10"], "--priority"),
-        (["generate", "m:x", "Hi"], "whole number of 1 or more"),
+        (["generate", "m:0", "Hi"], "whole number of 1 or more"),
         (["generate", "m", "Hi", "--file", __file__], "either PROMPT or --file"),
         (["generate", "m", "Hi", "--temperature", "warm"], "--temperature"),
         (["generate", "m", "Hi", "--logit-bias", "5"], "TOKEN=NUMBER"),

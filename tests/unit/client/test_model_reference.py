@@ -7,6 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from headrace_client.errors import ValidationError
+from headrace_client.generation_request import encode_generate
+from headrace_client.inference import InferRequest, encode_request
 from headrace_client.model_reference import ModelReference, parse
 
 PART = st.text(st.sampled_from("aZ09._-é"), min_size=1, max_size=20).filter(lambda text: not text.isdigit())
@@ -54,3 +56,30 @@ def test_any_text_is_a_reference_or_refused(text: str) -> None:
         return
     assert reference.name
     assert parse(str(reference)) == reference
+
+
+@pytest.mark.parametrize(
+    ("model", "version", "named"),
+    [
+        ("m", "", ("m", "")),
+        ("m", 3, ("m", "3")),
+        ("m", "staging", ("m", "staging")),
+        ("m:3", "", ("m", "3")),
+        ("m@staging", 0, ("m", "staging")),
+        ("m:3+int8", "", ("m", "3+int8")),
+    ],
+)
+def test_requests_take_references(model: str, version: str | int, named: tuple[str, str]) -> None:
+    request = encode_request(InferRequest(model, {}, version=version)).request
+    assert (request.model_name, request.model_version) == named
+    generate = encode_generate(model, "Once", {"version": version})
+    assert (generate.model_name, generate.model_version) == named
+
+
+def test_requests_with_two_versions_are_refused() -> None:
+    with pytest.raises(ValidationError, match="beside the version 4") as caught:
+        encode_request(InferRequest("m:3", {}, version=4))
+    assert caught.value.field == "model"
+    with pytest.raises(ValidationError) as caught:
+        encode_generate("m:", "Once", {})
+    assert caught.value.field == "model_name"

@@ -17,7 +17,7 @@ from rich.text import Text
 from headrace_cli.documents import print_json_line
 from headrace_cli.failures import explain
 from headrace_cli.generation_call import Watch, show
-from headrace_cli.model_names import split_version
+from headrace_cli.model_names import reference
 from headrace_cli.sampling_options import Sampling
 from headrace_cli.session import Session
 from headrace_cli.standard_input import decoded
@@ -33,19 +33,24 @@ def converse(session: Session, model: str, *, system: str | None, options: Sampl
     """Answer message after message until the input ends. On a terminal a failed or interrupted answer doesn't end it.
 
     Raises:
-        BadParameter: the version is not a number.
+        BadParameter: the text names no model.
         HeadraceError: a message could not be read, or was not answered; elsewhere than on a terminal.
         KeyboardInterrupt: Ctrl-C; on a terminal where nothing is typed or answered, and then for the second time.
     """
-    name, number = split_version(model)
+    named = reference(model)
     # Its messages have their beginning in common: whoever has computed it shall go on.
-    common = {"session": secrets.token_hex(8), **options, "version": number, "timeout_s": session.timeout_s}
+    common = {
+        "session": secrets.token_hex(8),
+        **options,
+        "version": named.model_version,
+        "timeout_s": session.timeout_s,
+    }
     asked = cast("GenerateOptions", common)
     opening = [("system", system)] if system is not None else []
     said = list(opening)
     at_terminal = sys.stdin.isatty() and sys.stdout.isatty()
     if at_terminal:
-        _tell(f"{name}. {_HELP}")
+        _tell(f"{named.name}. {_HELP}")
     with session.client() as client:
         for message in _messages(as_json=session.as_json, at_terminal=at_terminal):
             command = message.strip()
@@ -59,7 +64,7 @@ def converse(session: Session, model: str, *, system: str | None, options: Sampl
             elif command:
                 turn = ("user", message)
                 try:
-                    generation = client.generate(name, [*said, turn], **asked)
+                    generation = client.generate(named.name, [*said, turn], **asked)
                     answer = _answer(generation, as_json=session.as_json, stats=stats, at_terminal=at_terminal)
                 except HeadraceError as error:
                     if not at_terminal:

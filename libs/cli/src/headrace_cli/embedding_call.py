@@ -13,7 +13,7 @@ import typer
 from numpy.typing import NDArray
 
 from headrace_cli.documents import print_json
-from headrace_cli.model_names import split_version
+from headrace_cli.model_names import reference
 from headrace_cli.presentation import table, words
 from headrace_cli.session import Session
 from headrace_cli.standard_input import decoded, read_standard_input
@@ -51,14 +51,14 @@ def embed_texts(session: Session, model: str, texts: list[str], *, npy: str | No
     """Embed and print: a table for people, a document with --json, an array with --npy.
 
     Raises:
-        BadParameter: the version is not a number.
+        BadParameter: the text names no model.
         HeadraceError: the mesh refused it.
         OSError: the file can't be written.
     """
-    name, number = split_version(model)
+    named = reference(model)
     with session.client(timeout_s=_TIMEOUT_S) as client:
         parts = [
-            client.embed(name, texts[start : start + _TEXTS_PER_CALL], version=number)
+            client.embed(named.name, texts[start : start + _TEXTS_PER_CALL], version=named.model_version)
             for start in range(0, len(texts), _TEXTS_PER_CALL)
         ]
     vectors = np.concatenate(parts)
@@ -67,7 +67,7 @@ def embed_texts(session: Session, model: str, texts: list[str], *, npy: str | No
     if session.as_json and npy != "-":
         rows = [{"text": text, "embedding": vector} for text, vector in zip(texts, vectors.tolist(), strict=True)]
         cosines = {"similarities": cosine_similarities(vectors).tolist()} if similarities else {}
-        print_json({"model": name, "dimensions": vectors.shape[1], "embeddings": rows, **cosines})
+        print_json({"model": named.name, "dimensions": vectors.shape[1], "embeddings": rows, **cosines})
     elif npy != "-":
         _print(texts, vectors, similarities=similarities)
 

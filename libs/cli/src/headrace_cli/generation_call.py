@@ -13,7 +13,7 @@ import typer
 from rich.text import Text
 
 from headrace_cli.documents import print_json
-from headrace_cli.model_names import split_version
+from headrace_cli.model_names import reference
 from headrace_cli.sampling_options import Sampling
 from headrace_cli.session import Session
 from headrace_cli.standard_input import decoded, read_standard_input
@@ -50,20 +50,20 @@ def generate_once(session: Session, model: str, prompt: Prompt, options: Samplin
     """Generate, and print what comes; also what came before a failure or an interrupt.
 
     Raises:
-        BadParameter: the version is not a number.
+        BadParameter: the text names no model.
         HeadraceError: the mesh refused it, or it was broken off.
     """
-    name, number = split_version(model)
+    named = reference(model)
     asked = cast(
         "GenerateOptions",
         {
             **options,
-            "version": number,
+            "version": named.model_version,
             "timeout_s": session.timeout_s,
             "report_progress": not session.as_json and sys.stderr.isatty(),
         },
     )
-    with session.client() as client, client.generate(name, prompt, **asked) as generation:
+    with session.client() as client, client.generate(named.name, prompt, **asked) as generation:
         if session.as_json:
             try:
                 generation.read()

@@ -14,6 +14,7 @@ from headrace_client import failures
 from headrace_client.contracts.headrace.gateway.v1 import generation_pb2
 from headrace_client.errors import ValidationError
 from headrace_client.inference import checked_request_id, checked_traceparent
+from headrace_client.model_reference import named
 
 Message: TypeAlias = Mapping[str, str] | tuple[str, str]
 """What one party of a conversation said: `{"role": …, "content": …}`, or the two as a tuple."""
@@ -114,7 +115,8 @@ def encode_generate(model: str, prompt: Prompt, options: GenerateOptions) -> gen
     if not model:
         raise ValidationError("the name of a model is needed", field="model_name")
     _set("model_name", model, lambda: setattr(request, "model_name", model))
-    request.model_version = _version(given.get("version", ""))
+    version = _version(given.get("version", ""))
+    request.model_name, request.model_version = named(model, version, field="model_name")
     request.id = checked_request_id(given.get("request_id")) or ""
     checked_traceparent(given.get("traceparent", ""))
     _set_prompt(request, prompt, given.get("add_generation_prompt"))

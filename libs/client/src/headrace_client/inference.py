@@ -16,6 +16,7 @@ from headrace_client.contracts.google.protobuf import duration_pb2
 from headrace_client.contracts.headrace.gateway.v1 import execution_pb2, inference_pb2
 from headrace_client.contracts.inference import open_inference_pb2
 from headrace_client.errors import TensorError, ValidationError
+from headrace_client.model_reference import named
 from headrace_client.tensors import Tensor, decode, encode
 
 ParameterValue = bool | int | float | str
@@ -30,7 +31,7 @@ class InferRequest:
     """One inference to run.
 
     Attributes:
-        model: Name of the model.
+        model: Name of the model, alone or with its version: `resnet`, `resnet:3`, `resnet:staging`.
         inputs: Values by name of the input: arrays, what numpy makes arrays of, or `Tensor` to name a datatype.
         version: Number of the version, or the name of an alias or stage; empty or 0 means the newest that is ready.
         outputs: Names of the outputs to send back, in this order; empty means all.
@@ -216,8 +217,7 @@ def _message(request: InferRequest) -> inference_pb2.InferRequest:
     _check_types(request)
     message = inference_pb2.InferRequest()
     inner = message.request
-    inner.model_name = request.model
-    inner.model_version = version_text(request.version)
+    inner.model_name, inner.model_version = named(request.model, version_text(request.version))
     inner.id = checked_request_id(request.request_id) or ""
     for name, value in request.inputs.items():
         tensor = encode(name, value)

@@ -70,6 +70,25 @@ def parse(text: str, *, field: str = "model") -> ModelReference:
     return ModelReference(name, version, variant)
 
 
+def named(model: str, version: str, *, field: str = "model") -> tuple[str, str]:
+    """Name and version, where the version may be a part of the text that names the model.
+
+    Args:
+        model: For example `resnet` or `resnet:3`.
+        version: The version on its own; empty where none is.
+        field: What the request calls the model; a failure names it.
+
+    Raises:
+        ValidationError: the text names no model, or there are two versions.
+    """
+    if ":" not in model and "@" not in model:
+        return model, version
+    reference = parse(model, field=field)
+    if version:
+        raise _refused(model, f"beside the version {version} it has one of its own", field)
+    return reference.name, reference.model_version
+
+
 def _is_number(version: str) -> bool:
     return version.isascii() and version.isdigit()
 
