@@ -75,6 +75,7 @@ def test_encoder_with_its_tokenizer_embeds_for_every_client(
     assert "text" in shown
     assert "embedding" in shown
     assert ":1" in headrace(*push, "--file", files["tokenizer.json"]).stdout
+    assert "texts of 256 tokens as 'text'" in headrace("models", "show", ENCODER).stdout
     expected, tokens = vectors_of(TEXTS)
     metadata = client.models.metadata(ENCODER)
     assert (metadata.inputs[0].name, metadata.inputs[0].datatype, list(metadata.inputs[0].shape)) == (

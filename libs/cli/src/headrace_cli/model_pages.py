@@ -40,6 +40,11 @@ def version_page(version: models_pb2.Version, others: Sequence[models_pb2.Versio
     if manifest.HasField("language"):
         language = manifest.language
         shown.add_row("language", f"{language.slots} slots of {language.context_length} tokens")
+    if manifest.processing.HasField("image"):
+        shown.add_row("takes", words(f"pictures as '{manifest.processing.image.input}'"))
+    if manifest.processing.HasField("text"):
+        text = manifest.processing.text
+        shown.add_row("takes", words(f"texts of {text.max_length} tokens as '{text.input}'"))
     shown.add_row("created", time_text(version, "create_time") + " UTC")
     shown.add_row("uid", version.uid)
     for file in version.files:
