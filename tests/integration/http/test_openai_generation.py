@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -163,3 +164,16 @@ async def test_streams_have_a_bound_and_end_with_the_server() -> None:
             async for _ in stream:
                 pass
         await eventually(lambda: served.gateway.cancelled == 1)
+
+
+async def test_a_client_that_does_not_read_is_cut_off_and_its_call_cancelled() -> None:
+    words = [delta("x" * 50_000)] * 2_000
+    async with serving(lambda _: [*words, None], write_timeout_s=0.5) as served:
+        address = httpx.URL(served.http.url)
+        body = b'{"model": "m", "prompt": "a", "stream": true}'
+        head = b"POST /v1/completions HTTP/1.1\r\nhost: x\r\nx-api-key: k\r\ncontent-type: application/json\r\n"
+        _, writer = await asyncio.open_connection(address.host, address.port, limit=1_024)
+        writer.write(head + b"content-length: %d\r\n\r\n" % len(body) + body)
+        await eventually(lambda: served.http.front.streams.open == 1)
+        await eventually(lambda: served.gateway.cancelled == 1 and served.http.front.streams.open == 0)
+        writer.close()

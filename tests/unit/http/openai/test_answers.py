@@ -229,6 +229,12 @@ def test_fields_of_the_mesh_have_openai_s_names(field: str, param: str) -> None:
     }
 
 
+def test_words_that_are_no_fields_stay() -> None:
+    error = in_openai_terms(ModelError("the model has no chat template", field="chat"))
+    assert (error.message, error.field) == ("the model has no chat template", "messages")
+    assert in_openai_terms(ValidationError("text is no text", field="text")).message == "prompt is no text"
+
+
 def test_failures_have_the_codes_that_clients_look_for() -> None:
     error = ModelError("no model 'x'", MODEL_NOT_FOUND)
     assert error_body(error, 404)["error"] | {"message": ""} == {

@@ -53,7 +53,11 @@ def in_openai_terms(error: HeadraceError) -> HeadraceError:
     """The same failure, with the name that the request has for the field at fault."""
     if error.field:
         param = param_of(error.field)
-        error.message = error.message.replace(error.field, param)
+        if "." in error.field:
+            error.message = error.message.replace(error.field, param)
+        elif error.message.startswith(f"{error.field} "):
+            # Elsewhere a word such as `text` means no field.
+            error.message = param + error.message[len(error.field) :]
         error.field = param
     return error
 
