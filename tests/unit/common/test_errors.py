@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from headrace_common import catalogue
-from headrace_common.catalogue import CatalogueEntry
+from headrace_common.catalogue import CatalogueEntry, http
 from headrace_common.errors import (
     DeadlineError,
     HeadraceError,
@@ -88,7 +88,7 @@ def test_every_entry_is_complete_and_consistent(entry: CatalogueEntry) -> None:
         "UNIMPLEMENTED": {501},
     }
     # What only HTTP has, has statuses of its own.
-    only_http = {405, 408, 415, 431} if getattr(catalogue.http, entry.reason, None) is entry else set[int]()
+    only_http = {405, 408, 415, 431} if getattr(http, entry.reason, None) is entry else set[int]()
     assert entry.http in http_of.get(entry.grpc, {409, 499, 500}) | only_http
     if entry.grpc == "UNAVAILABLE":
         assert entry.retryable

@@ -168,6 +168,10 @@ class JobError(HeadraceError):
     """A job."""
 
 
+class JobUnavailable(JobError, RetryableError):
+    """The job service, for now."""
+
+
 class RunnerError(HeadraceError):
     """A runner or its session."""
 
@@ -224,6 +228,7 @@ _RETRYABLE: dict[str, type[HeadraceError]] = {
     "AUTH": AuthUnavailable,
     "DEVICE": DeviceUnavailable,
     "INIT": NotReady,
+    "JOB": JobUnavailable,
     "MODEL": ModelUnavailable,
     "QUOTA": QuotaExceeded,
     "ROUTE": RouteUnavailable,

@@ -193,6 +193,12 @@ class JobError(HeadraceError):
     default_entry = catalogue.JOB_NOT_FOUND
 
 
+class JobUnavailable(JobError, RetryableError):
+    """The job service, for now."""
+
+    default_entry = catalogue.JOB_SERVICE_UNAVAILABLE
+
+
 class RunnerError(HeadraceError):
     """A runner or its session."""
 
@@ -259,6 +265,7 @@ _RETRYABLE: dict[str, type[HeadraceError]] = {
     "QUOTA": QuotaExceeded,
     "AUTH": AuthUnavailable,
     "INIT": NotReady,
+    "JOB": JobUnavailable,
     "STORAGE": StorageUnavailable,
     "RUNNER": RunnerUnavailable,
     "ROUTE": RouteUnavailable,
