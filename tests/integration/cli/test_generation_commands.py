@@ -108,6 +108,8 @@ async def test_what_came_before_a_failure_is_kept() -> None:
     assert "the runner was lost" in done.stderr and "RUNNER_013" in done.stderr and "Ask again" in done.stderr
     done, _ = await ended("generate", "m", "Tell", "--json", script=script, status=1)
     assert done.document["completions"][0]["text"] == "The"
+    several, _ = await ended("generate", "m", "Tell", "-n", "2", script=script, status=1)
+    assert several.stdout == "[0] The\n"
     assert done.error["reason"] == "GENERATION_INTERRUPTED"
 
 

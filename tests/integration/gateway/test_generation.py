@@ -220,7 +220,8 @@ async def test_the_deadline_ends_a_stream_and_its_call(front: Front, runner: Scr
     assert 0 < call.timeout_ms <= 4_100, "of the client's time"
     await runner.part(call, delta("a", 1))
     await read(stream)
-    assert (await failure_of(stream))[1] is grpc.StatusCode.DEADLINE_EXCEEDED
+    failure, code = await failure_of(stream)
+    assert (failure.reason, code) == ("INFERENCE_TIMEOUT", grpc.StatusCode.DEADLINE_EXCEEDED), "not grpc's own words"
     await runner.cancelled(call)
     await runner.answer(call, last())
     await eventually(lambda: front.open_calls() == 0)

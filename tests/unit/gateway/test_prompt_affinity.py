@@ -97,12 +97,17 @@ def test_the_turns_of_a_conversation_belong_together() -> None:
 def test_of_an_inference_the_text_input_counts() -> None:
     def request(text: bytes, *names: str) -> bytes:
         tensors = [oip.ModelInferRequest.InferInputTensor(name=name) for name in names]
-        raw = [text if name == "text_input" else b"\1" for name in names]
+        element = len(text).to_bytes(4, "little") + text
+        raw = [element if name == "text_input" else b"\1" for name in names]
         return oip.ModelInferRequest(model_name="m", inputs=tensors, raw_input_contents=raw).SerializeToString()
 
     assert prompt_affinity(request(b"once", "text_input")) == prompt_affinity(request(b"once", "stream", "text_input"))
     assert prompt_affinity(request(b"once", "text_input")) != prompt_affinity(request(b"twice", "text_input"))
-    assert prompt_affinity(request(b"", "stream")) == b""
+    beginning = b"x" * 400
+    assert prompt_affinity(request(beginning + b"a", "text_input")) == prompt_affinity(
+        request(beginning + b"more", "text_input")
+    )
+    assert prompt_affinity(request(b"", "stream")) == b"" == prompt_affinity(request(b"", "text_input"))
     assert prompt_affinity(oip.ModelInferRequest(inputs=[{"name": "text_input"}]).SerializeToString()) == b""  # pyright: ignore
 
 

@@ -122,9 +122,10 @@ def test_what_routing_asks_for_is_read_beside_the_rest() -> None:
             timeout=oip.InferParameter(int64_param=5_000),
             latency_critical=oip.InferParameter(bool_param=True),
             temperature=oip.InferParameter(double_param=0.5),
+            n=oip.InferParameter(int64_param=4),
         )
     )
-    assert read == RequestFields("m", "", priority=9, timeout_us=5_000, latency_critical=True)
+    assert read == RequestFields("m", "", priority=9, timeout_us=5_000, latency_critical=True, completions=4)
 
 
 @pytest.mark.parametrize(

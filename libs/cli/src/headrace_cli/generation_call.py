@@ -6,6 +6,7 @@ import dataclasses
 import sys
 import time
 import unicodedata
+from collections.abc import Iterable
 from pathlib import Path
 from typing import cast
 
@@ -19,7 +20,7 @@ from headrace_cli.session import Session
 from headrace_cli.standard_input import decoded, read_standard_input
 from headrace_cli.terminal import messages
 from headrace_client import BlockingGeneration, Delta, GenerateOptions
-from headrace_client.generation import TokenLogprob, Transcript
+from headrace_client.generation import Completion, TokenLogprob, Transcript
 from headrace_client.generation_request import Prompt
 
 _CLEAR_LINE = "\r\x1b[2K"
@@ -137,16 +138,22 @@ def show(generation: BlockingGeneration, watch: Watch, *, whole: bool = False) -
                 _tell(_CLEAR_LINE)
                 progress_shown = False
             if whole and delta.finish_reason is not None:
-                (completion,) = (one for one in generation.completions if one.index == delta.index)
-                write(f"[{delta.index}] {completion.text}\n")
+                _write_numbered(one for one in generation.completions if one.index == delta.index)
             elif not whole and delta.text:
                 write(delta.text)
                 ends_line = delta.text.endswith("\n")
     finally:
         if progress_shown:
             _tell(_CLEAR_LINE)
+        if whole:
+            _write_numbered(one for one in generation.completions if one.finish_reason is None)
         if not ends_line:
             write("\n")
+
+
+def _write_numbered(completions: Iterable[Completion]) -> None:
+    for completion in completions:
+        write(f"[{completion.index}] {completion.text}\n")
 
 
 def write(text: str) -> None:

@@ -14,7 +14,12 @@ from headrace_gateway.catalog import Catalog, CatalogVersion
 from headrace_gateway.inference.call import TIMEOUT_MAX_S, Caller, Ended, InferenceCall, Outcome
 from headrace_gateway.inference.dispatcher import Dispatcher
 from headrace_gateway.inference.generation.answer_parts import AnswerParts, Sink
-from headrace_gateway.inference.generation.prompt_fields import prompt_affinity, read_generate, session_affinity
+from headrace_gateway.inference.generation.prompt_fields import (
+    PLACES_MAX,
+    prompt_affinity,
+    read_generate,
+    session_affinity,
+)
 from headrace_gateway.inference.generation.token_stream import TokenStream
 from headrace_gateway.inference.message_bounds import too_large
 from headrace_gateway.inference.outlook import wrong_task
@@ -116,6 +121,7 @@ class InferenceHandler:
                 raise wrong_task(version)
             call.parts = AnswerParts(request=request, meters=call.meters.generation, sink=sink)
             call.affinity = session_affinity(fields.session) if fields.session else prompt_affinity(request)
+            call.places = min(fields.completions, PLACES_MAX)
         return self._admit(call)
 
     def generate(self, request: bytes, caller: Caller, ended: Ended, sink: Sink) -> InferenceCall:

@@ -14,7 +14,7 @@ _BOOL, _INT64, _STRING, _UINT64 = 1, 2, 3, 5
 _PARAMETER_FIELDS_MAX = 64
 _SEQUENCE_BYTES_MAX = 128
 
-_ROUTING = frozenset(("priority", "timeout", "latency_critical", "sequence_id", "sequence_start", "session"))
+_ROUTING = frozenset(("priority", "timeout", "latency_critical", "sequence_id", "sequence_start", "session", "n"))
 
 PRIORITY_DEFAULT = 5
 """Between 0 and 9, 9 is most urgent."""
@@ -31,6 +31,7 @@ class RequestFields(NamedTuple):
             none here, and refused by runners.
         sequence_start: The parameter of that name; so is `latency_critical`.
         session: The parameter of that name, or else the sequence: requests that should go to the same replica.
+        completions: The parameter `n` of a request to generate, 1 where it is none that can be right.
     """
 
     model_name: str
@@ -41,6 +42,7 @@ class RequestFields(NamedTuple):
     sequence_start: bool = False
     latency_critical: bool = False
     session: str = ""
+    completions: int = 1
 
 
 class RequestFieldReader:
@@ -99,6 +101,8 @@ def _walk(request: bytes, raw_sizes: list[int]) -> RequestFields:
         read.get("sequence_start") is True,
         _flag(read, "latency_critical"),
         session if session and isinstance(session, str) else sequence,
+        # Runners refuse what can't be right; to a model that doesn't generate it may mean anything.
+        n if isinstance(n := read.get("n"), int) and n > 0 else 1,
     )
 
 

@@ -24,11 +24,13 @@ _IDS = 1
 _MESSAGES, _ROLE, _CONTENT = 1, 1, 2
 _INPUTS, _RAW_CONTENTS, _INPUT_NAME = 5, 7, 1
 _FIELDS_MAX = 64
-_PLACES_MAX = 1_024
+PLACES_MAX = 1_024
 # Looked at; whether there are too many is for runners to say.
 _SAMPLING_FIELDS, _MESSAGE_FIELDS = 2_048, 64
 _USER = memoryview(b"user")
 _PROMPT_INPUT = b"text_input"
+# In front of an element of a BYTES tensor.
+_LENGTH_BYTES = 4
 
 
 class GenerateFields(NamedTuple):
@@ -81,7 +83,7 @@ def read_generate(request: bytes | memoryview) -> GenerateFields:
         checked_priority(_number(found[_PRIORITY]), "priority") if _PRIORITY in found else PRIORITY_DEFAULT,
         _affinity(found),
         continues,
-        min(max(1, completions), _PLACES_MAX),
+        min(max(1, completions), PLACES_MAX),
     )
 
 
@@ -96,7 +98,9 @@ def prompt_affinity(request: bytes) -> bytes:
                 at = index
         elif number == _RAW_CONTENTS:
             raw.append(_view(value))
-    return _digest(raw[at][:BEGINNING_BYTES]) if 0 <= at < len(raw) and len(raw[at]) else b""
+    # Before the text comes its length, which differs where only the beginnings are the same.
+    text = raw[at][_LENGTH_BYTES : _LENGTH_BYTES + BEGINNING_BYTES] if 0 <= at < len(raw) else b""
+    return _digest(text) if len(text) else b""
 
 
 def session_affinity(session: str) -> bytes:
