@@ -75,7 +75,7 @@ def write_generate(response: ModelInferResponse) -> bytes:
         document[_ID] = response.id
     document.update(told_parameters(response))
     for output, raw in zip(response.outputs, response.raw_output_contents, strict=True):
-        data: Any = data_of(output.datatype, list(output.shape), raw, flat=True)
+        data: Any = data_of(output.datatype, list(output.shape), raw, flat=True, name=output.name)
         document[output.name] = data[0] if len(data) == 1 else data
     return orjson.dumps(document, option=orjson.OPT_SERIALIZE_NUMPY)
 

@@ -152,7 +152,7 @@ def output_documents(
     outputs: Object = {}
     for output, raw in zip(response.outputs, contents, strict=True):
         shape = list(output.shape)
-        data: Any = raw if binary else data_of(output.datatype, shape, raw, base64=base64)
+        data: Any = raw if binary else data_of(output.datatype, shape, raw, base64=base64, name=output.name)
         outputs[output.name] = {"shape": shape, "dtype": output.datatype, "data": data}
     return outputs
 

@@ -93,7 +93,15 @@ def tensor_of(
     return RawTensor(name=name, datatype=known, shape=sizes, raw=encoded.raw)
 
 
-def data_of(datatype: str, shape: Sequence[int], raw: bytes, *, base64: bool = False, flat: bool = False) -> Any:
+def data_of(
+    datatype: str,
+    shape: Sequence[int],
+    raw: bytes,
+    *,
+    base64: bool = False,
+    flat: bool = False,
+    name: str = "output",
+) -> Any:
     """What `data` of a tensor is in a document.
 
     Args:
@@ -102,6 +110,7 @@ def data_of(datatype: str, shape: Sequence[int], raw: bytes, *, base64: bool = F
         raw: Its elements as they travel.
         base64: Whether to give them as one text of base64.
         flat: Whether to give all elements in one list, not in lists of lists.
+        name: Of the tensor, for failures.
 
     Returns:
         An array of native numbers, which orjson writes itself, with OPT_SERIALIZE_NUMPY; lists where there are texts or
@@ -112,11 +121,11 @@ def data_of(datatype: str, shape: Sequence[int], raw: bytes, *, base64: bool = F
     """
     if base64:
         return base64_codec.b64encode(raw).decode()
-    array = decode("output", datatype, shape, raw)
+    array = decode(name, datatype, shape, raw)
     if flat:
         array = array.ravel()
     if array.dtype == object:
-        array = _texts(array)
+        array = _texts(array, name)
     elif array.dtype.kind == "f" and not np.isfinite(array).all():
         array = _with_words(array)
     elif array.ndim:
@@ -249,14 +258,15 @@ def _word(kind: type) -> str:
     return _WORDS.get(kind, kind.__name__)
 
 
-def _texts(array: NDArray[Any]) -> NDArray[Any]:
+def _texts(array: NDArray[Any], name: str) -> NDArray[Any]:
     decoded: NDArray[Any] = np.empty(array.size, dtype=object)
     try:
         decoded[:] = [element.decode() for element in array.ravel()]
     except UnicodeDecodeError:
         raise TensorError(
-            "an element is not UTF-8, which JSON can't hold: ask for base64 or binary data",
+            f"tensor '{name}': an element is not UTF-8, which JSON can't hold: ask for base64 or binary data",
             failures.TENSOR_STRING_MALFORMED,
+            context={"tensor": name},
         ) from None
     return decoded.reshape(array.shape)
 

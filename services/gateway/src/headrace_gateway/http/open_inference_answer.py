@@ -33,7 +33,7 @@ def write_answer(response: open_inference_pb2.ModelInferResponse, form: AnswerFo
             parameters["binary_data_size"] = len(raw)
             behind.append(raw)
         else:
-            written["data"] = data_of(output.datatype, shape, raw, flat=True)
+            written["data"] = data_of(output.datatype, shape, raw, flat=True, name=output.name)
         if parameters:
             written["parameters"] = parameters
         outputs.append(written)
