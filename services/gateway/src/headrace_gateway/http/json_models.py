@@ -10,15 +10,15 @@ from pydantic import BaseModel, ConfigDict
 from pydantic_core import PydanticCustomError
 
 from headrace_client import failures
-from headrace_client.errors import ValidationError
-from headrace_client.failures import Failure
+from headrace_client.errors import HeadraceError, ValidationError
+from headrace_common import catalogue
+from headrace_gateway.http.failures import failed
 
 M = TypeVar("M", bound=BaseModel)
 
 STRICT = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False, frozen=True)
 """Of every model of a body: no unknown field, no text for a number, no number that JSON lacks."""
 COMPLAINT: Final = "complaint"
-_FIELD_REQUIRED = Failure("VALIDATION_003", "FIELD_REQUIRED", failures.FIELD_INVALID.grpc_code)
 _SHOWN_CHARACTERS = 64
 
 
@@ -34,13 +34,13 @@ def parsed(model: type[M], body: bytes) -> M:
         raise refusal(error.errors(include_url=False)[0]) from None
 
 
-def refusal(problem: Any) -> ValidationError:
+def refusal(problem: Any) -> HeadraceError:
     """What is wrong, by one of pydantic's error details."""
     kind, path = problem["type"], field_path(problem["loc"]) or problem.get("ctx", {}).get("field", "")
     if kind in {"json_invalid", "json_type"}:
         return ValidationError(f"the body is not valid: {problem['msg']}", failures.REQUEST_MALFORMED)
     if kind == "missing":
-        return ValidationError(f"{path} is missing", _FIELD_REQUIRED, field=path)
+        return failed(catalogue.FIELD_REQUIRED, f"{path} is missing", field=path)
     if kind == "extra_forbidden":
         return ValidationError(f"there is no field {path} here", field=path)
     message: str = problem["msg"]

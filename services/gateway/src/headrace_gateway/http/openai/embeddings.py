@@ -10,11 +10,12 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, Field
 
-from headrace_client import byte_elements, failures
+from headrace_client import byte_elements
 from headrace_client.contracts.headrace.gateway.v1.inference_pb2 import InferRequest, InferResponse
-from headrace_client.errors import HeadraceError, ValidationError
-from headrace_client.failures import Failure
+from headrace_client.errors import ValidationError
 from headrace_client.model_reference import ModelReference
+from headrace_common import catalogue
+from headrace_gateway.http.failures import failed
 from headrace_gateway.http.json_models import STRICT
 from headrace_gateway.http.openai.forms import Inputs, Model
 
@@ -22,7 +23,6 @@ TEXT, EMBEDDING, TOKENS = "text", "embedding", "tokens"
 """Tensors of models that embed; the tokens of each text are told by some."""
 GROUP = 16
 """Texts of one inference: a model computes them one after another, and others wait meanwhile."""
-_TASK_MISMATCH = Failure("MODEL_022", "MODEL_TASK_MISMATCH", failures.FIELD_INVALID.grpc_code)
 
 
 class EmbeddingRequest(BaseModel):
@@ -93,7 +93,7 @@ def _read(response: InferResponse, model: ModelReference) -> tuple[NDArray[np.fl
     }
     if EMBEDDING not in outputs or outputs[EMBEDDING][0].datatype != "FP32" or len(outputs[EMBEDDING][0].shape) != 2:
         message = f"model '{model.name}' makes no embeddings of texts"
-        raise HeadraceError(message, _TASK_MISMATCH, context={"model": model.name}, field="model")
+        raise failed(catalogue.MODEL_TASK_MISMATCH, message, context={"model": model.name}, field="model")
     embedding, raw = outputs[EMBEDDING]
     vectors = np.frombuffer(raw, "<f4").reshape(embedding.shape)
     return vectors, int(np.frombuffer(outputs[TOKENS][1], "<i4").sum()) if TOKENS in outputs else 0
