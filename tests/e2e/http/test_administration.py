@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import socket
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -144,15 +145,45 @@ def test_other_bodies_and_paths_are_refused(admin: httpx.Client) -> None:
     assert told(admin.get("/v1/models", params={"pageToken": "x"}))[:2] == (400, "PAGE_TOKEN_INVALID")
 
 
-def test_who_may_not_upload_is_told_before_the_file_is_sent(mesh: Mesh) -> None:
+def begun_upload(mesh: Mesh, *headers: str) -> socket.socket:
+    """A connection over which the beginning of a large upload has been sent."""
     assert mesh.http is not None
     host, _, port = mesh.http.removeprefix("http://").partition(":")
     part = b'--b\r\nContent-Disposition: form-data; name="%s"%s\r\n\r\n'
     begun = part % (b"name", b"") + b"m\r\n" + part % (b"file", b'; filename="m.onnx"') + b"the first of many bytes"
-    head = "POST /v1/models HTTP/1.1\r\nHost: h\r\nContent-Type: multipart/form-data; boundary=b\r\n"
-    with socket.create_connection((host, int(port)), timeout=20) as connection:
-        connection.sendall(f"{head}Content-Length: {1 << 30}\r\n\r\n".encode() + begun)
+    head = ["POST /v1/models HTTP/1.1", "Host: h", "Content-Type: multipart/form-data; boundary=b", *headers]
+    connection = socket.create_connection((host, int(port)), timeout=20)
+    connection.sendall("\r\n".join([*head, f"Content-Length: {1 << 30}", "", ""]).encode() + begun)
+    return connection
+
+
+def test_who_may_not_upload_is_told_before_the_file_is_sent(mesh: Mesh) -> None:
+    with begun_upload(mesh) as connection:
         assert connection.recv(1 << 16).startswith(b"HTTP/1.1 401 ")
+
+
+def open_files(pid: int) -> Iterator[str]:
+    """Where a process's open files are."""
+    for descriptor in Path(f"/proc/{pid}/fd").iterdir():
+        with suppress(FileNotFoundError):  # Closed meanwhile.
+            yield str(descriptor.readlink())
+
+
+def test_an_upload_whose_client_leaves_leaves_nothing(mesh: Mesh, tenant: Tenant, admin: httpx.Client) -> None:
+    (front,) = mesh.named("http")
+
+    def held() -> tuple[int, int]:
+        """Uploads under way, and their files on disk, which have no name."""
+        (line,) = [
+            text for text in admin.get("/metrics").text.splitlines() if text.startswith("headrace_http_uploads ")
+        ]
+        files = list(open_files(front.pid))
+        return int(float(line.split()[1])), sum("/uploads/" in file and file.endswith("(deleted)") for file in files)
+
+    ((_, key),) = tenant.admin.metadata
+    with begun_upload(mesh, f"X-API-Key: {key}"):
+        until(lambda: held() == (1, 1))
+    until(lambda: held() == (0, 0))
 
 
 def test_a_large_file_passes_without_being_held_in_memory(mesh: Mesh, admin: httpx.Client, tmp_path: Path) -> None:

@@ -37,7 +37,7 @@ from headrace_gateway.http import (
 )
 from headrace_gateway.http.bodies import Bodies, BodyLimits
 from headrace_gateway.http.compression import Compression
-from headrace_gateway.http.config import HttpSettings
+from headrace_gateway.http.config import HttpSettings, check_settings
 from headrace_gateway.http.description import describe
 from headrace_gateway.http.envelope import Envelope
 from headrace_gateway.http.front import Front
@@ -138,6 +138,7 @@ def make_front(settings: HttpSettings, metrics: Metrics) -> Front:
     shown = front.metrics.gauge
     shown("headrace_http_sessions", "Credentials with a connection to the gateway.", lambda: len(front.sessions))
     shown("headrace_http_event_streams", "Streams of events that are open.", lambda: front.streams.open)
+    shown("headrace_http_uploads", "Uploads of models under way.", lambda: front.uploads.open)
     shown("headrace_http_body_bytes", "Bytes of requests' bodies held now.", lambda: front.bodies.held_bytes)
     shown(
         "headrace_http_received_bytes",
@@ -149,6 +150,7 @@ def make_front(settings: HttpSettings, metrics: Metrics) -> Front:
 
 async def serve(settings: HttpSettings, stop: Stop) -> None:
     """Runs a front until `stop` is requested or a background task dies."""
+    check_settings(settings)
     metrics = Metrics()
     front = make_front(settings, metrics)
     server = HttpServer(
