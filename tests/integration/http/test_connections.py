@@ -5,10 +5,13 @@ from __future__ import annotations
 import asyncio
 import json
 import socket
+import ssl
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 
+import httpx
 import pytest
 from prometheus_client import CollectorRegistry
 from starlette.requests import Request
@@ -16,12 +19,15 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.types import Receive, Scope, Send
 
 from headrace_client.errors import HeadraceError
+from headrace_common.errors import ConfigError
+from headrace_common.tls import TlsFiles
 from headrace_gateway.http.bodies import Bodies, BodyLimits
 from headrace_gateway.http.envelope import Envelope
 from headrace_gateway.http.failures import failure_response
 from headrace_gateway.http.http_metrics import HttpMetrics
 from headrace_gateway.http.server import HttpServer
 from headrace_gateway.http.server_protocol import ConnectionLimits
+from support.certificates import Authority
 from support.eventually import eventually
 
 SHORT_S = 0.2
@@ -89,6 +95,7 @@ async def serving(
     body_timeout_s: float = LONG_S,
     write_timeout_s: float = LONG_S,
     connections_max: int = 100,
+    tls: TlsFiles | None = None,
 ) -> AsyncGenerator[Served]:
     limits = ConnectionLimits(
         head_bytes_max=4_096,
@@ -106,7 +113,7 @@ async def serving(
         await served(scope, receive, send)
 
     server = HttpServer(
-        app=Envelope(app=app, metrics=metrics), limits=limits, idle_timeout_s=60, tls=None, refused=metrics.refuse
+        app=Envelope(app=app, metrics=metrics), limits=limits, idle_timeout_s=60, tls=tls, refused=metrics.refuse
     )
     served = Served(server=server, bodies=bodies, metrics=metrics)
     served.port = int((await server.start("127.0.0.1:0")).rpartition(":")[2])
@@ -215,6 +222,26 @@ async def test_one_connection_too_many_is_told_so() -> None:
         writer.close()
         await eventually(lambda: served.server.connections == 0)
         assert (await served.exchange(GET + b"Connection: close\r\n\r\n")).endswith(b"done")
+
+
+async def test_https_is_served_with_a_certificate_and_to_clients_with_one_where_authorities_are_given(
+    tmp_path: Path,
+) -> None:
+    authority = Authority(tmp_path, "authority")
+    files, client = authority.issue("front"), authority.issue("client")
+    context = ssl.create_default_context(cafile=authority.file)
+    async with serving(tls=files) as served:
+        url = f"https://127.0.0.1:{served.port}/fast"
+        async with httpx.AsyncClient(verify=context) as stranger:
+            with pytest.raises(httpx.TransportError):
+                await stranger.get(url)
+        assert client.certificate is not None and client.key is not None
+        context.load_cert_chain(client.certificate, client.key)
+        async with httpx.AsyncClient(verify=context) as known:
+            assert (await known.get(url)).text == "done"
+    with pytest.raises(ConfigError, match="HEADRACE_TLS_KEY_FILE"):
+        async with serving(tls=TlsFiles(certificate=files.certificate, key=client.key)):
+            pass
 
 
 async def test_pipelined_requests_are_answered_in_their_order() -> None:

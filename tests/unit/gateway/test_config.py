@@ -48,6 +48,12 @@ def test_community_key_needs_every_listener_to_be_loopback(variable: str, addres
     assert address in caught.value.message
 
 
+def test_the_listener_for_fronts_has_no_tls_so_it_is_loopback() -> None:
+    assert load(HEADRACE_GATEWAY_FRONT_ADDRESS="127.0.0.1:0").front_address == "127.0.0.1:0"
+    with pytest.raises(ConfigError, match="HEADRACE_GATEWAY_FRONT_ADDRESS"):
+        load(HEADRACE_GATEWAY_FRONT_ADDRESS="0.0.0.0:8085")
+
+
 @pytest.mark.parametrize("address", ["127.0.0.1:0", "localhost:1", "[::1]:8081"])
 def test_community_key_is_accepted_on_loopback(address: str) -> None:
     assert load(HEADRACE_GATEWAY_COMMUNITY="true", HEADRACE_GATEWAY_GRPC_ADDRESS=address).community

@@ -6,6 +6,8 @@ from typing import ClassVar
 
 from pydantic import Field
 
+from headrace_common.addresses import parse_address
+from headrace_common.errors import ConfigError
 from headrace_common.settings import CommaList, ServiceSettings
 
 
@@ -60,3 +62,21 @@ class HttpSettings(ServiceSettings):
     cors_origins: CommaList = Field(
         (), description="Origins whose pages may call, as https://app.example.com,… or * for any; none by default."
     )
+
+
+def check_settings(settings: HttpSettings) -> None:
+    """Refuses combinations that no field can see alone.
+
+    Raises:
+        ConfigError: SETTING_INVALID: the room for all bodies is smaller than one, or a port that is shared is any.
+    """
+    if settings.bodies_bytes_max < settings.body_bytes_max:
+        variable = settings.variable("bodies_bytes_max")
+        raise ConfigError(
+            f"{variable} must be at least {settings.variable('body_bytes_max')}", context={"variable": variable}
+        )
+    if settings.share_port and parse_address(settings.address)[1] == 0:
+        variable = settings.variable("share_port")
+        raise ConfigError(
+            f"{variable} needs a port in {settings.variable('address')}, not 0", context={"variable": variable}
+        )
