@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 from typing import Any, NoReturn
 
 import grpc
@@ -15,11 +16,11 @@ from headrace_common.errors import AuthError, RouteUnavailable
 from headrace_common.principal import Principal
 from headrace_common.rpc_runtime import RpcRuntime
 from headrace_gateway.identity import Metadata
-from headrace_gateway.inference import unread_ends
+from headrace_gateway.inference import tenant_streams
+from headrace_gateway.inference.call import InferenceCall
 from headrace_gateway.inference.endpoint import OneRequestEndpoint
-from headrace_gateway.inference.generation import generate_service
 from headrace_gateway.inference.generation.generate_service import GenerateService
-from headrace_gateway.inference.unread_ends import UnreadEnds
+from headrace_gateway.inference.tenant_streams import TenantStreams
 from headrace_gateway.policy import Access
 from headrace_gateway.stream_access import StreamAccess
 from support.gateway_core import GatewayCore
@@ -34,6 +35,8 @@ class Transport:
 
     def __init__(self, *, reads: int = 0) -> None:
         self.aborted: grpc.StatusCode | None = None
+        self.said = ""
+        self.client_reads = asyncio.Event()
         self.written: list[bytes] = []
         self._reads = reads
 
@@ -49,12 +52,12 @@ class Transport:
     async def write(self, message: bytes) -> None:
         self.written.append(message)
         if len(self.written) > self._reads:
-            await asyncio.Event().wait()
+            await self.client_reads.wait()
 
-    async def abort(self, code: grpc.StatusCode, *_rest: object) -> NoReturn:
-        self.aborted = code
+    async def abort(self, code: grpc.StatusCode, said: str, _trailing: object) -> NoReturn:
+        self.aborted, self.said = code, said
         if len(self.written) > self._reads:
-            await asyncio.Event().wait()
+            await self.client_reads.wait()
         raise grpc.aio.AbortError
 
 
@@ -81,11 +84,13 @@ class Stage:
         identity: Any = self.credential
         endpoint = OneRequestEndpoint(
             path="/p.S/Generate",
-            serve=GenerateService(inference=self.core.handler).generate,
+            serve=GenerateService(inference=self.core.handler, payloads=self.core.payloads).generate,
             access=StreamAccess(identity=identity, demand=Access.USER),
+            streams=TenantStreams(gate=self.runtime.streams, limit=1),
             log=None,
             runtime=self.runtime,
         )
+        self.endpoint = endpoint
         handler: Any = endpoint.handler(PRINCIPAL)
         self.transport = Transport(reads=reads)
         self.rpc: asyncio.Task[None] = asyncio.create_task(handler.unary_stream(REQUEST, self.transport))
@@ -121,7 +126,7 @@ async def test_a_reader_that_is_cut_gives_its_place_back_at_once_and_its_status_
     stage.runner.part(call, delta("x" * (200 << 10), 1))
     await stage.until("stuck")
     assert stage.place_taken == 1
-    monkeypatch.setattr(unread_ends, "STATUS_S", 0.0)
+    monkeypatch.setattr(tenant_streams, "STATUS_S", 0.0)
     for _ in range(5):
         stage.runner.part(call, delta("x" * (200 << 10), 1))
         stage.runner.received()
@@ -132,49 +137,44 @@ async def test_a_reader_that_is_cut_gives_its_place_back_at_once_and_its_status_
         await stage.rpc
     assert len(stage.transport.written) == 1
     assert stage.runtime.counts.method("/p.S/Generate").in_flight == 0
-
-
-async def test_a_tenant_may_leave_only_so_many_ends_unread(monkeypatch: pytest.MonkeyPatch) -> None:
-    ends = UnreadEnds(limit=1)
-
-    async def leaving(read: asyncio.Event) -> None:
-        await read.wait()
-        raise grpc.aio.AbortError
-
-    read = asyncio.Event()
-    read.set()
-    with pytest.raises(grpc.aio.AbortError):
-        await ends.send("acme", leaving(read))
-    read.clear()
-    monkeypatch.setattr(unread_ends, "STATUS_S", 0.0)
-    ends.check("acme")
-    await ends.send("acme", leaving(read))
     with pytest.raises(RouteUnavailable) as refused:
-        ends.check("acme")
+        stage.endpoint.handler(PRINCIPAL)
     assert (refused.value.reason, refused.value.context["scope"]) == ("CONCURRENCY_EXCEEDED", "tenant")
-    ends.check("other")
-    read.set()
+    stage.transport.client_reads.set()
     for _ in range(3):
         await asyncio.sleep(0)
-    ends.check("acme")
+    stage.endpoint.handler(PRINCIPAL)
+
+
+def held_calls(stage: Stage) -> list[InferenceCall]:
+    return [
+        found
+        for found in gc.get_objects()
+        if isinstance(found, InferenceCall) and found.version is stage.core.catalog.resolve("acme", "m", "1")
+    ]
 
 
 @pytest.mark.parametrize("parts", [0, 1], ids=["the last message", "a part"])
 async def test_what_is_left_when_a_text_has_ended_is_not_kept_for_ever(
     parts: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(generate_service, "_END_S", 0.0)
-    monkeypatch.setattr(unread_ends, "STATUS_S", 0.0)
+    monkeypatch.setattr(tenant_streams, "UNREAD_S", 0.0)
+    monkeypatch.setattr(tenant_streams, "STATUS_S", 0.0)
     stage = Stage(reads=0)
     await stage.until("asked")
     (call,) = stage.runner.received()
     for _ in range(parts):
         stage.runner.part(call, delta("a", 1))
         await stage.until("stuck")
+    meters = held_calls(stage)[0].meters
     stage.runner.answer(call, last("b", 2))
+    assert [found for found in held_calls(stage) if found.payload or (found.parts and found.parts.request)] == []
+    assert stage.core.payloads.held_bytes > len(REQUEST), "grpc holds it"
     async with asyncio.timeout(30):
         await stage.rpc
     assert (stage.transport.aborted, stage.place_taken) == (grpc.StatusCode.RESOURCE_EXHAUSTED, 0)
+    assert stage.transport.said == "the end was not read within 0 s"
+    assert (stage.core.payloads.held_bytes, meters.generation.readers_too_slow) == (0, 0)
 
 
 async def test_a_key_that_is_revoked_ends_its_text(monkeypatch: pytest.MonkeyPatch) -> None:

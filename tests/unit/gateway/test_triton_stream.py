@@ -176,8 +176,9 @@ async def test_a_client_that_does_not_read_gets_failures_in_place_of_large_answe
     assert cut.infer_response.parameters["headrace_reason"].string_param == "READER_TOO_SLOW"
 
 
-async def test_requests_are_not_held_for_answers_that_wait_to_be_read() -> None:
-    stage = Stage()
+@pytest.mark.parametrize("generates", [False, True])
+async def test_requests_are_not_held_for_answers_that_wait_to_be_read(generates: bool) -> None:
+    stage = Generating() if generates else Stage()
     stage.send("a", size=900)
     held = [
         found
@@ -188,6 +189,7 @@ async def test_requests_are_not_held_for_answers_that_wait_to_be_read() -> None:
     stage.runner.answer(stage.runner.received()[0], response("a"))
     assert stage.stream.in_flight == 1
     assert not held[0].payload
+    assert held[0].parts is None or not held[0].parts.request
 
 
 async def test_calls_of_all_streams_are_bounded_together() -> None:

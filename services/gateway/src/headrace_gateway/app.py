@@ -305,6 +305,7 @@ class Gateway:
                 default_timeout_s=settings.call_timeout_s,
             ),
             stream_calls_max=settings.stream_calls_max,
+            tenant_streams_max=settings.tenant_streams_max,
             log=self._access_log,
             load=self._load,
             runtime=self._runtime,

@@ -45,6 +45,12 @@ class GatewaySettings(ServiceSettings):
         description="Calls in flight of all streams and batches; more are refused one by one. At most half of them may "
         "wait for one tenant.",
     )
+    tenant_streams_max: int = Field(
+        500,
+        ge=1,
+        description="Streams of requests or answers that a tenant may have open; more are refused. One whose end is "
+        "not read stays open.",
+    )
     bulkhead_runner_calls: int = Field(100, ge=1, description="Calls that this gateway has at one runner at once.")
     bulkhead_model_calls: int = Field(100, ge=1, description="Calls of one model version at runners at once.")
     bulkhead_tenant_calls: int = Field(100, ge=1, description="Calls of one tenant at runners at once.")

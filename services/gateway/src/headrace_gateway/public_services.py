@@ -30,6 +30,7 @@ from headrace_gateway.inference.inference_service import InferenceService
 from headrace_gateway.inference.packed_stream import PackedStream, StreamLimits
 from headrace_gateway.inference.payload_gate import PayloadGate
 from headrace_gateway.inference.stream_endpoint import Opening, StreamEndpoint
+from headrace_gateway.inference.tenant_streams import TenantStreams
 from headrace_gateway.inference.triton_stream import ERROR_AS_STATUS_KEY, TritonStream
 from headrace_gateway.mesh_service import MeshService
 from headrace_gateway.model_repository import LOAD_TIMEOUT_S, ModelRepository
@@ -57,6 +58,7 @@ def inference_endpoints(
     clock: Clock,
     limits: StreamLimits,
     stream_calls_max: int,
+    tenant_streams_max: int,
     log: AccessLog | None,
     load: LoopLoad,
     runtime: RpcRuntime,
@@ -80,10 +82,13 @@ def inference_endpoints(
         path: unary_endpoint(path=path, answer=answer, log=log, runtime=runtime)
         for path, answer in unary_answers.items()
     }
+    streams = TenantStreams(gate=runtime.streams, limit=tenant_streams_max)
     access = StreamAccess(identity=identity, demand=Access.USER)
-    generation = GenerateService(inference=inference)
+    generation = GenerateService(inference=inference, payloads=payloads)
     path = f"/{PACKED}/Generate"
-    endpoints[path] = OneRequestEndpoint(path=path, serve=generation.generate, access=access, log=log, runtime=runtime)
+    endpoints[path] = OneRequestEndpoint(
+        path=path, serve=generation.generate, access=access, streams=streams, log=log, runtime=runtime
+    )
 
     def packed(opening: Opening) -> PackedStream:
         return PackedStream(
@@ -109,7 +114,9 @@ def inference_endpoints(
         )
 
     for path, open_calls in ((f"/{PACKED}/Stream", packed), (f"/{INFERENCE}/ModelStreamInfer", triton)):
-        endpoints[path] = StreamEndpoint(path=path, open_calls=open_calls, access=access, load=load, runtime=runtime)
+        endpoints[path] = StreamEndpoint(
+            path=path, open_calls=open_calls, access=access, streams=streams, load=load, runtime=runtime
+        )
     return endpoints
 
 

@@ -131,6 +131,13 @@ class InferenceCall:
         if self.traceparent:
             into.traceparent = self.traceparent
 
+    def forget_request(self) -> bytes:
+        """Lets go of the request of a call that has ended, which nobody counts any more, and returns it."""
+        payload, self.payload = self.payload, b""
+        if self.parts is not None:
+            self.parts.request = b""
+        return payload
+
     def part(self, payload: bytes) -> None:
         """What the session says that has the call, before the last part of the answer."""
         assert self.parted is not None, "a call is routed before it is sent"

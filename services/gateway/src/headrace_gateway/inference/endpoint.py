@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import time
 import uuid
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Generator
+from contextlib import contextmanager
 from typing import Any, cast
 
 import grpc
@@ -19,7 +20,7 @@ from headrace_common.request_id import REQUEST_ID_KEY, TRACEPARENT_KEY
 from headrace_common.rpc_runtime import RpcRuntime
 from headrace_common.rpc_status import abort, from_exception
 from headrace_gateway.inference.call import Caller, accept_traceparent
-from headrace_gateway.inference.unread_ends import UnreadEnds
+from headrace_gateway.inference.tenant_streams import TenantStreams
 from headrace_gateway.stream_access import StreamAccess
 
 Context = grpc.aio.ServicerContext[Any, Any]
@@ -35,27 +36,36 @@ class OneRequestEndpoint:
         path: Full name of the method, such as `/package.Service/Method`.
         serve: Serialised request, its caller and its RPC to what grpc's handler is to return.
         access: Checks the credential again while the answer, a stream of responses, is served; None for one response.
+        streams: Places of those that answer with a stream; None for one response.
         log: Where a line per call goes, if anywhere.
         runtime: Limits, metrics and log of the process.
     """
 
     def __init__(
-        self, *, path: str, serve: Serve, access: StreamAccess | None, log: AccessLog | None, runtime: RpcRuntime
+        self,
+        *,
+        path: str,
+        serve: Serve,
+        access: StreamAccess | None,
+        streams: TenantStreams | None,
+        log: AccessLog | None,
+        runtime: RpcRuntime,
     ) -> None:
-        self.gate = runtime.calls if access is None else runtime.streams
+        self.gate = runtime.calls if streams is None else streams.gate
         self._path = path
         self._serve = serve
         self._access = access
+        self._streams = streams
         self._log = log
         self._runtime = runtime
         self._counts = runtime.counts.method(path)
-        self._ends = UnreadEnds()
 
     def handler(self, principal: Principal | None) -> grpc.RpcMethodHandler[Any, Any]:
         """A handler for one admitted call, bytes in and bytes out."""
         if principal is None:
             raise ValueError(f"{self._path} needs a principal")
-        self._ends.check(principal.tenant_id)
+        if self._streams is not None:
+            self._streams.check(principal.tenant_id)
 
         async def respond(request: bytes, context: Context) -> Any:
             try:
@@ -78,7 +88,6 @@ class OneRequestEndpoint:
         context.set_trailing_metadata(((REQUEST_ID_KEY, request_id),))
         code, reason = "CANCELLED", catalogue.CALL_CANCELLED.reason
         self._counts.in_flight += 1
-        admitted = False
         try:
             caller = Caller(
                 tenant_id=principal.tenant_id,
@@ -86,12 +95,11 @@ class OneRequestEndpoint:
                 traceparent=accept_traceparent(metadata.get(TRACEPARENT_KEY)),
                 timeout_s=self._timeout_s(context),
             )
-            self.gate.enter()
-            admitted = True
-            answering = self._serve(request, caller, context)
-            if self._access is not None:
-                answering = self._access.during(answering, tuple(metadata.items()), principal)
-            answer = await answering
+            with self._place(principal.tenant_id):
+                answering = self._serve(request, caller, context)
+                if self._access is not None:
+                    answering = self._access.during(answering, tuple(metadata.items()), principal)
+                answer = await answering
             code, reason = "OK", ""
             return answer
         except Exception as error:
@@ -100,19 +108,14 @@ class OneRequestEndpoint:
             if failure is not error:
                 self._runtime.log.exception("unexpected failure", correlation_id=correlation_id)
             code, reason = failure.entry.grpc, failure.reason
-            if admitted:
-                self.gate.leave()
-                admitted = False
             try:
                 aborting = abort(context, failure, trailing=((REQUEST_ID_KEY, request_id),))
                 # One response has nothing before it that its status could wait for.
-                await (aborting if self._access is None else self._ends.send(principal.tenant_id, aborting))
+                await (aborting if self._streams is None else self._streams.end(principal.tenant_id, aborting))
             finally:
                 # Its traceback knows this frame: the same circle.
                 del failure
         finally:
-            if admitted:
-                self.gate.leave()
             self._counts.in_flight -= 1
             self._counts.ended(code, reason)
             duration_s = time.monotonic() - started_s
@@ -128,6 +131,18 @@ class OneRequestEndpoint:
                     request_id=request_id,
                     request_bytes=len(request),
                 )
+
+    @contextmanager
+    def _place(self, tenant_id: str) -> Generator[None, None, None]:
+        if self._streams is not None:
+            with self._streams.place(tenant_id):
+                yield
+            return
+        self.gate.enter()
+        try:
+            yield
+        finally:
+            self.gate.leave()
 
     @staticmethod
     def _timeout_s(context: Context) -> float | None:
@@ -153,4 +168,4 @@ def unary_endpoint(
     def serve(request: bytes, caller: Caller, _context: Context) -> Coroutine[Any, Any, bytes]:
         return answer(request, caller)
 
-    return OneRequestEndpoint(path=path, serve=serve, access=None, log=log, runtime=runtime)
+    return OneRequestEndpoint(path=path, serve=serve, access=None, streams=None, log=log, runtime=runtime)

@@ -81,3 +81,12 @@ def reader_too_slow(limit: int) -> HeadraceError:
         entry=catalogue.READER_TOO_SLOW,
         context={"limit": limit},
     )
+
+
+def read_too_late(what: str, limit_s: float) -> HeadraceError:
+    """READER_TOO_SLOW, not for what it takes but for how long."""
+    return RunnerError(
+        f"{what} was not read within {limit_s:g} s",
+        entry=catalogue.READER_TOO_SLOW,
+        context={"limit": f"{limit_s:g} s"},
+    )

@@ -55,7 +55,7 @@ class OpenCalls:
     def ended(self, call: InferenceCall) -> bytes:
         """Gives back what the call took, and its request, which is no longer counted and so no longer held."""
         self._gate.leave()
-        payload, call.payload = call.payload, b""
+        payload = call.forget_request()
         self.held_bytes -= len(payload)
         return payload
 

@@ -19,7 +19,10 @@ from headrace_common.principal import Principal
 from headrace_common.request_id import REQUEST_ID_KEY
 from headrace_common.rpc_runtime import RpcRuntime
 from headrace_common.rpc_status import abort, from_exception
+from headrace_gateway.inference import tenant_streams
+from headrace_gateway.inference.message_bounds import read_too_late
 from headrace_gateway.inference.outlook import shutting_down
+from headrace_gateway.inference.tenant_streams import TenantStreams
 from headrace_gateway.stream_access import StreamAccess
 
 DRAIN_NOTICE_S = 0.4
@@ -96,6 +99,7 @@ class StreamEndpoint:
         path: Full name of the method, such as `/package.Service/Method`.
         open_calls: Makes the calls of one stream.
         access: Checks the credential again while the stream lives.
+        streams: Places of streams.
         load: How busy this process is.
         runtime: Limits, metrics and log of the process.
     """
@@ -106,13 +110,15 @@ class StreamEndpoint:
         path: str,
         open_calls: Callable[[Opening], StreamCalls],
         access: StreamAccess,
+        streams: TenantStreams,
         load: LoopLoad,
         runtime: RpcRuntime,
     ) -> None:
-        self.gate = runtime.streams
+        self.gate = streams.gate
         self._path = path
         self._open_calls = open_calls
         self._access = access
+        self._streams = streams
         self._load = load
         self._runtime = runtime
         self._counts = runtime.counts.method(path)
@@ -123,6 +129,7 @@ class StreamEndpoint:
         """A handler for one admitted stream, bytes in and bytes out."""
         if principal is None:
             raise ValueError(f"{self._path} needs a principal")
+        self._streams.check(principal.tenant_id)
 
         async def respond(_requests: Any, context: Context) -> None:
             await self._respond(context, principal)
@@ -146,21 +153,19 @@ class StreamEndpoint:
         remaining_s = cast("Callable[[], float | None]", context.time_remaining)
         calls = self._open_calls(Opening(principal.tenant_id, request_id, metadata, stream.wake, remaining_s))
         stream.calls = calls
-        admitted = False
         try:
             if self._draining:
                 raise shutting_down()
-            self.gate.enter()
-            admitted = True
-            self._open.add(stream)
-            try:
-                # Not with the first message: a status can't follow headers whose sending was cancelled with that write,
-                # and the client would wait for ever.
-                await context.send_initial_metadata(())
-                watching = self._access.watch(tuple(metadata.items()), principal)
-                await run_until_one_fails(stream.read(), stream.write(), watching)
-            finally:
-                self._open.discard(stream)
+            with self._streams.place(principal.tenant_id):
+                self._open.add(stream)
+                try:
+                    # Not with the first message: a status can't follow headers whose sending was cancelled with that
+                    # write, and the client would wait for ever.
+                    await context.send_initial_metadata(())
+                    watching = self._access.watch(tuple(metadata.items()), principal)
+                    await run_until_one_fails(stream.read(), stream.write(), watching)
+                finally:
+                    self._open.discard(stream)
         except StreamOver:
             code, reason = "OK", ""
         except Exception as error:
@@ -170,12 +175,10 @@ class StreamEndpoint:
                 self._runtime.log.exception("unexpected failure", correlation_id=correlation_id)
             code, reason = failure.entry.grpc, failure.reason
             calls.close()
-            await abort(context, failure, trailing=((REQUEST_ID_KEY, request_id),))
+            aborting = abort(context, failure, trailing=((REQUEST_ID_KEY, request_id),))
+            await self._streams.end(principal.tenant_id, aborting)
         finally:
             calls.close()
-            if admitted:
-                # Not before its status has left, for which a client that doesn't read can make it wait.
-                self.gate.leave()
             self._counts.in_flight -= 1
             duration_s = time.monotonic() - started_s
             self._counts.duration.observe(duration_s)
@@ -240,6 +243,7 @@ class _Stream:
         Raises:
             StreamOver: The client has closed its side and has all its answers.
             RouteUnavailable: SERVER_DRAINING (UNAVAILABLE): likewise, but the client would go on.
+            RunnerError: READER_TOO_SLOW (RESOURCE_EXHAUSTED): the client leaves a message unread for too long.
         """
         self._pacer.notify()
         while True:
@@ -247,9 +251,19 @@ class _Stream:
             message = self.calls.next_message()
             if message is not None:
                 self._room.set()
-                await self._context.write(message)
+                await self._write(message)
                 self._pacer.sent()
             if not self.calls.in_flight and self._half_closed:
                 raise StreamOver
             if not self.calls.in_flight and self._refusing:
                 raise shutting_down()
+
+    async def _write(self, message: bytes) -> None:
+        waiting = asyncio.timeout(tenant_streams.UNREAD_S)
+        try:
+            async with waiting:
+                await self._context.write(message)
+        except TimeoutError:
+            if not waiting.expired():
+                raise
+            raise read_too_late("a message", tenant_streams.UNREAD_S) from None
