@@ -9,6 +9,8 @@ from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
+import grpc
+import grpc.aio
 import httpx
 import msgpack  # pyright: ignore[reportMissingTypeStubs]
 import numpy as np
@@ -16,7 +18,7 @@ import orjson
 import pytest
 
 from headrace_client.contracts.inference import open_inference_pb2
-from headrace_common import catalogue
+from headrace_common import catalogue, rpc_status
 from headrace_common.errors import AuthError, ModelError, RunnerUnavailable
 from support.eventually import eventually
 from support.http_front import HttpFront, http_front
@@ -254,6 +256,36 @@ async def test_credentials_and_origins_go_on_as_they_came_each_with_a_stream_of_
     assert (refused.status_code, refused.json()["errorCode"]) == (401, "CREDENTIAL_MALFORMED")
     other_id = await served.infer(document(), **{"x-request-id": "not valid!", "traceparent": "nonsense"})
     assert other_id.headers["x-request-id"] == other_id.json()["requestId"] != "not valid!"
+
+
+class Doorkeeper(grpc.GenericRpcHandler):
+    """Knows nobody."""
+
+    def service(self, handler_call_details: grpc.HandlerCallDetails) -> Any:
+        async def refuse(_: bytes, context: grpc.aio.ServicerContext[Any, Any]) -> None:
+            await rpc_status.abort(context, AuthError("no", entry=catalogue.CREDENTIAL_UNKNOWN))
+
+        return grpc.unary_unary_rpc_method_handler(refuse)
+
+
+async def test_a_large_body_of_a_stranger_is_not_read() -> None:
+    server = grpc.aio.server(options=[("grpc.so_reuseport", 0)])
+    server.add_generic_rpc_handlers([Doorkeeper()])
+    port = server.add_insecure_port("127.0.0.1:0")
+    await server.start()
+
+    try:
+        async with http_front(f"127.0.0.1:{port}") as http:
+            for length in (b"Content-Length: 8000000", b"Transfer-Encoding: chunked"):
+                reader, writer = await asyncio.open_connection("127.0.0.1", int(http.url.rpartition(":")[2]))
+                head = b"POST /v1/infer HTTP/1.1\r\nHost: here\r\nContent-Type: application/json\r\nX-API-Key: k\r\n"
+                writer.write(head + length + b"\r\n\r\n")
+                async with asyncio.timeout(20):
+                    assert b" 401 " in await reader.readline()
+                writer.close()
+            assert http.front.bodies.received_bytes == 0
+    finally:
+        await server.stop(0)
 
 
 async def test_sessions_are_bounded_and_those_in_use_stay() -> None:

@@ -13,6 +13,7 @@ from headrace_gateway.http.failures import failed, request_id_of
 from headrace_gateway.http.front import Front
 from headrace_gateway.http.sessions import CallContext, Session
 
+_CHECKED_BYTES = 256 << 10
 _CREDENTIALS = (b"x-api-key", b"authorization")
 # The gateway decides by them whether a web page of somewhere else is calling.
 _PASSED_ON = {
@@ -34,8 +35,10 @@ async def front_of(request: Request) -> Front:
 async def session_of(request: Request) -> Session:
     """The session of whoever calls. Without a credential it is one of nobody, whose calls the gateway refuses.
 
+    Before a large body, or one of unknown length, the gateway is asked: reading it is work that strangers don't get.
+
     Raises:
-        HeadraceError: REQUEST_MALFORMED, CREDENTIAL_MALFORMED: a header is not plain text.
+        HeadraceError: REQUEST_MALFORMED, CREDENTIAL_MALFORMED: a header is not plain text; the gateway's refusal.
     """
     front = _front(request)
     passed = [*front.own_headers]
@@ -50,7 +53,10 @@ async def session_of(request: Request) -> Session:
         if name == b"referer":
             text = _origin(text)
         passed.append((known, text))
-    return front.sessions.session(tuple(passed))
+    session = front.sessions.session(tuple(passed))
+    if _may_be_large(request):
+        await session.check(call=await call_of(request))
+    return session
 
 
 async def call_of(request: Request) -> CallContext:
@@ -58,6 +64,13 @@ async def call_of(request: Request) -> CallContext:
     traceparent = request.headers.get(TRACEPARENT_KEY, "")
     valid = len(traceparent) <= 300 and trace_id_of(traceparent) is not None
     return CallContext(request_id=request_id_of(request), traceparent=traceparent if valid else "")
+
+
+def _may_be_large(request: Request) -> bool:
+    length = request.headers.get("content-length", "0")
+    if "transfer-encoding" in request.headers or "content-encoding" in request.headers:
+        return True
+    return not (length.isascii() and length.isdigit()) or int(length[:20]) > _CHECKED_BYTES
 
 
 def _front(request: Request) -> Front:

@@ -84,28 +84,40 @@ async def infer_batch(request: Request, front: CurrentFront, session: CurrentSes
         concurrency = document.get("maxConcurrency", _CONCURRENCY)
         places = asyncio.Semaphore(whole_number_at(concurrency, "maxConcurrency", least=1, most=1_024))
 
-        async def run(index: int, item: object) -> Object:
+        # Read at once: what a document holds takes many times its bytes while it is there.
+        asked = [_batch_item(item, index=index) for index, item in enumerate(items)]
+        del document, items
+
+        async def run(index: int, item: Inference | HeadraceError) -> Object:
             async with places:
                 return await _batch_result(session, item, index=index, call=call, binary=binary)
 
         async with asyncio.TaskGroup() as group:
-            tasks = [group.create_task(run(index, item)) for index, item in enumerate(items)]
+            tasks = [group.create_task(run(index, item)) for index, item in enumerate(asked)]
     results = [task.result() for task in tasks]
     return _written({"results": results}, Form.MESSAGE_PACK if binary else Form.JSON)
 
 
-async def _batch_result(session: Session, item: object, *, index: int, call: CallContext, binary: bool) -> Object:
+def _batch_item(item: object, *, index: int) -> Inference | HeadraceError:
+    try:
+        return read_inference(item, place=f"requests[{index}]")
+    except HeadraceError as error:
+        return error
+
+
+async def _batch_result(
+    session: Session, item: Inference | HeadraceError, *, index: int, call: CallContext, binary: bool
+) -> Object:
     """The result of one of a batch, or why there is none."""
     started = time.perf_counter()
     request_id = f"{call.request_id}/{index}"[-_REQUEST_ID_CHARACTERS_MAX:].lstrip("._:/-")
     try:
-        inference = read_inference(item, place=f"requests[{index}]")
-        own = replace(call, request_id=request_id, timeout_s=inference.timeout_s)
-        answer = await session.infer(inference.message, call=own)
+        if isinstance(item, HeadraceError):
+            raise item
+        own = replace(call, request_id=request_id, timeout_s=item.timeout_s)
+        answer = await session.infer(item.message, call=own)
         return {
-            "result": answer_document(
-                answer, request_id=request_id, started=started, base64=inference.base64, binary=binary
-            )
+            "result": answer_document(answer, request_id=request_id, started=started, base64=item.base64, binary=binary)
         }
     except HeadraceError as error:
         return {"error": failure_document(restated(error), path="", request_id=request_id)}

@@ -10,9 +10,12 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from google.protobuf.message import Message
+from grpc import StatusCode
 
 from headrace_client import rpcs
 from headrace_client.contracts.headrace.gateway.v1 import inference_pb2
+from headrace_client.contracts.inference import open_inference_pb2
+from headrace_client.errors import HeadraceError
 from headrace_client.options import ClientOptions
 from headrace_client.packing import Call
 from headrace_client.retries import NO_RETRIES
@@ -22,7 +25,10 @@ from headrace_client.stream_engine import CallOwner, StreamEngine
 from headrace_client.timeouts import checked_timeout_s
 from headrace_client.transport import Transport, serialised
 from headrace_client.tried_stream import TriedStream
+from headrace_common.catalogue import AUTHORITY_FORBIDDEN, TENANT_SUSPENDED
 
+# Of who is known, but not here or not now.
+_REFUSED = frozenset((AUTHORITY_FORBIDDEN.reason, TENANT_SUSPENDED.reason))
 Q = TypeVar("Q", bound=Message)
 R = TypeVar("R", bound=Message)
 
@@ -69,7 +75,24 @@ class Session:
         self._loop = asyncio.get_running_loop()
         self._engine: StreamEngine | None = None
         self._calls = 0
+        self._known_until = 0.0
         self._last_used = self._loop.time()
+
+    async def check(self, *, call: CallContext) -> None:
+        """Asks the gateway whether it knows the caller, once in a while: before much is done for who may be anybody.
+
+        Raises:
+            HeadraceError: It doesn't, or not any more.
+        """
+        if self._loop.time() < self._known_until:
+            return
+        try:
+            await self.unary(rpcs.SERVER_METADATA, open_inference_pb2.ServerMetadataRequest(), call=call)
+        except HeadraceError as error:
+            # What else is wrong, the call itself will tell: this one needs a role of its own.
+            if error.grpc_code is StatusCode.UNAUTHENTICATED or error.reason in _REFUSED:
+                raise
+        self._known_until = self._loop.time() + IDLE_S
 
     async def infer(self, request: inference_pb2.InferRequest, *, call: CallContext) -> inference_pb2.InferResponse:
         """One inference: over the packed stream, or by an RPC of its own where it is large."""
