@@ -33,8 +33,9 @@ from headrace_runner.backends.llamacpp.client import ModelClient
 from headrace_runner.backends.llamacpp.model import LlamaCppModel
 from headrace_runner.backends.llamacpp.process import ModelProcess
 from headrace_runner.backends.llamacpp.settings import ProcessSettings
+from headrace_runner.backends.llamacpp.watch import LoadWatch
 from headrace_runner.loading.load_priority import LoadPriority
-from headrace_runner.thread_priority import gives_way
+from headrace_runner.thread_priority import give_way, gives_way
 from support.eventually import eventually
 from support.smollm2 import model_file
 
@@ -197,6 +198,8 @@ def test_a_process_competes_for_processors_and_has_nothing_of_it(folders: Path) 
     child = psutil.Process(model.process.pid)
     tasks = [int(task.name) for task in Path(f"/proc/{child.pid}/task").iterdir()]
     assert not any(gives_way(task) for task in tasks)
+    # Enough for all slots and what is asked beside them.
+    assert len(tasks) >= MANIFEST.language.slots + 16
     assert "HEADRACE_TEST_SECRET" not in child.environ()
     assert set(child.environ()) <= {"PATH", "GGML_NO_BACKTRACE", "OMP_NUM_THREADS", "LD_LIBRARY_PATH", "LC_CTYPE"}
     # It listens on its private socket and nowhere else.
@@ -206,6 +209,17 @@ def test_a_process_competes_for_processors_and_has_nothing_of_it(folders: Path) 
     assert not any("s3cret" in part or "key" in part for part in child.cmdline())
     model.close()
     assert not psutil.pid_exists(child.pid)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="Linux lets only root take giving way back")
+def test_a_process_that_loads_gives_way_for_ten_seconds_and_no_longer() -> None:
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as child:
+        give_way(child.pid)
+        watch = LoadWatch(pid=child.pid, settings=settings(), clock=SystemClock())
+        # One a second.
+        gave_way = [gives_way(child.pid) for _ in range(12) if not watch.tick()]
+        child.kill()
+    assert gave_way == [True] * 9 + [False] * 3
 
 
 @pytest.mark.parametrize("damage", ["cut", "text", "empty", "none", "weights"])

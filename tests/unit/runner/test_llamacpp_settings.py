@@ -127,6 +127,9 @@ def test_a_process_hangs_by_what_it_has_computed_and_not_by_the_clock() -> None:
     assert not silence.goes_on(15.0) and silence.goes_on(15.1)
     silence.begins(15.1)
     assert not silence.goes_on(20.0)
+    # The least that Linux counts, in numbers whose difference is now and then a little less.
+    silence.begins(0.0)
+    assert not any(silence.goes_on(round_ / 100) for round_ in range(1, 600))
 
 
 def test_a_process_that_waits_for_ever_hangs_too() -> None:

@@ -36,6 +36,7 @@ class Process:
     refuses: bool = False
     renewed: int = 0
     rounds: int = 0
+    at_once: int = 0
 
     def renew(self) -> None:
         self.renewed += 1
@@ -47,6 +48,7 @@ class Process:
             if not self.gets_on():
                 raise took_too_long(timeout_s)
             return {"tokens": [1]}
+        self.at_once += 1
         await self.written.wait()
         if self.renewed:
             raise process_lost()
@@ -91,3 +93,14 @@ async def test_a_template_s_own_words_are_not_passed_on() -> None:
     with pytest.raises(HeadraceError) as caught:
         await writer(process).written(CHAT)
     assert caught.value.entry is catalogue.CHAT_TEMPLATE_FAILED and "secret" not in str(caught.value)
+
+
+async def test_two_templates_at_most_are_written_at_the_same_time() -> None:
+    process = Process(gets_on=lambda: False)
+    writes = writer(process)
+    writing = [asyncio.ensure_future(writes.written(CHAT)) for _ in range(5)]
+    while process.rounds < 6:
+        await asyncio.sleep(ROUND_S)
+    assert process.at_once == 2
+    process.written.set()
+    assert await asyncio.gather(*writing) == ["<user>hello"] * 5

@@ -19,6 +19,8 @@ from typing import Any, NoReturn
 _PR_SET_PDEATHSIG = 1
 _PR_SET_NO_NEW_PRIVS = 38
 _OOM_SCORE_ADJ = "500"
+# Beside those of the streams: for what is taken apart or written out, and for the question whether it still gets on.
+_HTTP_THREADS = 16
 
 
 def main() -> None:
@@ -86,6 +88,7 @@ def _serve(settings: dict[str, Any]) -> Any:
     params.kv_unified = False
     params.n_batch = params.n_ubatch = settings["batch"]
     params.cpuparams.n_threads = params.cpuparams_batch.n_threads = settings["threads"]
+    params.n_threads_http = settings["slots"] + _HTTP_THREADS
     params.n_gpu_layers = 0
     params.fit_params = False
     params.cache_ram_mib = 0

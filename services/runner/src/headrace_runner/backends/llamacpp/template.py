@@ -16,7 +16,7 @@ from headrace_runner.backends.llamacpp.client import ModelClient, Refused
 _ROUNDS_MAX = 10
 _ROUND_S = 1.0
 # What never ends computes until the process is ended, whether its caller is there or not.
-_AT_ONCE_MAX = 4
+_AT_ONCE_MAX = 2
 
 
 class TemplateWriter:

@@ -100,7 +100,7 @@ class TensorModel(ABC):
             TensorError: TENSOR_ELEMENT_INVALID (INVALID_ARGUMENT): it has none.
             ModelError: CONTEXT_LENGTH_EXCEEDED (INVALID_ARGUMENT).
         """
-        self._tokenizer.require_short(f"element {index} of input '{tensor}'", text)
+        await self._tokenizer.require_short(f"element {index} of input '{tensor}'", text)
         tokens = await self._tokenizer.text(text, begins=True)
         if not text or not tokens:
             raise _element_invalid(tensor, index, "is empty")

@@ -10,12 +10,15 @@ from headrace_runner.backends.llamacpp.memory import process_bytes, resident_byt
 from headrace_runner.backends.llamacpp.probe import Probe
 from headrace_runner.backends.llamacpp.settings import ProcessSettings
 from headrace_runner.backends.llamacpp.silence import Silence
-from headrace_runner.other_process import computed_by
+from headrace_runner.other_process import computed_by, set_priority
+from headrace_runner.thread_priority import compete
 
 TICK_S = 1.0
 LOADING_MAX_S = 600.0
 TELL_LOADING_TICKS = 5
 _MEASURE_TICKS = 10
+# A load that calls keep from computing would never end: like the runner's own threads, it gives way no longer then.
+_GIVES_WAY_TICKS = 10
 # Of what a process may have; while it loads it has much less.
 _DATA_LOADED_MAX = 0.75
 
@@ -40,6 +43,8 @@ class LoadWatch:
     def tick(self) -> bool:
         """Whether it is no load of a sound model: llama.cpp would try again and again where it gets no more memory."""
         self.ticks += 1
+        if self.ticks == _GIVES_WAY_TICKS:
+            set_priority(self._pid, compete)
         self.resident_bytes = resident_bytes(self._pid)
         limit = self._data_bytes_max * _DATA_LOADED_MAX
         uses_up = limit > 0 and self.resident_bytes - self.file_bytes > limit
