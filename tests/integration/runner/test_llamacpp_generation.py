@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncGenerator, Generator
-from contextlib import aclosing
+from contextlib import aclosing, asynccontextmanager
 from importlib.util import find_spec
 
 import pytest
@@ -28,7 +28,8 @@ from headrace_runner.backends.generation import (
     Sampling,
 )
 from headrace_runner.backends.llamacpp.backend import LlamaCppBackend
-from headrace_runner.backends.llamacpp.client import ModelClient
+from headrace_runner.backends.llamacpp.client import ModelClient, Refused
+from headrace_runner.backends.llamacpp.constraint import FORMATS
 from headrace_runner.backends.llamacpp.model import LlamaCppModel
 from support.llama_process import Llama, running_llama
 from support.smollm2 import CHAT, PROMPTS, model_file
@@ -176,6 +177,46 @@ async def test_output_fits_its_schema_or_grammar(model: LlamaCppModel) -> None:
     # Tokens of one character that llama.cpp doesn't tell all of are counted.
     _, parts = await completed(model, "Say it:", grammar='root ::= "🙂🌈"')
     assert count(parts) >= 4
+
+
+async def test_llama_cpp_knows_all_that_a_schema_may_have(model: LlamaCppModel) -> None:
+    # What it doesn't know it ignores, and goes on with the story.
+    text, number = {"type": "string"}, {"type": "integer"}
+    schemas = [
+        *({**text, "format": name} for name in FORMATS),
+        {**text, "pattern": "^[A-Z]{2}-[0-9]{1,3}$"},
+        {**text, "minLength": 2, "maxLength": 5},
+        {**number, "minimum": 3, "maximum": 9, "multipleOf": 2},
+        {"enum": ["x", 1]},
+        {"const": {"a": None}},
+        {"anyOf": [{"$ref": "#/$defs/a"}, {"type": "null"}], "$defs": {"a": number}},
+        {"allOf": [{"type": "object", "properties": {"a": number}}, {"required": ["a"]}]},
+        {"type": "array", "prefixItems": [number], "items": text, "minItems": 2, "maxItems": 3},
+        {"type": "object", "patternProperties": {"^a": number}, "additionalProperties": False},
+        {"type": "object", "additionalProperties": number, "minProperties": 1, "maxProperties": 2},
+    ]
+    asked = [json.dumps(schema) for schema in schemas]
+    for first in range(0, len(asked), SLOTS):
+        several = asked[first : first + SLOTS]
+        told = await asyncio.gather(
+            *(completed(model, "Once upon a", max_tokens=4, json_schema=each) for each in several)
+        )
+        assert all(parts for _, parts in told)
+
+
+async def test_only_a_constraint_that_was_refused_is_blamed(
+    model: LlamaCppModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for status, entry in ((400, catalogue.CONSTRAINT_INVALID), (500, catalogue.MODEL_EXECUTION_FAILED)):
+
+        @asynccontextmanager
+        async def refusing(path: str, body: object, status: int = status) -> AsyncGenerator[None]:
+            raise Refused(status, {})
+            yield
+
+        with monkeypatch.context() as patch:
+            patch.setattr(ModelClient, "stream", lambda _, *arguments, refusing=refusing: refusing(*arguments))
+            assert (await refused(model, "x", grammar='root ::= "a"')).entry is entry
 
 
 @pytest.mark.parametrize(

@@ -95,7 +95,6 @@ def test_everything_that_can_be_said_arrives() -> None:
         seed=9,
         logit_bias={3: -100, 5: 2},
         ignore_end=True,
-        json_schema="{}",
     )
     request = read(
         pb.GenerateRequest(
@@ -125,10 +124,22 @@ def test_everything_that_can_be_said_arrives() -> None:
             seed=9,
             logit_bias={3: -100, 5: 2},
             ignore_end=True,
-            json_schema="{}",
             top_logprobs=0,
         ),
     )
+    assert read(asked(json_schema="{}")).sampling.json_schema == "{}"
+
+
+def test_a_temperature_that_no_logits_can_be_divided_by_counts_as_none() -> None:
+    told = [read(asked(temperature=value)).sampling.temperature for value in (1e-45, 9e-5, 2e-4)]
+    assert told == [0, 0, pytest.approx(2e-4)]
+
+
+@pytest.mark.parametrize("constraint", [{"json_schema": "{}"}, {"grammar": "root ::="}])
+def test_what_must_fit_has_an_end(constraint: dict[str, str]) -> None:
+    assert refusal(lambda: read(asked(ignore_end=True, **constraint))).field == "sampling.ignore_end"
+    assert refusal(lambda: read_triton(said({"ignore_end": True, **constraint}))).entry is catalogue.FIELD_INVALID
+    assert not read(asked(ignore_end=False, **constraint)).sampling.ignore_end
 
 
 def test_a_conversation_keeps_its_order_and_says_whether_to_begin_an_answer() -> None:
@@ -149,7 +160,7 @@ def test_a_conversation_keeps_its_order_and_says_whether_to_begin_an_answer() ->
         ("top_p", [0.01, 1], [0, 1.1, nan], "above 0, at most 1"),
         ("top_k", [0, 100_000], [100_001], "0 to 100000"),
         ("min_p", [0, 1], [-0.1, 1.1, nan], "0 to 1"),
-        ("repetition_penalty", [0.1, 5], [0, 5.1, inf], "above 0, at most 5"),
+        ("repetition_penalty", [0.01, 5], [0, 1e-30, 0.0099, 5.1, inf], "0.01 to 5"),
         ("presence_penalty", [-2, 2], [-2.1, 2.1], "-2 to 2"),
         ("frequency_penalty", [-2, 2], [-2.1, 2.1], "-2 to 2"),
         ("seed", [0, 2**32 - 2], [2**32 - 1], "0 to 4294967294"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import Sequence
 from typing import Any
@@ -11,9 +12,10 @@ import pytest
 from headrace_common import catalogue
 from headrace_common.errors import ValidationError
 from headrace_runner.backends.generation import Finish, Generated, PromptDone, Sampling
+from headrace_runner.backends.llamacpp import constraint
 from headrace_runner.backends.llamacpp.completion_body import completion_body
 from headrace_runner.backends.llamacpp.completion_reader import CompletionReader
-from headrace_runner.backends.llamacpp.constraint import OutputCheck, constraint_of
+from headrace_runner.backends.llamacpp.constraint import Constraint, Constraints, OutputCheck, constraint_of
 from headrace_runner.backends.llamacpp.events import EventReader, StreamMalformed
 
 VOCABULARY = {"a": [1], "b": [2], "ab": [1, 2], "🙂": [7, 8, 9], "a🙂": [1, 7, 8, 9]}
@@ -146,6 +148,8 @@ def test_the_chosen_token_has_a_probability_also_where_no_alternatives_are_wante
         '{"maxLength": NaN}',
         "[" * 60_000,
         '{"type": "nosuch"}',
+        '{"anyOf": [' * 60 + "{}" + "]}" * 60,
+        '{"type": "string", "format": "uri"}',
         '{"$ref": "#/nowhere"}',
         '{"$ref": "http://127.0.0.1:1/schema"}',
         '{"type": "string", "pattern": "("}',
@@ -209,6 +213,12 @@ def fits(grammar: str, text: str) -> bool:
         ("# all\nroot ::= # one\n (\n x |\n ) #\nx ::= [a-c]+\n", ["", "abc"], ["d"]),
         (JSON, ['{"a": [1, -2.5e7, "x\\n\\u00e9", {"b":null}] }', "{}"], ['{"a":}', "[]", "{"]),
         (ARITHMETIC, ["x=1\n", "x1 *(2-y )=z\nq= \n4\n"], ["x=\n", "x=1"]),
+        (
+            r'root ::= "\x7f" "a"{0} ("b" | "c"){0,0} "d"*? "e"+{2}',
+            ["\x7fee", "\x7fddeee"],
+            ["\x7fe", "\x7faee", "\x7fbee"],
+        ),
+        ('root ::= "a" root? | ' + "(" * 50 + '"b" root?' + ")*?" * 50, ["", "aab", "bbab"], ["c"]),
         (CHESS, ["1. e4 e5\n2. Nf3 Nc6\n10. O-O-O bxc8=Q+\n"], ["1. e4 e5\n", "1. e9 e5\n2. a4 a5\n"]),
     ],
 )
@@ -236,7 +246,7 @@ def test_a_grammar_means_what_it_means_to_llama_cpp(grammar: str, good: list[str
         ('root ::= "a"{2,1}', "repetition"),
         ('root ::= "a"{', "repetition"),
         ("root ::= <[1]>", "something that no rule has"),
-        ('root ::= "a"**', "something that no rule has"),
+        ('root ::= "a"*****', "something that no rule has"),
         ("root ::= " + "(" * 5000 + '"a"' + ")" * 5000, "nested deeper"),
         ("".join(f"r{index} ::= root\n" for index in range(1000)), "rules"),
         ('%llguidance {}\nstart: "a"', "line 1"),
@@ -255,6 +265,8 @@ def test_a_grammar_that_can_t_be_used_is_refused_with_the_place(grammar: str, wh
 def test_a_grammar_of_countless_readings_is_followed_all_the_same() -> None:
     assert fits(f"root ::={' x' * 12}\nx ::={' [a-z]*' * 3}", "abc" * 300)
     assert fits(EVERY_WAY, "abc" * 10)
+    # As many parts that may be missing as there is room for are no reason to fail, either.
+    assert constraint_of(Sampling(max_tokens=1, seed=0, grammar='root ::= "(" root ")" |' + " .?" * 5000))
 
 
 def test_a_grammar_that_takes_ever_longer_is_given_up() -> None:
@@ -272,6 +284,8 @@ def test_no_word_of_a_library_is_in_what_is_refused() -> None:
     assert refused.value.message == (
         "sampling.json_schema can't be used: it is too complex, or no JSON schema of the parts that are supported"
     )
+    with pytest.raises(ValidationError, match="a format that is none of date, date-time,"):
+        constraint_of(Sampling(max_tokens=1, seed=0, json_schema='{"items": [{"format": "uri"}]}'))
     with pytest.raises(ValidationError, match=r"it is not JSON \(line 2, column 1\)$"):
         constraint_of(Sampling(max_tokens=1, seed=0, json_schema="{\n"))
 
@@ -282,3 +296,26 @@ def test_schemas_that_can_be_used_pass() -> None:
     check = OutputCheck(constraint_of(Sampling(max_tokens=1, seed=0, json_schema=json.dumps(schema))))
     check.follow('{"a":', ended=False)
     check.follow(' "x"}', ended=True)
+    # These are values, whatever they look like.
+    constraint_of(Sampling(max_tokens=1, seed=0, json_schema='{"const": {"format": "uri"}}'))
+
+
+async def test_equal_constraints_are_made_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("llguidance")
+    made: list[Sampling] = []
+
+    def counted(sampling: Sampling) -> Constraint:
+        made.append(sampling)
+        return constraint_of(sampling)
+
+    monkeypatch.setattr(constraint, "constraint_of", counted)
+    constraints = Constraints()
+    good, bad = (Sampling(max_tokens=1, seed=0, grammar=grammar) for grammar in ('root ::= "a"', "root ::= ("))
+    gone = asyncio.ensure_future(constraints.of(good))
+    await asyncio.sleep(0)
+    gone.cancel()
+    for _ in range(2):
+        found = await asyncio.gather(*(constraints.of(each) for each in (good, good, bad, bad)), return_exceptions=True)
+        assert found[0] is found[1] and isinstance(found[0], Constraint)
+        assert all(isinstance(each, ValidationError) for each in found[2:])
+    assert len(made) == 2

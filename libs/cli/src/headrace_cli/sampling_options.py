@@ -98,7 +98,7 @@ _MinP = Annotated[
 ]
 _RepetitionPenalty = Annotated[
     float | None,
-    _number("--repetition-penalty", "Above 0, at most 5: divides the logits of recent tokens. Default: 1, none."),
+    _number("--repetition-penalty", "0.01 to 5: divides the logits of recent tokens. Default: 1, none."),
 ]
 _PresencePenalty = Annotated[
     float | None,

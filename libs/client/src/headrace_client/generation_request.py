@@ -50,13 +50,13 @@ class GenerateOptions(TypedDict, total=False):
         top_p: Above 0, at most 1: only the most likely tokens whose probabilities sum up to this. Default 1.
         top_k: 0 to 100,000: only so many of the most likely tokens; 0, the default, means all.
         min_p: 0 to 1: only tokens at least this probable, relative to the most likely one. Default 0.
-        repetition_penalty: Above 0, at most 5: divides the logits of the last 64 tokens. Default 1, no penalty.
+        repetition_penalty: 0.01 to 5: divides the logits of the last 64 tokens. Default 1, no penalty.
         presence_penalty: -2 to 2: taken off the logits of tokens that occurred. Default 0.
         frequency_penalty: -2 to 2: taken off a token's logits for each time that it occurred. Default 0.
         stop: Texts that end a completion and are not part of it: one, or up to 16, of 256 bytes each.
         seed: Makes sampling repeatable; without it a random one is drawn.
         logit_bias: -100 to 100 by token, added to its logits; up to 1,024 tokens.
-        ignore_end: Whether the model's own end of text is never chosen.
+        ignore_end: Whether the model's own end of text is never chosen. Not together with a constraint.
         json_schema: The output is JSON that fits this schema: a text, or what `json.dumps` makes one of.
         grammar: The output is text that this grammar makes, in GBNF. Not together with `json_schema`.
         completions: How many to generate; at most as many as the model has slots. Default 1.

@@ -267,7 +267,7 @@ class SamplingParameters(_message.Message):
     max_tokens: _builtins.int
     """Tokens of each completion at most. Absent means as many as the context has room for. At least 1."""
     temperature: _builtins.float
-    """0 to 5. 0 always takes the most likely token. Absent means 1."""
+    """0 to 5. 0, or less than 0.0001, always takes the most likely token. Absent means 1."""
     top_p: _builtins.float
     """Above 0, at most 1: only the most likely tokens whose probabilities sum up to this. Absent means 1, all of them."""
     top_k: _builtins.int
@@ -275,7 +275,7 @@ class SamplingParameters(_message.Message):
     min_p: _builtins.float
     """0 to 1: only tokens at least this probable, relative to the most likely one. Absent means 0."""
     repetition_penalty: _builtins.float
-    """Above 0, at most 5: divides the logits of the last 64 tokens, of the prompt too. Absent means 1, no penalty."""
+    """0.01 to 5: divides the logits of the last 64 tokens, of the prompt too. Absent means 1, no penalty."""
     presence_penalty: _builtins.float
     """-2 to 2: taken off the logits of tokens that occurred. Absent means 0."""
     frequency_penalty: _builtins.float
@@ -286,7 +286,7 @@ class SamplingParameters(_message.Message):
     Absent means a random one.
     """
     ignore_end: _builtins.bool
-    """Whether the model's own end of text is never chosen. Default false."""
+    """Whether the model's own end of text is never chosen. Not together with a constraint. Default false."""
     json_schema: _builtins.str
     """JSON that fits this JSON schema. At most 65,536 bytes."""
     grammar: _builtins.str

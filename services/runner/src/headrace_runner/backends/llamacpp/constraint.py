@@ -8,7 +8,7 @@ import time
 from collections import OrderedDict
 from functools import cache
 from importlib import import_module
-from typing import Any, ClassVar, NamedTuple, NoReturn
+from typing import Any, ClassVar, NamedTuple, NoReturn, cast
 
 from headrace_common import catalogue
 from headrace_common.errors import ValidationError
@@ -19,11 +19,13 @@ SCHEMA_FIELD = "sampling.json_schema"
 GRAMMAR_FIELD = "sampling.grammar"
 # What is more than a second's work to prepare is refused in half of one.
 _PREPARING_MAX = 500_000
+_DEPTH_MAX = 100
 _KEPT = 32
-# Processor time to follow an output, which stops everybody meanwhile. A constraint that is read in few ways takes a
-# hundredth of it.
-_FOLLOWING_MAX_S = 0.05
-_FOLLOWING_PER_PART_S = 0.0003
+# Processor time to follow an output, saved up at most and given anew for each of its parts. A constraint that is read
+# in few ways takes a hundredth of it. To find all that may come next, while everybody's tokens wait, llama.cpp takes
+# some hundred times what this does.
+_FOLLOWING_MAX_S = 0.01
+_FOLLOWING_PER_PART_S = 0.0005
 
 
 class Constraint(NamedTuple):
@@ -57,16 +59,16 @@ class OutputCheck:
         """
         before_s = time.thread_time()
         fits = not text or self._matcher.consume_tokens(list(text.encode()))
-        self._left_s += _FOLLOWING_PER_PART_S + before_s - time.thread_time()
+        self._left_s = min(self._left_s + _FOLLOWING_PER_PART_S, _FOLLOWING_MAX_S) + before_s - time.thread_time()
         if not fits or self._left_s < 0 or (ended and not self._matcher.is_accepting()):
             raise invalid(self._field, "it is too complex to follow")
 
 
 class Constraints:
-    """The constraints of requests, the latest of them ready for use. One event loop."""
+    """The constraints of requests, the latest of them ready for use, or known to be unusable. One event loop."""
 
     def __init__(self) -> None:
-        self._ready: OrderedDict[tuple[str, str], Constraint] = OrderedDict()
+        self._known: OrderedDict[tuple[str, str], asyncio.Task[Constraint | ValidationError]] = OrderedDict()
 
     async def of(self, sampling: Sampling) -> Constraint | None:
         """The constraint of a sampling; None where it has none.
@@ -77,12 +79,23 @@ class Constraints:
         key = sampling.json_schema, sampling.grammar
         if not any(key):
             return None
-        if key not in self._ready:
-            self._ready[key] = await asyncio.to_thread(constraint_of, sampling)
-        self._ready.move_to_end(key)
-        if len(self._ready) > _KEPT:
-            self._ready.popitem(last=False)
-        return self._ready[key]
+        if key not in self._known:
+            # Equal ones wait for the same work, which goes on where a request is cancelled.
+            self._known[key] = asyncio.ensure_future(asyncio.to_thread(_constraint_or_why_not, sampling))
+        self._known.move_to_end(key)
+        if len(self._known) > _KEPT:
+            self._known.popitem(last=False)
+        found = await asyncio.shield(self._known[key])
+        if isinstance(found, ValidationError):
+            raise found.with_traceback(None)
+        return found
+
+
+def _constraint_or_why_not(sampling: Sampling) -> Constraint | ValidationError:
+    try:
+        return constraint_of(sampling)
+    except ValidationError as error:
+        return error
 
 
 def constraint_of(sampling: Sampling) -> Constraint:
@@ -108,6 +121,11 @@ def constraint_of(sampling: Sampling) -> Constraint:
 
 
 _UNKNOWN_SCHEMA = "it is too complex, or no JSON schema of the parts that are supported"
+_TOO_DEEP = f"it is nested deeper than {_DEPTH_MAX}"
+FORMATS = ("date", "date-time", "duration", "email", "hostname", "ipv4", "ipv6", "time", "uuid")
+"""Of texts in a schema."""
+# What is under them is no schema.
+_VALUES = frozenset({"const", "default", "enum", "examples"})
 
 
 def invalid(field: str, why: str) -> ValidationError:
@@ -150,14 +168,30 @@ def _schema(text: str) -> dict[str, Any]:
     try:
         schema: Any = json.loads(text, parse_constant=_no_number)
     except RecursionError:
-        raise invalid(SCHEMA_FIELD, "it is nested too deep") from None
+        raise invalid(SCHEMA_FIELD, _TOO_DEEP) from None
     except json.JSONDecodeError as error:
         raise invalid(SCHEMA_FIELD, f"it is not JSON (line {error.lineno}, column {error.colno})") from None
     except ValueError:
         raise invalid(SCHEMA_FIELD, "it has something that is no number of JSON") from None
     if not isinstance(schema, dict):
         raise invalid(SCHEMA_FIELD, "a JSON schema is an object")
+    _check_parts(schema)  # pyright: ignore[reportUnknownArgumentType]
     return schema  # pyright: ignore[reportUnknownVariableType]
+
+
+def _check_parts(schema: dict[str, Any]) -> None:
+    parts: list[tuple[Any, int]] = [(schema, 0)]
+    while parts:
+        part, depth = parts.pop()
+        if depth > _DEPTH_MAX:
+            raise invalid(SCHEMA_FIELD, _TOO_DEEP)
+        if isinstance(part, dict):
+            within = cast("dict[str, Any]", part)
+            if isinstance(within.get("format"), str) and within["format"] not in FORMATS:
+                raise invalid(SCHEMA_FIELD, f"it has a format that is none of {', '.join(FORMATS)}")
+            parts += [(value, depth + 1) for name, value in within.items() if name not in _VALUES]
+        elif isinstance(part, list):
+            parts += [(value, depth + 1) for value in cast("list[Any]", part)]
 
 
 def _no_number(name: str) -> NoReturn:

@@ -6,6 +6,10 @@ read in pieces that are as long as possible. A grammar whose rules don't refer t
 means exactly the same. In others a piece ends before what refers to itself, and before what may be missing at its end,
 such as white space. An output always fits the grammar, but where a piece could end earlier than at its longest some
 texts never come.
+
+llguidance's own `gbnf_to_lark` won't do: it makes each rule a piece, so `word "ing"` after `word ::= [a-z]+` makes no
+text at all, and neither does the arithmetic of llama.cpp's examples; hexadecimal escapes and line ends in literals
+and names that differ in `-` and `_` only are errors, and those quote the grammar.
 """
 
 from __future__ import annotations
@@ -19,6 +23,7 @@ HEADER = "%llguidance {}"
 _RULES_MAX = 500
 _DEPTH_MAX = 50
 _TIMES_MAX = 2000
+_SUFFIXES_MAX = 4
 _ESCAPES = {"t": "\t", "r": "\r", "n": "\n", "\\": "\\", '"': '"', "[": "[", "]": "]"}
 _HEX_DIGITS = {"x": 2, "u": 4, "U": 8}
 _HEXADECIMAL = frozenset("0123456789abcdefABCDEF")
@@ -53,6 +58,7 @@ class _Choice:
 
 
 _Item: TypeAlias = _Leaf | _Ref | _Repeat | _Choice
+_EMPTY = _Leaf('""')
 
 
 def to_lark(text: str) -> str:
@@ -108,15 +114,18 @@ class _Parser:
         items: list[_Item] = []
         while item := self._item():
             self._space(newlines=nested)
-            times = self._times()
-            self._space(newlines=nested)
-            items.append(_Repeat(item, times) if times else item)
+            for _ in range(_SUFFIXES_MAX):
+                times = self._times()
+                self._space(newlines=nested)
+                # Lark has no item that never comes.
+                item = _EMPTY if times in ("{0}", "{0,0}") else _Repeat(item, times) if times else item
+            items.append(item)
         return items
 
     def _item(self) -> _Item | None:
         first = self._next()
         if first == '"':
-            return _Leaf(json.dumps("".join(self._characters('"')), ensure_ascii=False))
+            return _Leaf(json.dumps("".join(self._characters('"'))))
         if first == "[":
             return self._class()
         if first == ".":
@@ -192,6 +201,7 @@ class _Parser:
         known = least and all(count.isascii() and count.isdecimal() and len(count) < 9 for count in counts)
         if end < 0 or not known or max(map(int, counts)) > _TIMES_MAX or int(counts[0]) > int(counts[-1]):
             raise GbnfInvalid(f"it has a repetition that is none from 0 to {_TIMES_MAX} times")
+        most = most and str(int(most))
         return f"{{{int(least)},{most}}}" if comma else f"{{{int(least)}}}"
 
     def _name(self) -> str:
@@ -242,8 +252,7 @@ class _Writer:
 
     def grammar(self) -> str:
         for name, rule in self._rules.items():
-            written = self._choice(rule, whole=name in self._pieces)
-            self._lines.append(f"{self._name(name)}: {written}")
+            self._line(self._name(name), self._choice(rule, whole=name in self._pieces))
         return "\n".join([HEADER, f"start: {self._name('root')}", *self._lines, ""])
 
     def _name(self, rule: str) -> str:
@@ -270,13 +279,16 @@ class _Writer:
         return ends and not _may_be_empty(rule, self._empty)
 
     def _piece(self, items: list[_Item]) -> list[str]:
-        if len(items) > 1 and _may_be_empty(items[-1], self._empty):
-            return [*self._piece(items[:-1]), *self._piece(items[-1:])]
-        if not items or (len(items) == 1 and isinstance(items[0], _Leaf | _Ref)):
-            return [self._item(item, whole=True) for item in items]
-        name = f"P{len(self._lines)}"
-        self._lines.append(f"{name}: {self._sequence(items, whole=True)}")
-        return [name]
+        end = len(items)
+        while end > 1 and _may_be_empty(items[end - 1], self._empty):
+            end -= 1
+        return [self._joined(part) for part in (items[:end], *([item] for item in items[end:])) if part]
+
+    def _joined(self, items: list[_Item]) -> str:
+        if len(items) == 1 and isinstance(items[0], _Leaf | _Ref | _Choice):
+            return self._item(items[0], whole=True)
+        written = self._sequence(items, whole=True)
+        return self._line(f"P{len(self._lines)}", written)
 
     def _item(self, item: _Item, *, whole: bool) -> str:
         match item:
@@ -285,9 +297,17 @@ class _Writer:
             case _Ref(rule):
                 return self._name(rule)
             case _Repeat(repeated, times):
-                return f"({self._item(repeated, whole=whole)}){times}"
+                written = self._item(repeated, whole=whole)
+                return f"({written}){times}"
             case _Choice():
-                return f"({self._choice(item, whole=whole)})"
+                # Lark's depth of brackets is less than llama.cpp's.
+                written = self._choice(item, whole=whole)
+                return self._line(f"P{len(self._lines)}" if whole else f"p{len(self._lines)}", written)
+
+    def _line(self, name: str, written: str) -> str:
+        """Has a line of its own for what is written; its name."""
+        self._lines.append(f"{name}: {written}")
+        return name
 
 
 def _growing(rules: dict[str, _Choice], belongs: Callable[[_Choice, set[str]], bool]) -> set[str]:

@@ -16,8 +16,7 @@ from headrace_runner.backends.llamacpp.client import ModelClient, Refused
 from headrace_runner.backends.llamacpp.completion_body import completion_body
 from headrace_runner.backends.llamacpp.completion_reader import CompletionReader
 from headrace_runner.backends.llamacpp.constraint import (
-    GRAMMAR_FIELD,
-    SCHEMA_FIELD,
+    Constraint,
     Constraints,
     OutputCheck,
     invalid,
@@ -27,6 +26,7 @@ from headrace_runner.backends.llamacpp.process import ModelProcess
 from headrace_runner.backends.llamacpp.prompt import Tokenizer
 
 _CONTEXT_EXCEEDED = "exceed_context_size_error"
+_BAD_REQUEST = 400
 _POLL_S = 0.002
 _POLL_MAX_S = 0.05
 
@@ -106,7 +106,7 @@ class LlamaCppModel:
         except Refused as refused:
             # One that comes later may be another request's: of text into tokens.
             finished = not begun
-            raise self._refusal(refused, prompt, sampling) from None
+            raise self._refusal(refused, prompt, constraint if not begun else None) from None
         finally:
             self._running -= 1
             if not finished:
@@ -135,11 +135,11 @@ class LlamaCppModel:
             # Nobody knows: more than there can be completions.
             return self.slots + 1
 
-    def _refusal(self, refused: Refused, prompt: Sequence[int], sampling: Sampling) -> HeadraceError:
+    def _refusal(self, refused: Refused, prompt: Sequence[int], constraint: Constraint | None) -> HeadraceError:
         if refused.kind == _CONTEXT_EXCEEDED:
             return self._too_long(len(prompt))
-        if sampling.grammar or sampling.json_schema:
-            return invalid(GRAMMAR_FIELD if sampling.grammar else SCHEMA_FIELD, "llama.cpp can't use it")
+        if constraint is not None and refused.status == _BAD_REQUEST:
+            return invalid(constraint.field, "llama.cpp can't use it")
         return self._failed(refused)
 
     def _failed(self, refused: Refused) -> ModelError:

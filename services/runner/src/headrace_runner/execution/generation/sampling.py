@@ -16,6 +16,10 @@ TOP_LOGPROBS_MAX = 20
 _STOPS_MAX = 16
 _STOP_BYTES_MAX = 256
 _BIASES_MAX = 1_024
+# 0.01 as a float of 32 bits, which is what requests have. llama.cpp divides by less to infinity.
+_PENALTY_MIN = 0.009999999776482582
+# What llama.cpp divides by less is no number any more.
+_TEMPERATURE_MIN = 1e-4
 _SHOWN_CHARACTERS = 40
 
 
@@ -36,7 +40,7 @@ class Range(NamedTuple):
         kind = "a whole number" if self.whole else "a number"
         if self.above:
             return f"{kind} above {self.minimum}, at most {self.maximum}"
-        return f"{kind} from {self.minimum}" + (f" to {self.maximum}" if self.maximum < TOKENS_MAX else "")
+        return f"{kind} from {self.minimum:g}" + (f" to {self.maximum}" if self.maximum < TOKENS_MAX else "")
 
     def check(self, field: str, value: object) -> Any:
         """The number; one that JSON wrote as `5.0` counts as whole.
@@ -82,6 +86,11 @@ def _check_biases(field: str, value: object) -> dict[int, float]:
     return checked
 
 
+def _check_temperature(field: str, value: object) -> float:
+    temperature: float = Range(0, 5).check(field, value)
+    return temperature if temperature >= _TEMPERATURE_MIN else 0.0
+
+
 def _check_flag(field: str, value: object) -> bool:
     if not isinstance(value, bool):
         raise invalid(field, "must be a truth value")
@@ -98,11 +107,11 @@ def _check_grammar(field: str, value: object) -> str:
 
 _CHECKS: Mapping[str, Callable[[str, object], Any]] = {
     "max_tokens": Range(1, TOKENS_MAX, whole=True).check,
-    "temperature": Range(0, 5).check,
+    "temperature": _check_temperature,
     "top_p": Range(0, 1, above=True).check,
     "top_k": Range(0, 100_000, whole=True).check,
     "min_p": Range(0, 1).check,
-    "repetition_penalty": Range(0, 5, above=True).check,
+    "repetition_penalty": Range(_PENALTY_MIN, 5).check,
     "presence_penalty": Range(-2, 2).check,
     "frequency_penalty": Range(-2, 2).check,
     "stop": check_stop,
@@ -137,6 +146,9 @@ def check_sampling(given: Mapping[str, Given], *, top_logprobs: int | None, seed
     checked = {name: _CHECKS[name](field, value) for name, (field, value) in given.items()}
     if "json_schema" in checked and "grammar" in checked:
         raise invalid(given["grammar"].field, "and json_schema can't be given together")
+    if checked.get("ignore_end") and not checked.keys().isdisjoint(("json_schema", "grammar")):
+        # Where it is complete nothing else may come.
+        raise invalid(given["ignore_end"].field, "can't be given together with json_schema or grammar")
     checked.setdefault("max_tokens", TOKENS_MAX)
     if "seed" not in checked:
         checked["seed"] = seeds() % SEEDS
