@@ -9,6 +9,7 @@ from google.protobuf.descriptor_pool import Default
 
 import headrace.gateway.v1.inference_pb2
 import headrace.gateway.v1.mesh_pb2
+import headrace.jobs.v1.jobs_pb2
 import headrace.quota.v1.tenants_pb2
 import headrace.registry.v1.models_pb2
 import inference.open_inference_pb2
@@ -19,6 +20,7 @@ from headrace_client.rpcs import Rpc
 SERVED = (
     headrace.gateway.v1.inference_pb2,
     headrace.gateway.v1.mesh_pb2,
+    headrace.jobs.v1.jobs_pb2,
     headrace.quota.v1.tenants_pb2,
     headrace.registry.v1.models_pb2,
     inference.open_inference_pb2,
@@ -51,8 +53,8 @@ def test_every_public_rpc_can_be_called() -> None:
     assert public >= UNUSED
 
 
-def test_only_making_a_key_is_never_repeated() -> None:
-    assert [name for name, rpc in RPCS.items() if not rpc.repeatable] == ["CREATE_API_KEY"]
+def test_only_making_a_key_or_a_job_is_never_repeated() -> None:
+    assert {name for name, rpc in RPCS.items() if not rpc.repeatable} == {"CREATE_API_KEY", "SUBMIT_INFERENCE"}
 
 
 def test_messages_never_enter_the_default_pool() -> None:

@@ -73,9 +73,14 @@ async def ask(channel: Any, path: str, **question: Any) -> reflection_pb2.Server
         response_deserializer=reflection_pb2.ServerReflectionResponse.FromString,
     )
     call = method(timeout=30)
-    await call.write(reflection_pb2.ServerReflectionRequest(host="h", **question))
-    await call.done_writing()
-    return await typed(call.read())
+
+    async def answer() -> Any:
+        # A call that was refused already can't be written to any more.
+        await call.write(reflection_pb2.ServerReflectionRequest(host="h", **question))
+        await call.done_writing()
+        return await call.read()
+
+    return await typed(answer())
 
 
 @pytest.mark.parametrize("version", ["v1", "v1alpha"])
@@ -116,7 +121,9 @@ async def test_reflection_can_ask_for_a_key() -> None:
         reflection_authenticate=refuse,
     )
     (address,) = await server.start()
-    async with grpc.aio.insecure_channel(address) as channel:
-        with pytest.raises(AuthError):
-            await ask(channel, "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo", list_services="*")
-    await server.stop(0)
+    try:
+        async with grpc.aio.insecure_channel(address) as channel:
+            with pytest.raises(AuthError):
+                await ask(channel, "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo", list_services="*")
+    finally:
+        await server.stop(0)

@@ -116,7 +116,7 @@ async def test_orderly_stop_finishes_what_runs_and_exits_with_zero(
     try:
         await eventually((tmp_path / "ready.json").exists, within_s=60)
         ready = json.loads((tmp_path / "ready.json").read_text())
-        assert (ready["name"], ready["pid"], ready["mesh"]) == ("registry", process.pid, None)
+        assert (ready["name"], ready["pid"]) == ("registry", process.pid)
         async with open_channel(ready["grpc"], own_connection=True) as channel:
             client = RegistryClient(channel=channel, signer=keys.signer)
             content = onnx_models.weighty(9 << 20)
