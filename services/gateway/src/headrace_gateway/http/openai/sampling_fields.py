@@ -74,7 +74,7 @@ class SamplingFields(BaseModel):
     stream_options: StreamOptions | None = None
     top_k: Annotated[int | None, _between(-1, 100_000)] = None
     min_p: Annotated[float | None, _between(0, 1)] = None
-    repetition_penalty: Annotated[float | None, _between(0, 5)] = None
+    repetition_penalty: Annotated[float | None, _between(0.01, 5)] = None
     ignore_eos: bool | None = None
     priority: Annotated[int | None, _between(0, 9)] = None
     prompt_cache_key: str | None = Field(default=None, description="Calls with one key share a replica's prompt cache.")
