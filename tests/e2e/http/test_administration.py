@@ -219,7 +219,8 @@ def test_tenants_and_keys_live_and_end(mesh: Mesh, operators: httpx.Client) -> N
     assert (key.status_code, key.headers["cache-control"]) == (201, "no-store")
     key_id = key.json()["apiKey"]["id"]
     assert mesh.http is not None
-    with httpx.Client(base_url=mesh.http, headers={"authorization": f"Bearer {key.json()['key']}"}) as theirs:
+    bearer = {"authorization": f"Bearer {key.json()['key']}"}
+    with httpx.Client(base_url=mesh.http, headers=bearer, timeout=60) as theirs:
         until(lambda: theirs.get("/v1/tenant").status_code == 200)
         assert theirs.get("/v1/tenant").json()["id"] == name
         viewer = theirs.post("/v1/keys", json={"roles": ["ROLE_VIEWER"]}).json()
@@ -229,7 +230,7 @@ def test_tenants_and_keys_live_and_end(mesh: Mesh, operators: httpx.Client) -> N
         assert operators.get("/v1/keys", params={"tenantId": name}).json()["apiKeys"] == listed
         assert told(theirs.get("/v1/tenants"))[:2] == (403, "ROLE_FORBIDDEN")
         assert told(theirs.get("/v1/tenants/default"))[:2] == (404, "TENANT_NOT_FOUND")
-        with httpx.Client(base_url=mesh.http, headers={"x-api-key": viewer["key"]}) as looking:
+        with httpx.Client(base_url=mesh.http, headers={"x-api-key": viewer["key"]}, timeout=60) as looking:
             until(lambda: looking.get("/v1/models").status_code == 200)
             assert told(upload(looking, {"name": "m"}, file=("m.onnx", ONNX)))[:2] == (403, "ROLE_FORBIDDEN")
             assert told(looking.post("/v1/keys", json={}))[:2] == (403, "ROLE_FORBIDDEN")
@@ -242,9 +243,12 @@ def test_tenants_and_keys_live_and_end(mesh: Mesh, operators: httpx.Client) -> N
 
 
 def test_runners_are_shown_and_drained_by_operators(admin: httpx.Client, operators: httpx.Client) -> None:
+    def states() -> set[str]:
+        return {runner["state"] for runner in operators.get("/v1/runners").json()["runners"]}
+
+    until(lambda: states() == {"RUNNER_STATE_READY"})
     document = operators.get("/v1/runners").json()
     assert document["gatewayId"]
-    assert {runner["state"] for runner in document["runners"]} == {"RUNNER_STATE_READY"}
     assert document["runners"][0]["modelMemoryBytes"] > 0
     assert told(operators.post("/v1/runners/none/drain"))[0] == 404
     assert told(admin.post(f"/v1/runners/{document['runners'][0]['id']}/drain"))[:2] == (403, "ROLE_FORBIDDEN")

@@ -78,9 +78,10 @@ class Served:
         return await asyncio.open_connection(sock=connection)
 
     async def exchange(self, sent: bytes) -> bytes:
-        """Everything that comes until the server closes."""
-        reader, writer = await self.connect()
-        writer.write(sent)
+        """Everything that comes until the server closes; what is sent is there when the server sees the connection."""
+        connection = socket.create_connection(("127.0.0.1", self.port))
+        connection.sendall(sent)
+        reader, writer = await asyncio.open_connection(sock=connection)
         try:
             async with asyncio.timeout(LONG_S):
                 return await reader.read()
@@ -261,7 +262,7 @@ async def test_stopping_lets_requests_finish_within_the_grace_and_takes_no_more(
         reader, writer = await served.connect()
         idle_reader, idle_writer = await served.connect()
         writer.write(b"GET /slow HTTP/1.1\r\nHost: here\r\n\r\n")
-        await eventually(lambda: served.begun == 1)
+        await eventually(lambda: served.begun == 1 and served.server.connections == 2)
         stopping = asyncio.create_task(served.server.stop(grace_s))
         assert await idle_reader.read() == b""
         with pytest.raises(ConnectionRefusedError):

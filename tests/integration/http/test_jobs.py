@@ -66,7 +66,7 @@ async def test_a_job_is_accepted_and_told_with_its_result_or_error() -> None:
     server.add_generic_rpc_handlers([jobs])
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()
-    async with http_front(f"127.0.0.1:{port}") as http, httpx.AsyncClient(base_url=http.url) as client:
+    async with http_front(f"127.0.0.1:{port}") as http, httpx.AsyncClient(base_url=http.url, timeout=60) as client:
         inputs = {"x": {"dtype": "INT8", "data": [1]}}
         accepted = await client.post("/v1/infer/async", json={"modelId": "m:2", "inputs": inputs, "timeoutMs": 1500})
         assert (accepted.status_code, accepted.json()["status"]) == (202, "PENDING")

@@ -195,12 +195,14 @@ async def _gateway_serves(front: Front) -> None:
 
 async def _end(settings: HttpSettings, front: Front, server: HttpServer) -> None:
     """Not ready, a moment in which others notice, no new connections; then streams end, and what is left is cut off."""
-    loop = asyncio.get_running_loop()
-    end_at = loop.time() + settings.shutdown_grace_s
-    loop.call_at(end_at - _LAST_WORDS_S, front.streams.ending.set)
+    loop, grace_s = asyncio.get_running_loop(), settings.shutdown_grace_s
+    end_at = loop.time() + grace_s
     front.draining.set()
-    await asyncio.sleep(min(_NOTICE_S, settings.shutdown_grace_s))
-    await server.stop(max(0.0, end_at - loop.time()))
+    await asyncio.sleep(min(_NOTICE_S, grace_s))
+    await server.drain(end_at - _LAST_WORDS_S - loop.time())
+    # From now on, not from the beginning: a process that stood still meanwhile has its last words all the same.
+    front.streams.ending.set()
+    await server.stop(min(_LAST_WORDS_S, grace_s))
     await front.sessions.close()
 
 

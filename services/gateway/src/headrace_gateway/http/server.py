@@ -107,12 +107,16 @@ class HttpServer:
         for connection in list(self._state.connections):
             connection.shutdown()
 
-    async def stop(self, grace_s: float) -> None:
-        """Takes no new connections, gives running requests `grace_s`, then cuts off what is left."""
+    async def drain(self, grace_s: float) -> None:
+        """Takes no new connections, and gives running requests `grace_s`."""
         self.stop_listening()
         tasks = set(self._state.tasks)
         if tasks:
-            await asyncio.wait(tasks, timeout=grace_s)
+            await asyncio.wait(tasks, timeout=max(0.0, grace_s))
+
+    async def stop(self, grace_s: float) -> None:
+        """Takes no new connections, gives running requests `grace_s`, then cuts off what is left."""
+        await self.drain(grace_s)
         for connection in list(self._state.connections):
             if self._state.tasks:
                 connection.transport.abort()
