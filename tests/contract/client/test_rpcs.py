@@ -54,7 +54,11 @@ def test_every_public_rpc_can_be_called() -> None:
 
 
 def test_only_making_a_key_or_a_job_is_never_repeated() -> None:
-    assert {name for name, rpc in RPCS.items() if not rpc.repeatable} == {"CREATE_API_KEY", "SUBMIT_INFERENCE"}
+    assert {name for name, rpc in RPCS.items() if not rpc.repeatable} == {
+        "CREATE_API_KEY",
+        "ROTATE_API_KEY",
+        "SUBMIT_INFERENCE",
+    }
 
 
 def test_messages_never_enter_the_default_pool() -> None:

@@ -67,6 +67,10 @@ CREATE_API_KEY = Rpc(
 )
 LIST_API_KEYS = Rpc(_TENANTS + "ListApiKeys", tenants_pb2.ListApiKeysRequest, tenants_pb2.ListApiKeysResponse)
 REVOKE_API_KEY = Rpc(_TENANTS + "RevokeApiKey", tenants_pb2.RevokeApiKeyRequest, tenants_pb2.RevokeApiKeyResponse)
+UPDATE_TENANT = Rpc(_TENANTS + "UpdateTenant", tenants_pb2.UpdateTenantRequest, tenants_pb2.UpdateTenantResponse)
+ROTATE_API_KEY = Rpc(
+    _TENANTS + "RotateApiKey", tenants_pb2.RotateApiKeyRequest, tenants_pb2.RotateApiKeyResponse, repeatable=False
+)
 
 _JOBS = "/headrace.jobs.v1.JobService/"
 SUBMIT_INFERENCE = Rpc(

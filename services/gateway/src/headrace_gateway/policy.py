@@ -85,6 +85,8 @@ _BY_SERVICE: dict[str, dict[str, Access]] = {
         "CreateApiKey": Access.VIEWER,
         "ListApiKeys": Access.VIEWER,
         "RevokeApiKey": Access.ADMIN,
+        "UpdateTenant": Access.VIEWER,
+        "RotateApiKey": Access.ADMIN,
     },
 }
 

@@ -22,10 +22,12 @@ _runtime_version.ValidateProtobufRuntimeVersion(
 _sym_db = _symbol_database.Default()
 
 
+from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb2
+from google.protobuf import field_mask_pb2 as google_dot_protobuf_dot_field__mask__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1fheadrace/quota/v1/tenants.proto\x12\x11headrace.quota.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\xb7\x02\n\x06Tenant\x12\n\n\x02id\x18\x01 \x01(\t\x12\x14\n\x0c\x64isplay_name\x18\x02 \x01(\t\x12/\n\x06status\x18\x03 \x01(\x0e\x32\x1f.headrace.quota.v1.TenantStatus\x12\x0c\n\x04tier\x18\x04 \x01(\t\x12\x39\n\x08metadata\x18\x05 \x03(\x0b\x32\'.headrace.quota.v1.Tenant.MetadataEntry\x12/\n\x0b\x63reate_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0bupdate_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x1a/\n\rMetadataEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\x88\x02\n\x06\x41piKey\x12\n\n\x02id\x18\x01 \x01(\t\x12\x11\n\ttenant_id\x18\x02 \x01(\t\x12\x14\n\x0c\x64isplay_name\x18\x03 \x01(\t\x12\x0e\n\x06prefix\x18\x04 \x01(\t\x12&\n\x05roles\x18\x05 \x03(\x0e\x32\x17.headrace.quota.v1.Role\x12/\n\x0b\x63reate_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0b\x65xpire_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0brevoke_time\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\xbe\x01\n\x13\x43reateTenantRequest\x12\n\n\x02id\x18\x01 \x01(\t\x12\x14\n\x0c\x64isplay_name\x18\x02 \x01(\t\x12\x0c\n\x04tier\x18\x03 \x01(\t\x12\x46\n\x08metadata\x18\x04 \x03(\x0b\x32\x34.headrace.quota.v1.CreateTenantRequest.MetadataEntry\x1a/\n\rMetadataEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"A\n\x14\x43reateTenantResponse\x12)\n\x06tenant\x18\x01 \x01(\x0b\x32\x19.headrace.quota.v1.Tenant\"\x1e\n\x10GetTenantRequest\x12\n\n\x02id\x18\x01 \x01(\t\">\n\x11GetTenantResponse\x12)\n\x06tenant\x18\x01 \x01(\x0b\x32\x19.headrace.quota.v1.Tenant\";\n\x12ListTenantsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\"Z\n\x13ListTenantsResponse\x12*\n\x07tenants\x18\x01 \x03(\x0b\x32\x19.headrace.quota.v1.Tenant\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\"\n\x14SuspendTenantRequest\x12\n\n\x02id\x18\x01 \x01(\t\"B\n\x15SuspendTenantResponse\x12)\n\x06tenant\x18\x01 \x01(\x0b\x32\x19.headrace.quota.v1.Tenant\"!\n\x13ResumeTenantRequest\x12\n\n\x02id\x18\x01 \x01(\t\"A\n\x14ResumeTenantResponse\x12)\n\x06tenant\x18\x01 \x01(\x0b\x32\x19.headrace.quota.v1.Tenant\"\x97\x01\n\x13\x43reateApiKeyRequest\x12\x11\n\ttenant_id\x18\x01 \x01(\t\x12\x14\n\x0c\x64isplay_name\x18\x02 \x01(\t\x12&\n\x05roles\x18\x03 \x03(\x0e\x32\x17.headrace.quota.v1.Role\x12/\n\x0b\x65xpire_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"O\n\x14\x43reateApiKeyResponse\x12*\n\x07\x61pi_key\x18\x01 \x01(\x0b\x32\x19.headrace.quota.v1.ApiKey\x12\x0b\n\x03key\x18\x02 \x01(\t\"N\n\x12ListApiKeysRequest\x12\x11\n\ttenant_id\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\"[\n\x13ListApiKeysResponse\x12+\n\x08\x61pi_keys\x18\x01 \x03(\x0b\x32\x19.headrace.quota.v1.ApiKey\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"!\n\x13RevokeApiKeyRequest\x12\n\n\x02id\x18\x01 \x01(\t\"B\n\x14RevokeApiKeyResponse\x12*\n\x07\x61pi_key\x18\x01 \x01(\x0b\x32\x19.headrace.quota.v1.ApiKey*d\n\x0cTenantStatus\x12\x1d\n\x19TENANT_STATUS_UNSPECIFIED\x10\x00\x12\x18\n\x14TENANT_STATUS_ACTIVE\x10\x01\x12\x1b\n\x17TENANT_STATUS_SUSPENDED\x10\x02*b\n\x04Role\x12\x14\n\x10ROLE_UNSPECIFIED\x10\x00\x12\x0f\n\x0bROLE_VIEWER\x10\x01\x12\r\n\tROLE_USER\x10\x02\x12\x14\n\x10ROLE_MODEL_ADMIN\x10\x03\x12\x0e\n\nROLE_ADMIN\x10\x04\x32\x8b\x06\n\rTenantService\x12_\n\x0c\x43reateTenant\x12&.headrace.quota.v1.CreateTenantRequest\x1a\'.headrace.quota.v1.CreateTenantResponse\x12V\n\tGetTenant\x12#.headrace.quota.v1.GetTenantRequest\x1a$.headrace.quota.v1.GetTenantResponse\x12\\\n\x0bListTenants\x12%.headrace.quota.v1.ListTenantsRequest\x1a&.headrace.quota.v1.ListTenantsResponse\x12\x62\n\rSuspendTenant\x12\'.headrace.quota.v1.SuspendTenantRequest\x1a(.headrace.quota.v1.SuspendTenantResponse\x12_\n\x0cResumeTenant\x12&.headrace.quota.v1.ResumeTenantRequest\x1a\'.headrace.quota.v1.ResumeTenantResponse\x12_\n\x0c\x43reateApiKey\x12&.headrace.quota.v1.CreateApiKeyRequest\x1a\'.headrace.quota.v1.CreateApiKeyResponse\x12\\\n\x0bListApiKeys\x12%.headrace.quota.v1.ListApiKeysRequest\x1a&.headrace.quota.v1.ListApiKeysResponse\x12_\n\x0cRevokeApiKey\x12&.headrace.quota.v1.RevokeApiKeyRequest\x1a\'.headrace.quota.v1.RevokeApiKeyResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1fheadrace/quota/v1/tenants.proto\x12\x11headrace.quota.v1\x1a\x1egoogle/protobuf/duration.proto\x1a google/protobuf/field_mask.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"L\n\x0eResourcePolicy\x12*\n\x07\x61\x63tions\x18\x01 \x03(\x0e\x32\x19.headrace.quota.v1.Action\x12\x0e\n\x06models\x18\x02 \x03(\t\"\xe8\x02\n\x06Tenant\x12\n\n\x02id\x18\x01 \x01(\t\x12\x14\n\x0c\x64isplay_name\x18\x02 \x01(\t\x12/\n\x06status\x18\x03 \x01(\x0e\x32\x1f.headrace.quota.v1.TenantStatus\x12\x0c\n\x04tier\x18\x04 \x01(\t\x12\x39\n\x08metadata\x18\x05 \x03(\x0b\x32\'.headrace.quota.v1.Tenant.MetadataEntry\x12/\n\x0b\x63reate_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0bupdate_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\tisolation\x18\x08 \x01(\x0e\x32\x1c.headrace.quota.v1.Isolation\x1a/\n\rMetadataEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\x86\x03\n\x06\x41piKey\x12\n\n\x02id\x18\x01 \x01(\t\x12\x11\n\ttenant_id\x18\x02 \x01(\t\x12\x14\n\x0c\x64isplay_name\x18\x03 \x01(\t\x12\x0e\n\x06prefix\x18\x04 \x01(\t\x12&\n\x05roles\x18\x05 \x03(\x0e\x32\x17.headrace.quota.v1.Role\x12/\n\x0b\x63reate_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0b\x65xpire_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0brevoke_time\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x33\n\x08policies\x18\t \x03(\x0b\x32!.headrace.quota.v1.ResourcePolicy\x12\x31\n\rlast_use_time\x18\n \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x14\n\x0crotated_from\x18\x0b \x01(\t\"\xef\x01\n\x13\x43reateTenantRequest\x12\n\n\x02id\x18\x01 \x01(\t\x12\x14\n\x0c\x64isplay_name\x18\x02 \x01(\t\x12\x0c\n\x04tier\x18\x03 \x01(\t\x12\x46\n\x08metadata\x18\x04 \x03(\x0b\x32\x34.headrace.quota.v1.CreateTenantRequest.MetadataEntry\x12/\n\tisolation\x18\x05 \x01(\x0e\x32\x1c.headrace.quota.v1.Isolation\x1a/\n\rMetadataEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"A\n\x14\x43reateTenantResponse\x12)\n\x06tenant\x18\x01 \x01(\x0b\x32\x19.headrace.quota.v1.Tenant\"\x1e\n\x10GetTenantRequest\x12\n\n\x02id\x18\x01 \x01(\t\">\n\x11GetTenantResponse\x12)\n\x06tenant\x18\x01 \x01(\x0b\x32\x19.headrace.quota.v1.Tenant\";\n\x12ListTenantsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\"Z\n\x13ListTenantsResponse\x12*\n\x07tenants\x18\x01 \x03(\x0b\x32\x19.headrace.quota.v1.Tenant\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\"\n\x14SuspendTenantRequest\x12\n\n\x02id\x18\x01 \x01(\t\"B\n\x15SuspendTenantResponse\x12)\n\x06tenant\x18\x01 \x01(\x0b\x32\x19.headrace.quota.v1.Tenant\"!\n\x13ResumeTenantRequest\x12\n\n\x02id\x18\x01 \x01(\t\"A\n\x14ResumeTenantResponse\x12)\n\x06tenant\x18\x01 \x01(\x0b\x32\x19.headrace.quota.v1.Tenant\"\xcc\x01\n\x13\x43reateApiKeyRequest\x12\x11\n\ttenant_id\x18\x01 \x01(\t\x12\x14\n\x0c\x64isplay_name\x18\x02 \x01(\t\x12&\n\x05roles\x18\x03 \x03(\x0e\x32\x17.headrace.quota.v1.Role\x12/\n\x0b\x65xpire_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x33\n\x08policies\x18\x05 \x03(\x0b\x32!.headrace.quota.v1.ResourcePolicy\"O\n\x14\x43reateApiKeyResponse\x12*\n\x07\x61pi_key\x18\x01 \x01(\x0b\x32\x19.headrace.quota.v1.ApiKey\x12\x0b\n\x03key\x18\x02 \x01(\t\"N\n\x12ListApiKeysRequest\x12\x11\n\ttenant_id\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\"[\n\x13ListApiKeysResponse\x12+\n\x08\x61pi_keys\x18\x01 \x03(\x0b\x32\x19.headrace.quota.v1.ApiKey\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"!\n\x13RevokeApiKeyRequest\x12\n\n\x02id\x18\x01 \x01(\t\"B\n\x14RevokeApiKeyResponse\x12*\n\x07\x61pi_key\x18\x01 \x01(\x0b\x32\x19.headrace.quota.v1.ApiKey\"q\n\x13UpdateTenantRequest\x12)\n\x06tenant\x18\x01 \x01(\x0b\x32\x19.headrace.quota.v1.Tenant\x12/\n\x0bupdate_mask\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.FieldMask\"A\n\x14UpdateTenantResponse\x12)\n\x06tenant\x18\x01 \x01(\x0b\x32\x19.headrace.quota.v1.Tenant\"~\n\x13RotateApiKeyRequest\x12\n\n\x02id\x18\x01 \x01(\t\x12*\n\x07overlap\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\x12/\n\x0b\x65xpire_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"z\n\x14RotateApiKeyResponse\x12*\n\x07\x61pi_key\x18\x01 \x01(\x0b\x32\x19.headrace.quota.v1.ApiKey\x12\x0b\n\x03key\x18\x02 \x01(\t\x12)\n\x06\x66ormer\x18\x03 \x01(\x0b\x32\x19.headrace.quota.v1.ApiKey*d\n\x0cTenantStatus\x12\x1d\n\x19TENANT_STATUS_UNSPECIFIED\x10\x00\x12\x18\n\x14TENANT_STATUS_ACTIVE\x10\x01\x12\x1b\n\x17TENANT_STATUS_SUSPENDED\x10\x02*b\n\x04Role\x12\x14\n\x10ROLE_UNSPECIFIED\x10\x00\x12\x0f\n\x0bROLE_VIEWER\x10\x01\x12\r\n\tROLE_USER\x10\x02\x12\x14\n\x10ROLE_MODEL_ADMIN\x10\x03\x12\x0e\n\nROLE_ADMIN\x10\x04*U\n\tIsolation\x12\x19\n\x15ISOLATION_UNSPECIFIED\x10\x00\x12\x14\n\x10ISOLATION_SHARED\x10\x01\x12\x17\n\x13ISOLATION_DEDICATED\x10\x02*U\n\x06\x41\x63tion\x12\x16\n\x12\x41\x43TION_UNSPECIFIED\x10\x00\x12\x10\n\x0c\x41\x43TION_INFER\x10\x01\x12\x0f\n\x0b\x41\x43TION_READ\x10\x02\x12\x10\n\x0c\x41\x43TION_WRITE\x10\x03\x32\xcd\x07\n\rTenantService\x12_\n\x0c\x43reateTenant\x12&.headrace.quota.v1.CreateTenantRequest\x1a\'.headrace.quota.v1.CreateTenantResponse\x12V\n\tGetTenant\x12#.headrace.quota.v1.GetTenantRequest\x1a$.headrace.quota.v1.GetTenantResponse\x12\\\n\x0bListTenants\x12%.headrace.quota.v1.ListTenantsRequest\x1a&.headrace.quota.v1.ListTenantsResponse\x12\x62\n\rSuspendTenant\x12\'.headrace.quota.v1.SuspendTenantRequest\x1a(.headrace.quota.v1.SuspendTenantResponse\x12_\n\x0cResumeTenant\x12&.headrace.quota.v1.ResumeTenantRequest\x1a\'.headrace.quota.v1.ResumeTenantResponse\x12_\n\x0cUpdateTenant\x12&.headrace.quota.v1.UpdateTenantRequest\x1a\'.headrace.quota.v1.UpdateTenantResponse\x12_\n\x0c\x43reateApiKey\x12&.headrace.quota.v1.CreateApiKeyRequest\x1a\'.headrace.quota.v1.CreateApiKeyResponse\x12\\\n\x0bListApiKeys\x12%.headrace.quota.v1.ListApiKeysRequest\x1a&.headrace.quota.v1.ListApiKeysResponse\x12_\n\x0cRevokeApiKey\x12&.headrace.quota.v1.RevokeApiKeyRequest\x1a\'.headrace.quota.v1.RevokeApiKeyResponse\x12_\n\x0cRotateApiKey\x12&.headrace.quota.v1.RotateApiKeyRequest\x1a\'.headrace.quota.v1.RotateApiKeyResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -36,50 +38,64 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_TENANT_METADATAENTRY']._serialized_options = b'8\001'
   _globals['_CREATETENANTREQUEST_METADATAENTRY']._loaded_options = None
   _globals['_CREATETENANTREQUEST_METADATAENTRY']._serialized_options = b'8\001'
-  _globals['_TENANTSTATUS']._serialized_start=1894
-  _globals['_TENANTSTATUS']._serialized_end=1994
-  _globals['_ROLE']._serialized_start=1996
-  _globals['_ROLE']._serialized_end=2094
-  _globals['_TENANT']._serialized_start=88
-  _globals['_TENANT']._serialized_end=399
-  _globals['_TENANT_METADATAENTRY']._serialized_start=352
-  _globals['_TENANT_METADATAENTRY']._serialized_end=399
-  _globals['_APIKEY']._serialized_start=402
-  _globals['_APIKEY']._serialized_end=666
-  _globals['_CREATETENANTREQUEST']._serialized_start=669
-  _globals['_CREATETENANTREQUEST']._serialized_end=859
-  _globals['_CREATETENANTREQUEST_METADATAENTRY']._serialized_start=352
-  _globals['_CREATETENANTREQUEST_METADATAENTRY']._serialized_end=399
-  _globals['_CREATETENANTRESPONSE']._serialized_start=861
-  _globals['_CREATETENANTRESPONSE']._serialized_end=926
-  _globals['_GETTENANTREQUEST']._serialized_start=928
-  _globals['_GETTENANTREQUEST']._serialized_end=958
-  _globals['_GETTENANTRESPONSE']._serialized_start=960
-  _globals['_GETTENANTRESPONSE']._serialized_end=1022
-  _globals['_LISTTENANTSREQUEST']._serialized_start=1024
-  _globals['_LISTTENANTSREQUEST']._serialized_end=1083
-  _globals['_LISTTENANTSRESPONSE']._serialized_start=1085
-  _globals['_LISTTENANTSRESPONSE']._serialized_end=1175
-  _globals['_SUSPENDTENANTREQUEST']._serialized_start=1177
-  _globals['_SUSPENDTENANTREQUEST']._serialized_end=1211
-  _globals['_SUSPENDTENANTRESPONSE']._serialized_start=1213
-  _globals['_SUSPENDTENANTRESPONSE']._serialized_end=1279
-  _globals['_RESUMETENANTREQUEST']._serialized_start=1281
-  _globals['_RESUMETENANTREQUEST']._serialized_end=1314
-  _globals['_RESUMETENANTRESPONSE']._serialized_start=1316
-  _globals['_RESUMETENANTRESPONSE']._serialized_end=1381
-  _globals['_CREATEAPIKEYREQUEST']._serialized_start=1384
-  _globals['_CREATEAPIKEYREQUEST']._serialized_end=1535
-  _globals['_CREATEAPIKEYRESPONSE']._serialized_start=1537
-  _globals['_CREATEAPIKEYRESPONSE']._serialized_end=1616
-  _globals['_LISTAPIKEYSREQUEST']._serialized_start=1618
-  _globals['_LISTAPIKEYSREQUEST']._serialized_end=1696
-  _globals['_LISTAPIKEYSRESPONSE']._serialized_start=1698
-  _globals['_LISTAPIKEYSRESPONSE']._serialized_end=1789
-  _globals['_REVOKEAPIKEYREQUEST']._serialized_start=1791
-  _globals['_REVOKEAPIKEYREQUEST']._serialized_end=1824
-  _globals['_REVOKEAPIKEYRESPONSE']._serialized_start=1826
-  _globals['_REVOKEAPIKEYRESPONSE']._serialized_end=1892
-  _globals['_TENANTSERVICE']._serialized_start=2097
-  _globals['_TENANTSERVICE']._serialized_end=2876
+  _globals['_TENANTSTATUS']._serialized_start=2749
+  _globals['_TENANTSTATUS']._serialized_end=2849
+  _globals['_ROLE']._serialized_start=2851
+  _globals['_ROLE']._serialized_end=2949
+  _globals['_ISOLATION']._serialized_start=2951
+  _globals['_ISOLATION']._serialized_end=3036
+  _globals['_ACTION']._serialized_start=3038
+  _globals['_ACTION']._serialized_end=3123
+  _globals['_RESOURCEPOLICY']._serialized_start=153
+  _globals['_RESOURCEPOLICY']._serialized_end=229
+  _globals['_TENANT']._serialized_start=232
+  _globals['_TENANT']._serialized_end=592
+  _globals['_TENANT_METADATAENTRY']._serialized_start=545
+  _globals['_TENANT_METADATAENTRY']._serialized_end=592
+  _globals['_APIKEY']._serialized_start=595
+  _globals['_APIKEY']._serialized_end=985
+  _globals['_CREATETENANTREQUEST']._serialized_start=988
+  _globals['_CREATETENANTREQUEST']._serialized_end=1227
+  _globals['_CREATETENANTREQUEST_METADATAENTRY']._serialized_start=545
+  _globals['_CREATETENANTREQUEST_METADATAENTRY']._serialized_end=592
+  _globals['_CREATETENANTRESPONSE']._serialized_start=1229
+  _globals['_CREATETENANTRESPONSE']._serialized_end=1294
+  _globals['_GETTENANTREQUEST']._serialized_start=1296
+  _globals['_GETTENANTREQUEST']._serialized_end=1326
+  _globals['_GETTENANTRESPONSE']._serialized_start=1328
+  _globals['_GETTENANTRESPONSE']._serialized_end=1390
+  _globals['_LISTTENANTSREQUEST']._serialized_start=1392
+  _globals['_LISTTENANTSREQUEST']._serialized_end=1451
+  _globals['_LISTTENANTSRESPONSE']._serialized_start=1453
+  _globals['_LISTTENANTSRESPONSE']._serialized_end=1543
+  _globals['_SUSPENDTENANTREQUEST']._serialized_start=1545
+  _globals['_SUSPENDTENANTREQUEST']._serialized_end=1579
+  _globals['_SUSPENDTENANTRESPONSE']._serialized_start=1581
+  _globals['_SUSPENDTENANTRESPONSE']._serialized_end=1647
+  _globals['_RESUMETENANTREQUEST']._serialized_start=1649
+  _globals['_RESUMETENANTREQUEST']._serialized_end=1682
+  _globals['_RESUMETENANTRESPONSE']._serialized_start=1684
+  _globals['_RESUMETENANTRESPONSE']._serialized_end=1749
+  _globals['_CREATEAPIKEYREQUEST']._serialized_start=1752
+  _globals['_CREATEAPIKEYREQUEST']._serialized_end=1956
+  _globals['_CREATEAPIKEYRESPONSE']._serialized_start=1958
+  _globals['_CREATEAPIKEYRESPONSE']._serialized_end=2037
+  _globals['_LISTAPIKEYSREQUEST']._serialized_start=2039
+  _globals['_LISTAPIKEYSREQUEST']._serialized_end=2117
+  _globals['_LISTAPIKEYSRESPONSE']._serialized_start=2119
+  _globals['_LISTAPIKEYSRESPONSE']._serialized_end=2210
+  _globals['_REVOKEAPIKEYREQUEST']._serialized_start=2212
+  _globals['_REVOKEAPIKEYREQUEST']._serialized_end=2245
+  _globals['_REVOKEAPIKEYRESPONSE']._serialized_start=2247
+  _globals['_REVOKEAPIKEYRESPONSE']._serialized_end=2313
+  _globals['_UPDATETENANTREQUEST']._serialized_start=2315
+  _globals['_UPDATETENANTREQUEST']._serialized_end=2428
+  _globals['_UPDATETENANTRESPONSE']._serialized_start=2430
+  _globals['_UPDATETENANTRESPONSE']._serialized_end=2495
+  _globals['_ROTATEAPIKEYREQUEST']._serialized_start=2497
+  _globals['_ROTATEAPIKEYREQUEST']._serialized_end=2623
+  _globals['_ROTATEAPIKEYRESPONSE']._serialized_start=2625
+  _globals['_ROTATEAPIKEYRESPONSE']._serialized_end=2747
+  _globals['_TENANTSERVICE']._serialized_start=3126
+  _globals['_TENANTSERVICE']._serialized_end=4099
 # @@protoc_insertion_point(module_scope)

@@ -61,6 +61,11 @@ class TenantServiceStub:
                 request_serializer=headrace_dot_quota_dot_v1_dot_tenants__pb2.ResumeTenantRequest.SerializeToString,
                 response_deserializer=headrace_dot_quota_dot_v1_dot_tenants__pb2.ResumeTenantResponse.FromString,
                 _registered_method=True)
+        self.UpdateTenant = channel.unary_unary(
+                '/headrace.quota.v1.TenantService/UpdateTenant',
+                request_serializer=headrace_dot_quota_dot_v1_dot_tenants__pb2.UpdateTenantRequest.SerializeToString,
+                response_deserializer=headrace_dot_quota_dot_v1_dot_tenants__pb2.UpdateTenantResponse.FromString,
+                _registered_method=True)
         self.CreateApiKey = channel.unary_unary(
                 '/headrace.quota.v1.TenantService/CreateApiKey',
                 request_serializer=headrace_dot_quota_dot_v1_dot_tenants__pb2.CreateApiKeyRequest.SerializeToString,
@@ -75,6 +80,11 @@ class TenantServiceStub:
                 '/headrace.quota.v1.TenantService/RevokeApiKey',
                 request_serializer=headrace_dot_quota_dot_v1_dot_tenants__pb2.RevokeApiKeyRequest.SerializeToString,
                 response_deserializer=headrace_dot_quota_dot_v1_dot_tenants__pb2.RevokeApiKeyResponse.FromString,
+                _registered_method=True)
+        self.RotateApiKey = channel.unary_unary(
+                '/headrace.quota.v1.TenantService/RotateApiKey',
+                request_serializer=headrace_dot_quota_dot_v1_dot_tenants__pb2.RotateApiKeyRequest.SerializeToString,
+                response_deserializer=headrace_dot_quota_dot_v1_dot_tenants__pb2.RotateApiKeyResponse.FromString,
                 _registered_method=True)
 
 
@@ -120,6 +130,14 @@ class TenantServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def UpdateTenant(self, request, context):
+        """UpdateTenant changes the fields of a tenant that the mask names, at every gateway within 5 s. Idempotent and atomic.
+        A cancelled call may or may not have taken effect; repeat it.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def CreateApiKey(self, request, context):
         """CreateApiKey makes a new key; the answer is the only place where the key itself is ever shown. Atomic, not
         idempotent. A cancelled call may leave a key that nobody knows: list and revoke it.
@@ -138,6 +156,15 @@ class TenantServiceServicer:
     def RevokeApiKey(self, request, context):
         """RevokeApiKey ends a key for good, at every gateway within 5 s. Idempotent and atomic. A cancelled call may or may
         not have taken effect; repeat it.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RotateApiKey(self, request, context):
+        """RotateApiKey makes a key that may do the same as another one, and lets that one work for a while yet. The answer is
+        the only place where the new key is shown. Atomic, not idempotent. A cancelled call may leave a key that nobody
+        knows: list and revoke it.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -171,6 +198,11 @@ def add_TenantServiceServicer_to_server(servicer, server):
                     request_deserializer=headrace_dot_quota_dot_v1_dot_tenants__pb2.ResumeTenantRequest.FromString,
                     response_serializer=headrace_dot_quota_dot_v1_dot_tenants__pb2.ResumeTenantResponse.SerializeToString,
             ),
+            'UpdateTenant': grpc.unary_unary_rpc_method_handler(
+                    servicer.UpdateTenant,
+                    request_deserializer=headrace_dot_quota_dot_v1_dot_tenants__pb2.UpdateTenantRequest.FromString,
+                    response_serializer=headrace_dot_quota_dot_v1_dot_tenants__pb2.UpdateTenantResponse.SerializeToString,
+            ),
             'CreateApiKey': grpc.unary_unary_rpc_method_handler(
                     servicer.CreateApiKey,
                     request_deserializer=headrace_dot_quota_dot_v1_dot_tenants__pb2.CreateApiKeyRequest.FromString,
@@ -185,6 +217,11 @@ def add_TenantServiceServicer_to_server(servicer, server):
                     servicer.RevokeApiKey,
                     request_deserializer=headrace_dot_quota_dot_v1_dot_tenants__pb2.RevokeApiKeyRequest.FromString,
                     response_serializer=headrace_dot_quota_dot_v1_dot_tenants__pb2.RevokeApiKeyResponse.SerializeToString,
+            ),
+            'RotateApiKey': grpc.unary_unary_rpc_method_handler(
+                    servicer.RotateApiKey,
+                    request_deserializer=headrace_dot_quota_dot_v1_dot_tenants__pb2.RotateApiKeyRequest.FromString,
+                    response_serializer=headrace_dot_quota_dot_v1_dot_tenants__pb2.RotateApiKeyResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -335,6 +372,33 @@ class TenantService:
             _registered_method=True)
 
     @staticmethod
+    def UpdateTenant(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/headrace.quota.v1.TenantService/UpdateTenant',
+            headrace_dot_quota_dot_v1_dot_tenants__pb2.UpdateTenantRequest.SerializeToString,
+            headrace_dot_quota_dot_v1_dot_tenants__pb2.UpdateTenantResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
     def CreateApiKey(request,
             target,
             options=(),
@@ -405,6 +469,33 @@ class TenantService:
             '/headrace.quota.v1.TenantService/RevokeApiKey',
             headrace_dot_quota_dot_v1_dot_tenants__pb2.RevokeApiKeyRequest.SerializeToString,
             headrace_dot_quota_dot_v1_dot_tenants__pb2.RevokeApiKeyResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RotateApiKey(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/headrace.quota.v1.TenantService/RotateApiKey',
+            headrace_dot_quota_dot_v1_dot_tenants__pb2.RotateApiKeyRequest.SerializeToString,
+            headrace_dot_quota_dot_v1_dot_tenants__pb2.RotateApiKeyResponse.FromString,
             options,
             channel_credentials,
             insecure,

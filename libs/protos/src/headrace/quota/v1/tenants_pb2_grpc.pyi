@@ -49,6 +49,10 @@ class TenantServiceStub:
     """
     ResumeTenant: _grpc.UnaryUnaryMultiCallable[_tenants_pb2.ResumeTenantRequest, _tenants_pb2.ResumeTenantResponse]
     """ResumeTenant ends a suspension. Idempotent and atomic. A cancelled call may or may not have taken effect."""
+    UpdateTenant: _grpc.UnaryUnaryMultiCallable[_tenants_pb2.UpdateTenantRequest, _tenants_pb2.UpdateTenantResponse]
+    """UpdateTenant changes the fields of a tenant that the mask names, at every gateway within 5 s. Idempotent and atomic.
+    A cancelled call may or may not have taken effect; repeat it.
+    """
     CreateApiKey: _grpc.UnaryUnaryMultiCallable[_tenants_pb2.CreateApiKeyRequest, _tenants_pb2.CreateApiKeyResponse]
     """CreateApiKey makes a new key; the answer is the only place where the key itself is ever shown. Atomic, not
     idempotent. A cancelled call may leave a key that nobody knows: list and revoke it.
@@ -58,6 +62,11 @@ class TenantServiceStub:
     RevokeApiKey: _grpc.UnaryUnaryMultiCallable[_tenants_pb2.RevokeApiKeyRequest, _tenants_pb2.RevokeApiKeyResponse]
     """RevokeApiKey ends a key for good, at every gateway within 5 s. Idempotent and atomic. A cancelled call may or may
     not have taken effect; repeat it.
+    """
+    RotateApiKey: _grpc.UnaryUnaryMultiCallable[_tenants_pb2.RotateApiKeyRequest, _tenants_pb2.RotateApiKeyResponse]
+    """RotateApiKey makes a key that may do the same as another one, and lets that one work for a while yet. The answer is
+    the only place where the new key is shown. Atomic, not idempotent. A cancelled call may leave a key that nobody
+    knows: list and revoke it.
     """
 
 @_typing.type_check_only
@@ -81,6 +90,10 @@ class TenantServiceAsyncStub(TenantServiceStub):
     """
     ResumeTenant: _aio.UnaryUnaryMultiCallable[_tenants_pb2.ResumeTenantRequest, _tenants_pb2.ResumeTenantResponse]  # type: ignore[assignment]
     """ResumeTenant ends a suspension. Idempotent and atomic. A cancelled call may or may not have taken effect."""
+    UpdateTenant: _aio.UnaryUnaryMultiCallable[_tenants_pb2.UpdateTenantRequest, _tenants_pb2.UpdateTenantResponse]  # type: ignore[assignment]
+    """UpdateTenant changes the fields of a tenant that the mask names, at every gateway within 5 s. Idempotent and atomic.
+    A cancelled call may or may not have taken effect; repeat it.
+    """
     CreateApiKey: _aio.UnaryUnaryMultiCallable[_tenants_pb2.CreateApiKeyRequest, _tenants_pb2.CreateApiKeyResponse]  # type: ignore[assignment]
     """CreateApiKey makes a new key; the answer is the only place where the key itself is ever shown. Atomic, not
     idempotent. A cancelled call may leave a key that nobody knows: list and revoke it.
@@ -90,6 +103,11 @@ class TenantServiceAsyncStub(TenantServiceStub):
     RevokeApiKey: _aio.UnaryUnaryMultiCallable[_tenants_pb2.RevokeApiKeyRequest, _tenants_pb2.RevokeApiKeyResponse]  # type: ignore[assignment]
     """RevokeApiKey ends a key for good, at every gateway within 5 s. Idempotent and atomic. A cancelled call may or may
     not have taken effect; repeat it.
+    """
+    RotateApiKey: _aio.UnaryUnaryMultiCallable[_tenants_pb2.RotateApiKeyRequest, _tenants_pb2.RotateApiKeyResponse]  # type: ignore[assignment]
+    """RotateApiKey makes a key that may do the same as another one, and lets that one work for a while yet. The answer is
+    the only place where the new key is shown. Atomic, not idempotent. A cancelled call may leave a key that nobody
+    knows: list and revoke it.
     """
 
 class TenantServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -142,6 +160,16 @@ class TenantServiceServicer(metaclass=_abc_1.ABCMeta):
         """ResumeTenant ends a suspension. Idempotent and atomic. A cancelled call may or may not have taken effect."""
 
     @_abc_1.abstractmethod
+    def UpdateTenant(
+        self,
+        request: _tenants_pb2.UpdateTenantRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_tenants_pb2.UpdateTenantResponse, _abc.Awaitable[_tenants_pb2.UpdateTenantResponse]]:
+        """UpdateTenant changes the fields of a tenant that the mask names, at every gateway within 5 s. Idempotent and atomic.
+        A cancelled call may or may not have taken effect; repeat it.
+        """
+
+    @_abc_1.abstractmethod
     def CreateApiKey(
         self,
         request: _tenants_pb2.CreateApiKeyRequest,
@@ -167,6 +195,17 @@ class TenantServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_tenants_pb2.RevokeApiKeyResponse, _abc.Awaitable[_tenants_pb2.RevokeApiKeyResponse]]:
         """RevokeApiKey ends a key for good, at every gateway within 5 s. Idempotent and atomic. A cancelled call may or may
         not have taken effect; repeat it.
+        """
+
+    @_abc_1.abstractmethod
+    def RotateApiKey(
+        self,
+        request: _tenants_pb2.RotateApiKeyRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_tenants_pb2.RotateApiKeyResponse, _abc.Awaitable[_tenants_pb2.RotateApiKeyResponse]]:
+        """RotateApiKey makes a key that may do the same as another one, and lets that one work for a while yet. The answer is
+        the only place where the new key is shown. Atomic, not idempotent. A cancelled call may leave a key that nobody
+        knows: list and revoke it.
         """
 
 def add_TenantServiceServicer_to_server(servicer: TenantServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

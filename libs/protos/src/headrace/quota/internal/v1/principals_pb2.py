@@ -23,24 +23,29 @@ _sym_db = _symbol_database.Default()
 
 
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
+from headrace.quota.v1 import quotas_pb2 as headrace_dot_quota_dot_v1_dot_quotas__pb2
 from headrace.quota.v1 import tenants_pb2 as headrace_dot_quota_dot_v1_dot_tenants__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n+headrace/quota/internal/v1/principals.proto\x12\x1aheadrace.quota.internal.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1fheadrace/quota/v1/tenants.proto\"?\n\x16WatchPrincipalsRequest\x12\x16\n\x0e\x61\x66ter_revision\x18\x01 \x01(\x04\x12\r\n\x05\x65poch\x18\x02 \x01(\t\"\xd7\x01\n\x17WatchPrincipalsResponse\x12\x10\n\x08revision\x18\x01 \x01(\x04\x12\r\n\x05\x65poch\x18\x02 \x01(\t\x12\x10\n\x08snapshot\x18\x03 \x01(\x08\x12\x19\n\x11snapshot_complete\x18\x04 \x01(\x08\x12\x39\n\x07tenants\x18\x05 \x03(\x0b\x32(.headrace.quota.internal.v1.TenantRecord\x12\x33\n\x04keys\x18\x06 \x03(\x0b\x32%.headrace.quota.internal.v1.KeyRecord\"`\n\x0cTenantRecord\x12\x11\n\ttenant_id\x18\x01 \x01(\t\x12/\n\x06status\x18\x02 \x01(\x0e\x32\x1f.headrace.quota.v1.TenantStatus\x12\x0c\n\x04tier\x18\x03 \x01(\t\"\xac\x01\n\tKeyRecord\x12\x0e\n\x06key_id\x18\x01 \x01(\t\x12\x11\n\ttenant_id\x18\x02 \x01(\t\x12\x12\n\nkey_sha256\x18\x03 \x01(\x0c\x12&\n\x05roles\x18\x04 \x03(\x0e\x32\x17.headrace.quota.v1.Role\x12/\n\x0b\x65xpire_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0f\n\x07revoked\x18\x06 \x01(\x08\x32\x94\x01\n\x14PrincipalFeedService\x12|\n\x0fWatchPrincipals\x12\x32.headrace.quota.internal.v1.WatchPrincipalsRequest\x1a\x33.headrace.quota.internal.v1.WatchPrincipalsResponse0\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n+headrace/quota/internal/v1/principals.proto\x12\x1aheadrace.quota.internal.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1eheadrace/quota/v1/quotas.proto\x1a\x1fheadrace/quota/v1/tenants.proto\"?\n\x16WatchPrincipalsRequest\x12\x16\n\x0e\x61\x66ter_revision\x18\x01 \x01(\x04\x12\r\n\x05\x65poch\x18\x02 \x01(\t\"\xd7\x01\n\x17WatchPrincipalsResponse\x12\x10\n\x08revision\x18\x01 \x01(\x04\x12\r\n\x05\x65poch\x18\x02 \x01(\t\x12\x10\n\x08snapshot\x18\x03 \x01(\x08\x12\x19\n\x11snapshot_complete\x18\x04 \x01(\x08\x12\x39\n\x07tenants\x18\x05 \x03(\x0b\x32(.headrace.quota.internal.v1.TenantRecord\x12\x33\n\x04keys\x18\x06 \x03(\x0b\x32%.headrace.quota.internal.v1.KeyRecord\"\xd1\x02\n\x0cTenantRecord\x12\x11\n\ttenant_id\x18\x01 \x01(\t\x12/\n\x06status\x18\x02 \x01(\x0e\x32\x1f.headrace.quota.v1.TenantStatus\x12\x0c\n\x04tier\x18\x03 \x01(\t\x12(\n\x06limits\x18\x04 \x03(\x0b\x32\x18.headrace.quota.v1.Limit\x12\x19\n\x11\x61ggregate_streams\x18\x05 \x01(\x08\x12H\n\x08\x66\x65\x61tures\x18\x06 \x03(\x0b\x32\x36.headrace.quota.internal.v1.TenantRecord.FeaturesEntry\x12/\n\tisolation\x18\x07 \x01(\x0e\x32\x1c.headrace.quota.v1.Isolation\x1a/\n\rFeaturesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\xe1\x01\n\tKeyRecord\x12\x0e\n\x06key_id\x18\x01 \x01(\t\x12\x11\n\ttenant_id\x18\x02 \x01(\t\x12\x12\n\nkey_sha256\x18\x03 \x01(\x0c\x12&\n\x05roles\x18\x04 \x03(\x0e\x32\x17.headrace.quota.v1.Role\x12/\n\x0b\x65xpire_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0f\n\x07revoked\x18\x06 \x01(\x08\x12\x33\n\x08policies\x18\x07 \x03(\x0b\x32!.headrace.quota.v1.ResourcePolicy2\x94\x01\n\x14PrincipalFeedService\x12|\n\x0fWatchPrincipals\x12\x32.headrace.quota.internal.v1.WatchPrincipalsRequest\x1a\x33.headrace.quota.internal.v1.WatchPrincipalsResponse0\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'headrace.quota.internal.v1.principals_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_WATCHPRINCIPALSREQUEST']._serialized_start=141
-  _globals['_WATCHPRINCIPALSREQUEST']._serialized_end=204
-  _globals['_WATCHPRINCIPALSRESPONSE']._serialized_start=207
-  _globals['_WATCHPRINCIPALSRESPONSE']._serialized_end=422
-  _globals['_TENANTRECORD']._serialized_start=424
-  _globals['_TENANTRECORD']._serialized_end=520
-  _globals['_KEYRECORD']._serialized_start=523
-  _globals['_KEYRECORD']._serialized_end=695
-  _globals['_PRINCIPALFEEDSERVICE']._serialized_start=698
-  _globals['_PRINCIPALFEEDSERVICE']._serialized_end=846
+  _globals['_TENANTRECORD_FEATURESENTRY']._loaded_options = None
+  _globals['_TENANTRECORD_FEATURESENTRY']._serialized_options = b'8\001'
+  _globals['_WATCHPRINCIPALSREQUEST']._serialized_start=173
+  _globals['_WATCHPRINCIPALSREQUEST']._serialized_end=236
+  _globals['_WATCHPRINCIPALSRESPONSE']._serialized_start=239
+  _globals['_WATCHPRINCIPALSRESPONSE']._serialized_end=454
+  _globals['_TENANTRECORD']._serialized_start=457
+  _globals['_TENANTRECORD']._serialized_end=794
+  _globals['_TENANTRECORD_FEATURESENTRY']._serialized_start=747
+  _globals['_TENANTRECORD_FEATURESENTRY']._serialized_end=794
+  _globals['_KEYRECORD']._serialized_start=797
+  _globals['_KEYRECORD']._serialized_end=1022
+  _globals['_PRINCIPALFEEDSERVICE']._serialized_start=1025
+  _globals['_PRINCIPALFEEDSERVICE']._serialized_end=1173
 # @@protoc_insertion_point(module_scope)

@@ -8,6 +8,7 @@ from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
+from headrace.quota.v1 import quotas_pb2 as _quotas_pb2
 from headrace.quota.v1 import tenants_pb2 as _tenants_pb2
 import builtins as _builtins
 import sys
@@ -100,25 +101,65 @@ class TenantRecord(_message.Message):
 
     DESCRIPTOR: _descriptor.Descriptor
 
+    @_typing.final
+    class FeaturesEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
     TENANT_ID_FIELD_NUMBER: _builtins.int
     STATUS_FIELD_NUMBER: _builtins.int
     TIER_FIELD_NUMBER: _builtins.int
+    LIMITS_FIELD_NUMBER: _builtins.int
+    AGGREGATE_STREAMS_FIELD_NUMBER: _builtins.int
+    FEATURES_FIELD_NUMBER: _builtins.int
+    ISOLATION_FIELD_NUMBER: _builtins.int
     tenant_id: _builtins.str
     """Identifier of the tenant."""
     status: _tenants_pb2.TenantStatus.ValueType
     """Whether it may call."""
     tier: _builtins.str
     """Service tier."""
+    aggregate_streams: _builtins.bool
+    """Whether usage of its packed streams is written by model and second."""
+    isolation: _tenants_pb2.Isolation.ValueType
+    """Whose runners its models run on."""
+    @_builtins.property
+    def limits(self) -> _containers.RepeatedCompositeFieldContainer[_quotas_pb2.Limit]:
+        """Limits that hold: the tenant's own, and those of its plan that none of them replaces."""
+
+    @_builtins.property
+    def features(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+        """Pairs of its metadata that begin with `feature.`, without that."""
+
     def __init__(
         self,
         *,
         tenant_id: _builtins.str = ...,
         status: _tenants_pb2.TenantStatus.ValueType = ...,
         tier: _builtins.str = ...,
+        limits: _abc.Iterable[_quotas_pb2.Limit] | None = ...,
+        aggregate_streams: _builtins.bool = ...,
+        features: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        isolation: _tenants_pb2.Isolation.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["status", b"status", "tenant_id", b"tenant_id", "tier", b"tier"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["aggregate_streams", b"aggregate_streams", "features", b"features", "isolation", b"isolation", "limits", b"limits", "status", b"status", "tenant_id", b"tenant_id", "tier", b"tier"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -136,6 +177,7 @@ class KeyRecord(_message.Message):
     ROLES_FIELD_NUMBER: _builtins.int
     EXPIRE_TIME_FIELD_NUMBER: _builtins.int
     REVOKED_FIELD_NUMBER: _builtins.int
+    POLICIES_FIELD_NUMBER: _builtins.int
     key_id: _builtins.str
     """Identifier of the key (UUID)."""
     tenant_id: _builtins.str
@@ -152,6 +194,10 @@ class KeyRecord(_message.Message):
     def expire_time(self) -> _timestamp_pb2.Timestamp:
         """When it stops working by itself; absent means never."""
 
+    @_builtins.property
+    def policies(self) -> _containers.RepeatedCompositeFieldContainer[_tenants_pb2.ResourcePolicy]:
+        """What it may do with which models; empty means all that its roles allow."""
+
     def __init__(
         self,
         *,
@@ -161,10 +207,11 @@ class KeyRecord(_message.Message):
         roles: _abc.Iterable[_tenants_pb2.Role.ValueType] | None = ...,
         expire_time: _timestamp_pb2.Timestamp | None = ...,
         revoked: _builtins.bool = ...,
+        policies: _abc.Iterable[_tenants_pb2.ResourcePolicy] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["expire_time", b"expire_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["expire_time", b"expire_time", "key_id", b"key_id", "key_sha256", b"key_sha256", "revoked", b"revoked", "roles", b"roles", "tenant_id", b"tenant_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["expire_time", b"expire_time", "key_id", b"key_id", "key_sha256", b"key_sha256", "policies", b"policies", "revoked", b"revoked", "roles", b"roles", "tenant_id", b"tenant_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

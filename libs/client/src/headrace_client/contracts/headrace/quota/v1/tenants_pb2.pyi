@@ -5,6 +5,8 @@ Tenants and their API keys, for operators and tenant admins."""
 
 from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
+from headrace_client.contracts.google.protobuf import duration_pb2 as _duration_pb2
+from headrace_client.contracts.google.protobuf import field_mask_pb2 as _field_mask_pb2
 from google.protobuf import message as _message
 from headrace_client.contracts.google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
@@ -76,6 +78,88 @@ ROLE_ADMIN: Role.ValueType  # 4
 """May manage keys; in the tenant `default` also tenants and runners."""
 Global___Role: _TypeAlias = Role  # noqa: Y015
 
+class _Isolation:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _IsolationEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Isolation.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    ISOLATION_UNSPECIFIED: _Isolation.ValueType  # 0
+    """Means SHARED."""
+    ISOLATION_SHARED: _Isolation.ValueType  # 1
+    """Runners that serve all tenants whose isolation is SHARED."""
+    ISOLATION_DEDICATED: _Isolation.ValueType  # 2
+    """Only runners with the label `tenant=<id>`, which serve nobody else."""
+
+class Isolation(_Isolation, metaclass=_IsolationEnumTypeWrapper):
+    """Isolation says whose runners a tenant's models run on."""
+
+ISOLATION_UNSPECIFIED: Isolation.ValueType  # 0
+"""Means SHARED."""
+ISOLATION_SHARED: Isolation.ValueType  # 1
+"""Runners that serve all tenants whose isolation is SHARED."""
+ISOLATION_DEDICATED: Isolation.ValueType  # 2
+"""Only runners with the label `tenant=<id>`, which serve nobody else."""
+Global___Isolation: _TypeAlias = Isolation  # noqa: Y015
+
+class _Action:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _ActionEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Action.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    ACTION_UNSPECIFIED: _Action.ValueType  # 0
+    """Never valid in a request."""
+    ACTION_INFER: _Action.ValueType  # 1
+    """Infer and generate."""
+    ACTION_READ: _Action.ValueType  # 2
+    """Read models, versions, their metadata and state."""
+    ACTION_WRITE: _Action.ValueType  # 3
+    """Push, load, unload and archive."""
+
+class Action(_Action, metaclass=_ActionEnumTypeWrapper):
+    """Action is a kind of thing that a resource policy allows."""
+
+ACTION_UNSPECIFIED: Action.ValueType  # 0
+"""Never valid in a request."""
+ACTION_INFER: Action.ValueType  # 1
+"""Infer and generate."""
+ACTION_READ: Action.ValueType  # 2
+"""Read models, versions, their metadata and state."""
+ACTION_WRITE: Action.ValueType  # 3
+"""Push, load, unload and archive."""
+Global___Action: _TypeAlias = Action  # noqa: Y015
+
+@_typing.final
+class ResourcePolicy(_message.Message):
+    """ResourcePolicy allows actions on models."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ACTIONS_FIELD_NUMBER: _builtins.int
+    MODELS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def actions(self) -> _containers.RepeatedScalarFieldContainer[Global___Action.ValueType]:
+        """What is allowed. At least one."""
+
+    @_builtins.property
+    def models(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Names of models; one that ends in `*` means all that begin so. Empty means all models. At most 100."""
+
+    def __init__(
+        self,
+        *,
+        actions: _abc.Iterable[Global___Action.ValueType] | None = ...,
+        models: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["actions", b"actions", "models", b"models"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ResourcePolicy: _TypeAlias = ResourcePolicy  # noqa: Y015
+
 @_typing.final
 class Tenant(_message.Message):
     """Tenant is a customer of the mesh; all data of one is invisible to the others."""
@@ -109,6 +193,7 @@ class Tenant(_message.Message):
     METADATA_FIELD_NUMBER: _builtins.int
     CREATE_TIME_FIELD_NUMBER: _builtins.int
     UPDATE_TIME_FIELD_NUMBER: _builtins.int
+    ISOLATION_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     """Identifier: a lower-case letter, then 1 to 62 lower-case letters, digits or `-`."""
     display_name: _builtins.str
@@ -117,9 +202,13 @@ class Tenant(_message.Message):
     """Whether it may call."""
     tier: _builtins.str
     """Name of its service tier, for example `standard`. Empty means `standard`."""
+    isolation: Global___Isolation.ValueType
+    """Whose runners its models run on."""
     @_builtins.property
     def metadata(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
-        """Free key-value pairs. At most 64 pairs of 256 characters each."""
+        """Free key-value pairs. At most 64 pairs of 256 characters each. A pair `feature.<name>` of `on` or `off` switches a
+        feature of the tenant; docs/features.md lists them.
+        """
 
     @_builtins.property
     def create_time(self) -> _timestamp_pb2.Timestamp:
@@ -139,10 +228,11 @@ class Tenant(_message.Message):
         metadata: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
         create_time: _timestamp_pb2.Timestamp | None = ...,
         update_time: _timestamp_pb2.Timestamp | None = ...,
+        isolation: Global___Isolation.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "update_time", b"update_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "display_name", b"display_name", "id", b"id", "metadata", b"metadata", "status", b"status", "tier", b"tier", "update_time", b"update_time"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "display_name", b"display_name", "id", b"id", "isolation", b"isolation", "metadata", b"metadata", "status", b"status", "tier", b"tier", "update_time", b"update_time"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -162,6 +252,9 @@ class ApiKey(_message.Message):
     CREATE_TIME_FIELD_NUMBER: _builtins.int
     EXPIRE_TIME_FIELD_NUMBER: _builtins.int
     REVOKE_TIME_FIELD_NUMBER: _builtins.int
+    POLICIES_FIELD_NUMBER: _builtins.int
+    LAST_USE_TIME_FIELD_NUMBER: _builtins.int
+    ROTATED_FROM_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     """Identifier (UUID)."""
     tenant_id: _builtins.str
@@ -170,6 +263,8 @@ class ApiKey(_message.Message):
     """Name for people. At most 256 characters; may be empty."""
     prefix: _builtins.str
     """First characters of the key, to recognise it by."""
+    rotated_from: _builtins.str
+    """Identifier of the key that it was made to follow; empty when none."""
     @_builtins.property
     def roles(self) -> _containers.RepeatedScalarFieldContainer[Global___Role.ValueType]:
         """What it may do. At least one."""
@@ -186,6 +281,14 @@ class ApiKey(_message.Message):
     def revoke_time(self) -> _timestamp_pb2.Timestamp:
         """When it was revoked; absent while it works."""
 
+    @_builtins.property
+    def policies(self) -> _containers.RepeatedCompositeFieldContainer[Global___ResourcePolicy]:
+        """If there are any, it may do nothing with models but what one of them and its roles allow. At most 20."""
+
+    @_builtins.property
+    def last_use_time(self) -> _timestamp_pb2.Timestamp:
+        """When it was last used, to the minute; absent when it never was."""
+
     def __init__(
         self,
         *,
@@ -197,10 +300,13 @@ class ApiKey(_message.Message):
         create_time: _timestamp_pb2.Timestamp | None = ...,
         expire_time: _timestamp_pb2.Timestamp | None = ...,
         revoke_time: _timestamp_pb2.Timestamp | None = ...,
+        policies: _abc.Iterable[Global___ResourcePolicy] | None = ...,
+        last_use_time: _timestamp_pb2.Timestamp | None = ...,
+        rotated_from: _builtins.str = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "expire_time", b"expire_time", "revoke_time", b"revoke_time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "expire_time", b"expire_time", "last_use_time", b"last_use_time", "revoke_time", b"revoke_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "display_name", b"display_name", "expire_time", b"expire_time", "id", b"id", "prefix", b"prefix", "revoke_time", b"revoke_time", "roles", b"roles", "tenant_id", b"tenant_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "display_name", b"display_name", "expire_time", b"expire_time", "id", b"id", "last_use_time", b"last_use_time", "policies", b"policies", "prefix", b"prefix", "revoke_time", b"revoke_time", "roles", b"roles", "rotated_from", b"rotated_from", "tenant_id", b"tenant_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -236,12 +342,15 @@ class CreateTenantRequest(_message.Message):
     DISPLAY_NAME_FIELD_NUMBER: _builtins.int
     TIER_FIELD_NUMBER: _builtins.int
     METADATA_FIELD_NUMBER: _builtins.int
+    ISOLATION_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     """Identifier. Required."""
     display_name: _builtins.str
     """Name for people. Optional."""
     tier: _builtins.str
     """Service tier. Empty means `standard`."""
+    isolation: Global___Isolation.ValueType
+    """Whose runners its models run on. Unspecified means SHARED."""
     @_builtins.property
     def metadata(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
         """Free key-value pairs. Optional."""
@@ -253,10 +362,11 @@ class CreateTenantRequest(_message.Message):
         display_name: _builtins.str = ...,
         tier: _builtins.str = ...,
         metadata: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        isolation: Global___Isolation.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["display_name", b"display_name", "id", b"id", "metadata", b"metadata", "tier", b"tier"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["display_name", b"display_name", "id", b"id", "isolation", b"isolation", "metadata", b"metadata", "tier", b"tier"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -488,6 +598,7 @@ class CreateApiKeyRequest(_message.Message):
     DISPLAY_NAME_FIELD_NUMBER: _builtins.int
     ROLES_FIELD_NUMBER: _builtins.int
     EXPIRE_TIME_FIELD_NUMBER: _builtins.int
+    POLICIES_FIELD_NUMBER: _builtins.int
     tenant_id: _builtins.str
     """Tenant of the key. Empty means the caller's own."""
     display_name: _builtins.str
@@ -500,6 +611,10 @@ class CreateApiKeyRequest(_message.Message):
     def expire_time(self) -> _timestamp_pb2.Timestamp:
         """When it stops working by itself, in the future. Absent means never."""
 
+    @_builtins.property
+    def policies(self) -> _containers.RepeatedCompositeFieldContainer[Global___ResourcePolicy]:
+        """What it may do with which models. Empty means all that its roles allow. At most 20."""
+
     def __init__(
         self,
         *,
@@ -507,10 +622,11 @@ class CreateApiKeyRequest(_message.Message):
         display_name: _builtins.str = ...,
         roles: _abc.Iterable[Global___Role.ValueType] | None = ...,
         expire_time: _timestamp_pb2.Timestamp | None = ...,
+        policies: _abc.Iterable[Global___ResourcePolicy] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["expire_time", b"expire_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["display_name", b"display_name", "expire_time", b"expire_time", "roles", b"roles", "tenant_id", b"tenant_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["display_name", b"display_name", "expire_time", b"expire_time", "policies", b"policies", "roles", b"roles", "tenant_id", b"tenant_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -647,3 +763,127 @@ class RevokeApiKeyResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___RevokeApiKeyResponse: _TypeAlias = RevokeApiKeyResponse  # noqa: Y015
+
+@_typing.final
+class UpdateTenantRequest(_message.Message):
+    """UpdateTenantRequest says what changes."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TENANT_FIELD_NUMBER: _builtins.int
+    UPDATE_MASK_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def tenant(self) -> Global___Tenant:
+        """The tenant: its id, and the new values of the fields in the mask."""
+
+    @_builtins.property
+    def update_mask(self) -> _field_mask_pb2.FieldMask:
+        """Fields to change: `display_name`, `tier`, `metadata` (replaced as a whole), `metadata.<key>` (one pair; absent in
+        `tenant` means that it goes), `isolation`. Required.
+        """
+
+    def __init__(
+        self,
+        *,
+        tenant: Global___Tenant | None = ...,
+        update_mask: _field_mask_pb2.FieldMask | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["tenant", b"tenant", "update_mask", b"update_mask"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["tenant", b"tenant", "update_mask", b"update_mask"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___UpdateTenantRequest: _TypeAlias = UpdateTenantRequest  # noqa: Y015
+
+@_typing.final
+class UpdateTenantResponse(_message.Message):
+    """UpdateTenantResponse holds the tenant."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TENANT_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def tenant(self) -> Global___Tenant:
+        """The tenant as stored."""
+
+    def __init__(
+        self,
+        *,
+        tenant: Global___Tenant | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["tenant", b"tenant"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["tenant", b"tenant"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___UpdateTenantResponse: _TypeAlias = UpdateTenantResponse  # noqa: Y015
+
+@_typing.final
+class RotateApiKeyRequest(_message.Message):
+    """RotateApiKeyRequest names the key to follow."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ID_FIELD_NUMBER: _builtins.int
+    OVERLAP_FIELD_NUMBER: _builtins.int
+    EXPIRE_TIME_FIELD_NUMBER: _builtins.int
+    id: _builtins.str
+    """Identifier of the key (not the key itself). Required."""
+    @_builtins.property
+    def overlap(self) -> _duration_pb2.Duration:
+        """How long it still works, 0 to 30 days; never longer than it would have. Absent means 24 h."""
+
+    @_builtins.property
+    def expire_time(self) -> _timestamp_pb2.Timestamp:
+        """When the new key stops working by itself. Absent means never."""
+
+    def __init__(
+        self,
+        *,
+        id: _builtins.str = ...,
+        overlap: _duration_pb2.Duration | None = ...,
+        expire_time: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["expire_time", b"expire_time", "overlap", b"overlap"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["expire_time", b"expire_time", "id", b"id", "overlap", b"overlap"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RotateApiKeyRequest: _TypeAlias = RotateApiKeyRequest  # noqa: Y015
+
+@_typing.final
+class RotateApiKeyResponse(_message.Message):
+    """RotateApiKeyResponse shows the new key, once."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    API_KEY_FIELD_NUMBER: _builtins.int
+    KEY_FIELD_NUMBER: _builtins.int
+    FORMER_FIELD_NUMBER: _builtins.int
+    key: _builtins.str
+    """The new key itself. It can't be shown again."""
+    @_builtins.property
+    def api_key(self) -> Global___ApiKey:
+        """What is stored of the new key."""
+
+    @_builtins.property
+    def former(self) -> Global___ApiKey:
+        """The former key, with the time at which it stops working."""
+
+    def __init__(
+        self,
+        *,
+        api_key: Global___ApiKey | None = ...,
+        key: _builtins.str = ...,
+        former: Global___ApiKey | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["api_key", b"api_key", "former", b"former"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["api_key", b"api_key", "former", b"former", "key", b"key"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RotateApiKeyResponse: _TypeAlias = RotateApiKeyResponse  # noqa: Y015

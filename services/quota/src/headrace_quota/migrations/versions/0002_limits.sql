@@ -1,0 +1,1 @@
+-- Plans, limits, and counters of calendar quotas.

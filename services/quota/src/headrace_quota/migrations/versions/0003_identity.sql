@@ -1,0 +1,1 @@
+-- Isolation of tenants; policies, use and rotation of keys.

@@ -1,0 +1,1 @@
+-- The usage ledger, its hourly sums, and what happened to runners.

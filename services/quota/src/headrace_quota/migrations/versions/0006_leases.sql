@@ -1,0 +1,1 @@
+-- What gateways hold of calendar quotas.
