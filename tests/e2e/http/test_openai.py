@@ -39,16 +39,8 @@ def talking(mesh: Mesh) -> Mesh:
     return mesh
 
 
-@pytest.fixture(scope="module", params=["/openai/v1", "/v1"])
-def openai(talking: Mesh, request: pytest.FixtureRequest) -> Iterator[OpenAI]:
-    """A client of each of the two mounts."""
-    with OpenAI(base_url=f"{talking.http}{request.param}", api_key=talking.api_key, max_retries=0) as client:
-        yield client
-
-
 @pytest.fixture(scope="module")
-def own(talking: Mesh) -> Iterator[OpenAI]:
-    """A client of OpenAI's own paths."""
+def openai(talking: Mesh) -> Iterator[OpenAI]:
     with OpenAI(base_url=f"{talking.http}/openai/v1", api_key=talking.api_key, max_retries=0) as client:
         yield client
 
@@ -82,18 +74,18 @@ def test_completions_say_what_grpc_s_clients_hear(openai: OpenAI, talking: Mesh,
     assert texts == expected
 
 
-def test_options_reach_the_model(own: OpenAI) -> None:
+def test_options_reach_the_model(openai: OpenAI) -> None:
     prompt, asked = PROMPTS[1], {"model": MODEL, "max_tokens": 4, "temperature": 0}
-    (plain,) = own.completions.create(**asked, prompt=prompt, logprobs=2).choices
+    (plain,) = openai.completions.create(**asked, prompt=prompt, logprobs=2).choices
     logprobs = plain.logprobs
     assert logprobs is not None and logprobs.tokens and logprobs.top_logprobs and logprobs.token_logprobs
     assert "".join(logprobs.tokens) == plain.text
     assert [max(top, key=lambda token: top[token]) for top in logprobs.top_logprobs] == logprobs.tokens
     stop = logprobs.tokens[2]
-    (stopped,) = own.completions.create(**asked, prompt=prompt, stop=stop).choices
+    (stopped,) = openai.completions.create(**asked, prompt=prompt, stop=stop).choices
     assert (stopped.text, stopped.finish_reason) == (plain.text.split(stop)[0], "stop")
     sampled = [
-        [c.text for c in own.completions.create(model=MODEL, prompt=prompt, max_tokens=6, n=2, seed=5).choices]
+        [c.text for c in openai.completions.create(model=MODEL, prompt=prompt, max_tokens=6, n=2, seed=5).choices]
         for _ in range(2)
     ]
     assert sampled[0] == sampled[1] and len(sampled[0]) == 2
@@ -103,7 +95,7 @@ def test_options_reach_the_model(own: OpenAI) -> None:
         "required": ["planet"],
         "additionalProperties": False,
     }
-    answer = own.chat.completions.create(
+    answer = openai.chat.completions.create(
         model=MODEL,
         messages=MESSAGES,
         max_completion_tokens=24,
@@ -138,20 +130,34 @@ def test_embeddings_are_those_of_the_sdk(openai: OpenAI, talking: Mesh) -> None:
     assert caught.value.param == "dimensions"
 
 
-def test_models_are_those_of_the_tenant(own: OpenAI, talking: Mesh) -> None:
+def test_the_other_mount_has_the_same_routes(openai: OpenAI, talking: Mesh) -> None:
+    said: list[tuple[str | None, str]] = []
+    vectors: list[list[float]] = []
+    for client in (openai, openai.with_options(base_url=f"{talking.http}/v1")):
+        asked: dict[str, Any] = {"model": MODEL, "max_tokens": 2, "temperature": 0}
+        (chat,) = client.chat.completions.create(**asked, messages=MESSAGES).choices
+        (completion,) = client.completions.create(**asked, prompt=PROMPTS[1]).choices
+        (made,) = client.embeddings.create(model=EMBEDDING_MODEL, input="a cat").data
+        said.append((chat.message.content, completion.text))
+        vectors.append(made.embedding)
+    assert said[0] == said[1]
+    np.testing.assert_allclose(vectors[0], vectors[1], atol=1e-6)
+
+
+def test_models_are_those_of_the_tenant(openai: OpenAI, talking: Mesh) -> None:
     with Client(talking.grpc, api_key=talking.api_key) as client:
         served = {model.name for model in client.models.list() if model.latest_version}
-    listed = {model.id: model for model in own.models.list()}
+    listed = {model.id: model for model in openai.models.list()}
     assert set(listed) == served >= {MODEL, EMBEDDING_MODEL}
-    assert own.models.retrieve(MODEL) == listed[MODEL]
-    assert own.models.retrieve(f"{MODEL}:1").id == f"{MODEL}:1"
+    assert openai.models.retrieve(MODEL) == listed[MODEL]
+    assert openai.models.retrieve(f"{MODEL}:1").id == f"{MODEL}:1"
     for absent in ("absent", f"{MODEL}:99"):
         with pytest.raises(NotFoundError):
-            own.models.retrieve(absent)
+            openai.models.retrieve(absent)
 
 
-def test_failures_are_openai_s(own: OpenAI, talking: Mesh) -> None:
-    chat = own.chat.completions
+def test_failures_are_openai_s(openai: OpenAI, talking: Mesh) -> None:
+    chat = openai.chat.completions
     with pytest.raises(NotFoundError) as absent:
         chat.create(model="absent", messages=MESSAGES, stream=True)
     assert (absent.value.code, absent.value.type) == ("model_not_found", "not_found_error")
@@ -170,13 +176,13 @@ def test_failures_are_openai_s(own: OpenAI, talking: Mesh) -> None:
         assert refused.value.param == name, refused.value
         assert "sampling." not in refused.value.message
     with pytest.raises(BadRequestError) as long:
-        own.completions.create(model=MODEL, prompt=[1] * 9_000)
+        openai.completions.create(model=MODEL, prompt=[1] * 9_000)
     assert long.value.code == "context_length_exceeded"
     with pytest.raises(BadRequestError) as mistaken:
         chat.create(model=EMBEDDING_MODEL, messages=MESSAGES)
     assert mistaken.value.code == "model_task_mismatch"
     with pytest.raises(AuthenticationError) as stranger:
-        own.with_options(api_key="hr_" + "x" * 40).chat.completions.create(model=MODEL, messages=MESSAGES)
+        openai.with_options(api_key="hr_" + "x" * 40).chat.completions.create(model=MODEL, messages=MESSAGES)
     assert stranger.value.code == "invalid_api_key"
 
 

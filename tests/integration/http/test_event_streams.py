@@ -157,20 +157,17 @@ async def test_failures_have_a_status_before_the_first_chunk_and_an_event_after_
     )
 
 
-@pytest.mark.parametrize(
-    ("body", "status"),
-    [
-        ({}, 400),
-        ({"modelId": "m"}, 400),
-        ({"modelId": "m:", "inputs": {}}, 400),
-        ({"modelId": "m", "inputs": {"x": {"dtype": "FP99", "data": [1]}}}, 400),
-        ({"modelId": "m", "inputs": {}, "streem": True}, 400),
-    ],
-)
-async def test_bad_streams_never_reach_the_mesh(body: Any, status: int) -> None:
+async def test_bad_streams_never_reach_the_mesh() -> None:
     async with served(TEXT) as front:
-        answer = await front.post("/v1/infer/stream", body)
-        assert answer.status_code == status and answer.json()["errorCode"]
+        for body in (
+            {},
+            {"modelId": "m"},
+            {"modelId": "m:", "inputs": {}},
+            {"modelId": "m", "inputs": {"x": {"dtype": "FP99", "data": [1]}}},
+            {"modelId": "m", "inputs": {}, "streem": True},
+        ):
+            answer = await front.post("/v1/infer/stream", body)
+            assert (answer.status_code, bool(answer.json()["errorCode"])) == (400, True), body
         answer = await front.client.post("/v1/infer/stream", content=b"{}", headers={"content-type": "text/plain"})
         assert answer.status_code == 415
         assert not front.requests
@@ -241,24 +238,21 @@ async def test_tensors_of_any_model_may_be_members(body: Any, shape: list[int]) 
     assert answer.json() == {"model_name": "m", "model_version": "1", "y": [1.0, 2.0], "z": True}
 
 
-@pytest.mark.parametrize(
-    "body",
-    [
-        [],
-        {"x": [[[1]]]},
-        {"x": "text"},
-        {"x": None},
-        {"x": {}},
-        {"x": [1, [2]]},
-        {"x": [1e40]},
-        {"parameters": 5},
-        {"parameters": {"stop": ["a"]}},
-        {"id": 5},
-    ],
-)
-async def test_bad_members_never_reach_the_model(body: Any) -> None:
+async def test_bad_members_never_reach_the_model() -> None:
     async with served(TEXT, ADDS) as front:
-        for path in ("generate", "generate_stream"):
-            answer = await front.post(f"/v2/models/m/{path}", body)
-            assert (answer.status_code, list(answer.json())) == (400, ["error"]), answer.text
+        for body in (
+            [],
+            {"x": [[[1]]]},
+            {"x": "text"},
+            {"x": None},
+            {"x": {}},
+            {"x": [1, [2]]},
+            {"x": [1e40]},
+            {"parameters": 5},
+            {"parameters": {"stop": ["a"]}},
+            {"id": 5},
+        ):
+            for path in ("generate", "generate_stream"):
+                answer = await front.post(f"/v2/models/m/{path}", body)
+                assert (answer.status_code, list(answer.json())) == (400, ["error"]), (body, answer.text)
         assert not front.requests

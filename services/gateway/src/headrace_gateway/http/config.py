@@ -6,7 +6,7 @@ from typing import ClassVar
 
 from pydantic import Field
 
-from headrace_common.addresses import parse_address
+from headrace_common.addresses import is_loopback, parse_address
 from headrace_common.errors import ConfigError
 from headrace_common.settings import CommaList, ServiceSettings
 
@@ -68,8 +68,15 @@ def check_settings(settings: HttpSettings) -> None:
     """Refuses combinations that no field can see alone.
 
     Raises:
-        ConfigError: SETTING_INVALID: the room for all bodies is smaller than one, or a port that is shared is any.
+        ConfigError: SETTING_INVALID: the room for all bodies is smaller than one, a port that is shared is any, or the
+            key for calls to the gateway is no file.
     """
+    calls_by_tls = settings.tls_ca_file is not None and not is_loopback(settings.gateway_address)
+    if calls_by_tls and settings.tls_key_file is not None and "://" in str(settings.tls_key_file):
+        raise ConfigError(
+            "HEADRACE_TLS_KEY_FILE must be a file: the front reads it for its calls to the gateway",
+            context={"variable": "HEADRACE_TLS_KEY_FILE"},
+        )
     if settings.bodies_bytes_max < settings.body_bytes_max:
         variable = settings.variable("bodies_bytes_max")
         raise ConfigError(
