@@ -396,7 +396,9 @@ async def test_taken_port_is_said_and_ends_the_process(quota_alone: Backends, tm
 
 async def test_sigterm_ends_the_process_with_exit_code_0(quota_alone: Backends, tmp_path: Path) -> None:
     port, log = HeldPort(), tmp_path / "log"
-    process = start_gateway(quota_alone, log, HEADRACE_GATEWAY_GRPC_ADDRESS=port.address)
+    process = start_gateway(
+        quota_alone, log, HEADRACE_GATEWAY_GRPC_ADDRESS=port.address, HEADRACE_SHUTDOWN_GRACE_S="60"
+    )
     try:
         await eventually(lambda: listens(port.number), within_s=60)
         process.send_signal(signal.SIGTERM)

@@ -14,7 +14,7 @@ from headrace_common.rpc_status import from_rpc_error
 from inference import open_inference_pb2 as oip
 from inference import open_inference_pb2_grpc
 from support.eventually import eventually
-from support.gateway import COMMUNITY, FrontDoor, Pairs
+from support.gateway import COMMUNITY, Backends, FrontDoor, Pairs, open_door
 
 
 def open_stream(door: FrontDoor, metadata: Pairs = COMMUNITY) -> Any:
@@ -57,12 +57,13 @@ async def test_stream_ends_when_its_key_is_revoked(quota_door: FrontDoor) -> Non
     assert await reason_of_the_end(stream) == "KEY_REVOKED"
 
 
-async def test_stopping_gateway_ends_its_streams_so_that_clients_come_back(quota_door: FrontDoor) -> None:
-    stream = open_stream(quota_door)
-    await asked(stream, "before")
-    closing = asyncio.create_task(quota_door.gateway.close())
-    assert await reason_of_the_end(stream) == "SERVER_DRAINING"
-    await closing
+async def test_stopping_gateway_ends_its_streams_so_that_clients_come_back(quota_alone: Backends) -> None:
+    async with open_door(quota_alone, HEADRACE_SHUTDOWN_GRACE_S="60") as door:
+        stream = open_stream(door)
+        await asked(stream, "before")
+        closing = asyncio.create_task(door.gateway.close())
+        assert await reason_of_the_end(stream) == "SERVER_DRAINING"
+        await closing
 
 
 async def test_stream_that_its_client_leaves_leaves_nothing_behind(quota_door: FrontDoor) -> None:
