@@ -14,13 +14,15 @@ import pytest
 from headrace_common.clock import SystemClock
 from headrace_common.errors import HeadraceError
 from headrace_common.postgres import Database
-from headrace_quota.api_keys import ApiKey, KeyDraft, KeyMaterial, Role, draft_key
+from headrace_quota.api_keys import ApiKey, KeyDraft, KeyMaterial, Role, Rotation, draft_key
 from headrace_quota.memory_store import MemoryTenantStore
 from headrace_quota.postgres_history import PostgresPrincipalHistory
 from headrace_quota.postgres_store import PostgresTenantStore
 from headrace_quota.principal_history import KeyState, PrincipalHistory, TenantState
+from headrace_quota.resource_policies import Action, ResourcePolicy
 from headrace_quota.store import KeyPosition, TenantStore
-from headrace_quota.tenants import TenantDraft, TenantStatus
+from headrace_quota.tenant_change import TenantChange
+from headrace_quota.tenants import Isolation, TenantDraft, TenantStatus
 
 
 @dataclass(frozen=True)
@@ -55,6 +57,7 @@ def key_draft(
     expire_time: datetime | None = None,
     roles: Sequence[Role] = (Role.USER,),
     material: KeyMaterial | None = None,
+    policies: Sequence[ResourcePolicy] = (),
 ) -> KeyDraft:
     return draft_key(
         material=material or KeyMaterial.mint(SystemRandom()),
@@ -63,6 +66,31 @@ def key_draft(
         roles=roles,
         expire_time=expire_time,
         now=datetime(2000, 1, 1, tzinfo=UTC),
+        policies=policies,
+    )
+
+
+def change(*paths: str, metadata: dict[str, str] | None = None, tenant_id: str = "acme", **fields: str) -> TenantChange:
+    return TenantChange.checked(
+        paths=paths,
+        tenant_id=tenant_id,
+        display_name=fields.get("display_name", ""),
+        tier=fields.get("tier", ""),
+        metadata=metadata or {},
+        isolation=Isolation(fields.get("isolation", "SHARED")),
+    )
+
+
+def rotation(key: ApiKey, *, overlap: timedelta = timedelta(hours=1), expire_time: datetime | None = None) -> Rotation:
+    material = KeyMaterial.mint(SystemRandom())
+    return Rotation(former_id=key.id, material=material, overlap=overlap, expire_time=expire_time)
+
+
+async def rotated(
+    stores: Stores, wanted: Rotation, *, tenant_id: str | None = "acme", limit: int = 100, forced: bool = False
+) -> tuple[ApiKey, ApiKey] | None:
+    return await stores.tenants.rotate_api_key(
+        wanted, tenant_id=tenant_id, active_keys_max=limit, even_if_suspended=forced
     )
 
 
@@ -249,3 +277,149 @@ async def test_snapshot_leaves_out_keys_that_ended_long_ago(stores: Stores) -> N
     lately = await new_key(stores, key_draft(expire_time=now - timedelta(minutes=50)))
     await new_key(stores, key_draft(expire_time=now - timedelta(minutes=70)))
     assert [key.key_id for key in (await stores.history.snapshot()).keys] == [lately.id]
+
+
+async def test_change_reaches_the_named_fields_and_no_other(stores: Stores) -> None:
+    made, _ = await stores.tenants.insert_tenant(tenant_draft(display_name="Acme"))
+    changed = await stores.tenants.update_tenant(
+        change("tier", "isolation", display_name="Unheard", tier="gold", isolation="DEDICATED")
+    )
+    assert changed is not None
+    assert changed == replace(made, tier="gold", isolation=Isolation.DEDICATED, update_time=changed.update_time)
+    assert changed.update_time > made.update_time
+    assert await stores.tenants.tenant("acme") == changed
+    assert await stores.tenants.update_tenant(change("tier", tenant_id="ghost")) is None
+
+
+async def test_single_pairs_come_and_go_and_the_others_stay(stores: Stores) -> None:
+    await stores.tenants.insert_tenant(tenant_draft())
+    wanted = change("metadata.a.b", "metadata.ключ", "metadata.none", metadata={"a.b": "1", "unheard": "2"})
+    changed = await stores.tenants.update_tenant(wanted)
+    assert changed is not None
+    assert dict(changed.metadata) == {"a.b": "1"}
+    whole = await stores.tenants.update_tenant(change("metadata", metadata={"c": "3"}))
+    assert whole is not None
+    assert dict(whole.metadata) == {"c": "3"}
+
+
+async def test_concurrent_changes_of_single_pairs_lose_none(stores: Stores) -> None:
+    await stores.tenants.insert_tenant(tenant_draft())
+    await asyncio.gather(
+        *(stores.tenants.update_tenant(change(f"metadata.{n}", metadata={str(n): "x"})) for n in range(12))
+    )
+    tenant = await stores.tenants.tenant("acme")
+    assert tenant is not None
+    assert set(tenant.metadata) == {"ключ", *(str(n) for n in range(12))}
+
+
+async def test_pairs_that_would_be_too_many_change_nothing(stores: Stores) -> None:
+    made, _ = await stores.tenants.insert_tenant(tenant_draft())
+    pairs = {str(number): "" for number in range(64)}
+    wanted = change(*(f"metadata.{key}" for key in pairs), metadata=pairs)
+    assert await reason(stores.tenants.update_tenant(wanted)) == "FIELD_TOO_LONG"
+    assert await stores.tenants.tenant("acme") == made
+
+
+async def test_change_to_what_is_there_changes_nothing(stores: Stores) -> None:
+    made, _ = await stores.tenants.insert_tenant(tenant_draft())
+    assert await stores.tenants.update_tenant(change("tier", "display_name", "isolation")) == made
+    assert (await stores.history.head()).revision == 1
+
+
+async def test_gateways_learn_what_concerns_them_of_a_changed_tenant(stores: Stores) -> None:
+    await stores.tenants.insert_tenant(tenant_draft())
+    await stores.tenants.update_tenant(change("display_name", display_name="Only for people"))
+    assert (await stores.history.head()).revision == 1
+    switched = change("metadata.feature.http", "isolation", metadata={"feature.http": "off"}, isolation="DEDICATED")
+    await stores.tenants.update_tenant(switched)
+    (told,) = await stores.history.changes(after_revision=1, limit=5)
+    assert told.state == TenantState(
+        tenant_id="acme",
+        status=TenantStatus.ACTIVE,
+        tier="standard",
+        features={"http": "off"},
+        isolation=Isolation.DEDICATED,
+    )
+    assert list((await stores.history.snapshot()).tenants) == [told.state]
+
+
+async def test_policies_are_kept_and_told(stores: Stores) -> None:
+    await stores.tenants.insert_tenant(tenant_draft())
+    policies = (
+        ResourcePolicy((Action.INFER, Action.READ), ("model-a", "team-*")),
+        ResourcePolicy((Action.WRITE,), ()),
+    )
+    key = await new_key(stores, key_draft(policies=policies))
+    assert key.policies == policies
+    assert await stores.tenants.api_keys("acme", after=None, limit=5) == [key]
+    (told,) = (await stores.history.snapshot()).keys
+    assert told.policies == policies
+    (_, change_of_key) = await stores.history.changes(after_revision=0, limit=5)
+    assert isinstance(change_of_key.state, KeyState)
+    assert change_of_key.state.policies == policies
+
+
+async def test_rotated_key_is_followed_by_one_that_may_do_the_same(stores: Stores) -> None:
+    await stores.tenants.insert_tenant(tenant_draft())
+    policies = (ResourcePolicy((Action.INFER,), ("model-a",)),)
+    key = await new_key(stores, key_draft(roles=(Role.VIEWER, Role.USER), policies=policies))
+    wanted = rotation(key, expire_time=datetime(2099, 1, 1, tzinfo=UTC))
+    before = datetime.now(UTC)
+    pair = await rotated(stores, wanted)
+    assert pair is not None
+    made, former = pair
+    assert (made.sha256, made.prefix) == (wanted.material.sha256, wanted.material.prefix)
+    assert (made.tenant_id, made.display_name, made.roles, made.policies) == (
+        key.tenant_id,
+        key.display_name,
+        key.roles,
+        key.policies,
+    )
+    assert (made.rotated_from, made.expire_time) == (key.id, wanted.expire_time)
+    assert former.expire_time is not None
+    assert abs(former.expire_time - before - wanted.overlap) < timedelta(minutes=1)
+    assert replace(former, expire_time=None) == key
+    assert await stores.tenants.api_keys("acme", after=None, limit=5) == [made, former]
+    assert {told.key_id for told in (await stores.history.snapshot()).keys} == {made.id, former.id}
+
+
+async def test_rotation_never_prolongs_a_key_and_ends_it_at_once_without_an_overlap(stores: Stores) -> None:
+    await stores.tenants.insert_tenant(tenant_draft())
+    soon = datetime.now(UTC) + timedelta(minutes=30)
+    pair = await rotated(stores, rotation(await new_key(stores, key_draft(expire_time=soon))))
+    assert pair is not None
+    assert pair[1].expire_time == soon
+    pair = await rotated(stores, rotation(pair[0], overlap=timedelta()))
+    assert pair is not None
+    assert await reason(rotated(stores, rotation(pair[1]))) == "KEY_ENDED"
+
+
+async def test_only_keys_that_work_are_rotated_and_only_in_their_scope(stores: Stores) -> None:
+    for tenant_id in ("acme", "rival"):
+        await stores.tenants.insert_tenant(tenant_draft(tenant_id))
+    key = await new_key(stores, key_draft())
+    assert await rotated(stores, rotation(key), tenant_id="rival") is None
+    assert await rotated(stores, rotation(replace(key, id=str(uuid.uuid4()))), tenant_id=None) is None
+    await stores.tenants.revoke_api_key(key.id, tenant_id="acme")
+    assert await reason(rotated(stores, rotation(key), tenant_id=None)) == "KEY_ENDED"
+    working = await new_key(stores, key_draft())
+    await stores.tenants.set_tenant_status("acme", TenantStatus.SUSPENDED)
+    assert await reason(rotated(stores, rotation(working))) == "TENANT_SUSPENDED"
+    assert await rotated(stores, rotation(working), tenant_id=None, forced=True) is not None
+
+
+async def test_rotation_counts_the_former_key_while_it_works(stores: Stores) -> None:
+    await stores.tenants.insert_tenant(tenant_draft())
+    key = await new_key(stores, key_draft())
+    assert await reason(rotated(stores, rotation(key), limit=1)) == "KEY_LIMIT_REACHED"
+    (listed,) = await stores.tenants.api_keys("acme", after=None, limit=5)
+    assert listed == key
+    assert await rotated(stores, rotation(key, overlap=timedelta()), limit=1) is not None
+
+
+async def test_concurrent_rotations_of_one_key_stay_within_the_limit(stores: Stores) -> None:
+    await stores.tenants.insert_tenant(tenant_draft())
+    key = await new_key(stores, key_draft())
+    results = await asyncio.gather(*(rotated(stores, rotation(key), limit=4) for _ in range(8)), return_exceptions=True)
+    assert sum(isinstance(result, tuple) for result in results) == 3
+    assert {result.reason for result in results if isinstance(result, HeadraceError)} == {"KEY_LIMIT_REACHED"}

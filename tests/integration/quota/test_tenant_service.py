@@ -5,13 +5,17 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import uuid
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any, cast
 
 import grpc
 import grpc.aio
 import psycopg
 import pytest
+from google.protobuf.duration_pb2 import Duration
+from google.protobuf.field_mask_pb2 import FieldMask
 from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
 from google.rpc import error_details_pb2, status_pb2
@@ -19,12 +23,14 @@ from google.rpc import error_details_pb2, status_pb2
 from headrace.quota.v1 import tenants_pb2 as pb
 from headrace.quota.v1 import tenants_pb2_grpc as pb_grpc
 from headrace_common.errors import HeadraceError
+from headrace_common.features import FEATURES
 from headrace_common.principal import PRINCIPAL_KEY, Principal
 from headrace_common.rpc_status import STATUS_DETAILS_KEY
 from support.quota import OPERATOR, Keys, QuotaClient, admin_of
 
 ACME = admin_of("acme")
 RIVAL = admin_of("rival")
+ID = str(uuid.UUID(int=1))
 
 
 @pytest.fixture(autouse=True)
@@ -138,10 +144,88 @@ async def test_revoked_key_stays_listed_with_its_first_time(client: QuotaClient)
     assert list((await client.call(ACME, pb.ListApiKeysRequest())).api_keys) == [revoked]
 
 
+def policed(*actions: Any, models: Sequence[str] = (), roles: Sequence[Any] = ()) -> pb.CreateApiKeyRequest:
+    policy = pb.ResourcePolicy(actions=actions, models=models)
+    return pb.CreateApiKeyRequest(policies=[policy], roles=roles)
+
+
+def update(*paths: str, **fields: Any) -> pb.UpdateTenantRequest:
+    fields.setdefault("id", "acme")
+    return pb.UpdateTenantRequest(tenant=pb.Tenant(**fields), update_mask=FieldMask(paths=paths))
+
+
+async def test_operator_changes_a_tenant_field_by_field(client: QuotaClient) -> None:
+    request = update("tier", "metadata.feature.http", "isolation", tier="gold", metadata={"feature.http": "off"})
+    request.tenant.isolation = pb.ISOLATION_DEDICATED
+    changed = (await client.call(OPERATOR, request)).tenant
+    assert (changed.tier, changed.isolation) == ("gold", pb.ISOLATION_DEDICATED)
+    assert dict(changed.metadata) == {"feature.http": "off"}
+    assert (await client.call(OPERATOR, request)).tenant == changed
+    gone = (await client.call(OPERATOR, update("metadata.feature.http", "tier", "isolation"))).tenant
+    assert (gone.tier, gone.isolation, dict(gone.metadata)) == ("standard", pb.ISOLATION_SHARED, {})
+
+
+async def test_unknown_feature_is_refused_with_the_list(client: QuotaClient) -> None:
+    for request in (
+        update("metadata.feature.htpp", metadata={"feature.htpp": "off"}),
+        update("metadata", metadata={"feature.": "off"}),
+        pb.CreateTenantRequest(id="corp", metadata={"feature.HTTP": "off"}),
+    ):
+        refused = await failure(client, OPERATOR, request)
+        assert (refused.reason, refused.entry.grpc) == ("FEATURE_UNKNOWN", "INVALID_ARGUMENT")
+        assert all(feature in str(refused) for feature in FEATURES)
+
+
+async def test_policies_come_back_as_they_were_given(client: QuotaClient) -> None:
+    policies = [
+        pb.ResourcePolicy(actions=[pb.ACTION_READ, pb.ACTION_INFER, pb.ACTION_READ], models=["model-a", "team-*"]),
+        pb.ResourcePolicy(actions=[pb.ACTION_WRITE]),
+    ]
+    made = (await client.call(ACME, pb.CreateApiKeyRequest(policies=policies))).api_key
+    assert list(made.policies[0].actions) == [pb.ACTION_INFER, pb.ACTION_READ]
+    assert list(made.policies[0].models) == ["model-a", "team-*"]
+    assert made.policies[1] == policies[1]
+    (listed,) = (await client.call(ACME, pb.ListApiKeysRequest())).api_keys
+    assert listed == made
+
+
+async def test_rotated_key_works_for_a_while_beside_the_one_that_follows_it(client: QuotaClient) -> None:
+    key = (await client.call(ACME, pb.CreateApiKeyRequest(display_name="ci"))).api_key
+    answer = await client.call(ACME, pb.RotateApiKeyRequest(id=key.id, overlap=Duration(seconds=600)))
+    assert answer.key.startswith(answer.api_key.prefix + "_")
+    assert (answer.api_key.rotated_from, answer.api_key.display_name) == (key.id, "ci")
+    assert (answer.former.id, answer.former.prefix) == (key.id, key.prefix)
+    left_s = answer.former.expire_time.seconds - datetime.now(UTC).timestamp()
+    assert 500 < left_s <= 601
+    day = await client.call(ACME, pb.RotateApiKeyRequest(id=answer.api_key.id))
+    assert 86_000 < day.former.expire_time.seconds - datetime.now(UTC).timestamp() <= 86_401
+
+
+async def test_use_of_a_key_is_remembered_to_the_minute_and_changes_nothing_else(
+    client: QuotaClient, database_url: str
+) -> None:
+    key = (await client.call(ACME, pb.CreateApiKeyRequest())).api_key
+    used = datetime(2026, 3, 4, 5, 6, 42, tzinfo=UTC)
+    with psycopg.connect(database_url) as superuser:
+        before = superuser.execute("SELECT updated_at FROM quota.api_keys").fetchall()
+        revision = superuser.execute("SELECT revision FROM quota.principal_feed").fetchall()
+        for key_id, at in ((key.id, used), (key.id, used - timedelta(days=1)), ("community", used), ("", used)):
+            superuser.execute("SELECT quota.record_key_use('acme', %s, %s)", (key_id, at))
+        assert superuser.execute("SELECT updated_at FROM quota.api_keys").fetchall() == before
+        assert superuser.execute("SELECT revision FROM quota.principal_feed").fetchall() == revision
+    (listed,) = (await client.call(ACME, pb.ListApiKeysRequest())).api_keys
+    assert listed.last_use_time.ToDatetime(tzinfo=UTC) == used.replace(second=0)
+    with psycopg.connect(database_url) as superuser:
+        superuser.execute("SELECT quota.record_key_use('acme', %s, now() + interval '1 year')", (key.id,))
+    (listed,) = (await client.call(ACME, pb.ListApiKeysRequest())).api_keys
+    assert listed.last_use_time.ToDatetime(tzinfo=UTC) <= datetime.now(UTC)
+
+
 FOREIGN: dict[str, Message] = {
     "get": pb.GetTenantRequest(id="rival"),
     "suspend": pb.SuspendTenantRequest(id="rival"),
     "resume": pb.ResumeTenantRequest(id="rival"),
+    "update": pb.UpdateTenantRequest(tenant=pb.Tenant(id="rival"), update_mask=FieldMask(paths=["tier"])),
     "create key": pb.CreateApiKeyRequest(tenant_id="rival"),
     "list keys": pb.ListApiKeysRequest(tenant_id="rival"),
 }
@@ -176,15 +260,19 @@ async def test_foreign_tenant_is_not_found_byte_for_byte_like_an_absent_one(
     assert not listed.api_keys
 
 
-async def test_foreign_key_is_not_found_byte_for_byte_like_an_absent_one(client: QuotaClient) -> None:
+@pytest.mark.parametrize("kind", [pb.RevokeApiKeyRequest, pb.RotateApiKeyRequest])
+async def test_foreign_key_is_not_found_byte_for_byte_like_an_absent_one(
+    client: QuotaClient, kind: type[pb.RevokeApiKeyRequest]
+) -> None:
     theirs = (await client.create_key("rival")).api_key.id
     unknown = str(uuid.uuid4())
-    code, text, details = await wire_failure(client, ACME, pb.RevokeApiKeyRequest(id=theirs))
+    code, text, details = await wire_failure(client, ACME, kind(id=theirs))
     assert code is grpc.StatusCode.NOT_FOUND
-    absent = await wire_failure(client, ACME, pb.RevokeApiKeyRequest(id=unknown))
+    absent = await wire_failure(client, ACME, kind(id=unknown))
     assert (code, text.replace(theirs, unknown), details.replace(theirs.encode(), unknown.encode())) == absent
     (key,) = (await client.call(RIVAL, pb.ListApiKeysRequest())).api_keys
     assert not key.HasField("revoke_time")
+    assert not key.HasField("expire_time")
 
 
 @pytest.mark.parametrize(
@@ -194,6 +282,8 @@ async def test_foreign_key_is_not_found_byte_for_byte_like_an_absent_one(client:
         (ACME, pb.ListTenantsRequest()),
         (ACME, pb.SuspendTenantRequest(id="acme")),
         (ACME, pb.ResumeTenantRequest(id="acme")),
+        (ACME, update("metadata.feature.http")),
+        (admin_of("acme", "user"), pb.RotateApiKeyRequest(id=str(uuid.UUID(int=1)))),
         (admin_of("default", "model_admin"), pb.CreateTenantRequest(id="corp")),
         (admin_of("acme", "model_admin"), pb.CreateApiKeyRequest()),
         (admin_of("acme", "user"), pb.ListApiKeysRequest()),
@@ -243,6 +333,44 @@ async def test_bad_input_is_refused_with_its_field(
     (violation,) = error_details_pb2.BadRequest.FromString(found["BadRequest"]).field_violations
     assert violation.field == field
     assert await client.call(OPERATOR, pb.ListTenantsRequest()) == before
+
+
+async def test_bad_changes_policies_and_rotations_are_refused_with_their_field(client: QuotaClient) -> None:
+    for request, reason, field in (
+        (pb.CreateTenantRequest(id="corp", isolation=cast("Any", 7)), "FIELD_INVALID", "isolation"),
+        (pb.CreateTenantRequest(id="corp", metadata={"feature.http": "no"}), "FIELD_INVALID", "metadata.value"),
+        (update(), "FIELD_REQUIRED", "update_mask"),
+        (update("id"), "FIELD_INVALID", "update_mask"),
+        (update("status"), "FIELD_INVALID", "update_mask"),
+        (update("metadata."), "FIELD_INVALID", "update_mask"),
+        (update("metadata", "metadata.a"), "FIELD_INVALID", "update_mask"),
+        (update(*(f"metadata.{n}" for n in range(200))), "FIELD_TOO_LONG", "update_mask"),
+        (update("tier", id=""), "FIELD_REQUIRED", "tenant.id"),
+        (update("tier", tier="x\n"), "FIELD_INVALID", "tenant.tier"),
+        (update("display_name", display_name="x" * 257), "FIELD_TOO_LONG", "tenant.display_name"),
+        (update("isolation", isolation=cast("Any", 7)), "FIELD_INVALID", "tenant.isolation"),
+        (policed(), "FIELD_REQUIRED", "policies[0].actions"),
+        (policed(pb.ACTION_UNSPECIFIED), "FIELD_INVALID", "policies[0].actions[0]"),
+        (policed(pb.ACTION_INFER, models=[""]), "FIELD_INVALID", "policies[0].models[0]"),
+        (policed(pb.ACTION_INFER, models=["a*b"]), "FIELD_INVALID", "policies[0].models[0]"),
+        (policed(pb.ACTION_INFER, models=["a", "b:1"]), "FIELD_INVALID", "policies[0].models[1]"),
+        (policed(pb.ACTION_INFER, models=["m"] * 101), "FIELD_TOO_LONG", "policies[0].models"),
+        (policed(pb.ACTION_INFER, roles=[pb.ROLE_ADMIN]), "FIELD_INVALID", "policies"),
+        (
+            pb.CreateApiKeyRequest(policies=[pb.ResourcePolicy(actions=[pb.ACTION_READ])] * 21),
+            "FIELD_TOO_LONG",
+            "policies",
+        ),
+        (pb.RotateApiKeyRequest(), "FIELD_REQUIRED", "id"),
+        (pb.RotateApiKeyRequest(id="x"), "FIELD_INVALID", "id"),
+        (pb.RotateApiKeyRequest(id=ID, overlap=Duration(seconds=-1)), "FIELD_INVALID", "overlap"),
+        (pb.RotateApiKeyRequest(id=ID, overlap=Duration(seconds=30 * 86_400, nanos=1000)), "FIELD_INVALID", "overlap"),
+        (pb.RotateApiKeyRequest(id=ID, overlap=Duration(seconds=2**60)), "FIELD_INVALID", "overlap"),
+        (pb.RotateApiKeyRequest(id=ID, expire_time=Timestamp(seconds=1)), "FIELD_INVALID", "expire_time"),
+    ):
+        refused = await failure(client, OPERATOR, request)
+        assert (refused.reason, refused.entry.grpc, refused.field) == (reason, "INVALID_ARGUMENT", field)
+    assert (await client.call(OPERATOR, pb.GetTenantRequest(id="acme"))).tenant.tier == "standard"
 
 
 async def test_operators_tenant_cannot_be_suspended(client: QuotaClient) -> None:

@@ -8,7 +8,7 @@ that there is something to refuse.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 from random import Random
 
 from headrace_common import catalogue
@@ -19,13 +19,18 @@ from headrace_quota.api_keys import (
     ApiKey,
     KeyMaterial,
     Role,
+    Rotation,
+    check_expiry,
     checked_key_id,
     draft_key,
     key_not_found,
 )
+from headrace_quota.resource_policies import ResourcePolicy
 from headrace_quota.store import KeyPosition, TenantStore
+from headrace_quota.tenant_change import TenantChange
 from headrace_quota.tenants import (
     OPERATORS_TENANT,
+    Isolation,
     Tenant,
     TenantDraft,
     TenantStatus,
@@ -61,6 +66,7 @@ class TenantAdministration:
         display_name: str,
         tier: str,
         metadata: Mapping[str, str],
+        isolation: Isolation = Isolation.SHARED,
     ) -> Tenant:
         """The new tenant, or the stored one where it has just these fields.
 
@@ -70,7 +76,9 @@ class TenantAdministration:
             TenantError: TENANT_ID_INVALID (INVALID_ARGUMENT), TENANT_ALREADY_EXISTS (ALREADY_EXISTS).
         """
         _require_operator(caller)
-        draft = TenantDraft.checked(tenant_id=tenant_id, display_name=display_name, tier=tier, metadata=metadata)
+        draft = TenantDraft.checked(
+            tenant_id=tenant_id, display_name=display_name, tier=tier, metadata=metadata, isolation=isolation
+        )
         tenant, created = await self._store.insert_tenant(draft)
         if not created and not draft.describes(tenant):
             raise tenant_already_exists(tenant_id)
@@ -115,6 +123,21 @@ class TenantAdministration:
             raise tenant_not_found(tenant_id)
         return tenant
 
+    async def update_tenant(self, caller: Principal, change: TenantChange) -> Tenant:
+        """The tenant with the change made.
+
+        Raises:
+            AuthError: ROLE_FORBIDDEN (PERMISSION_DENIED) for who isn't an operator, about their own tenant.
+            ValidationError: FIELD_TOO_LONG (INVALID_ARGUMENT): with the new pairs the metadata has too many.
+            TenantError: TENANT_NOT_FOUND (NOT_FOUND) for absent and foreign tenants.
+        """
+        _visible_tenant(caller, change.tenant_id, field="tenant.id")
+        _require_operator(caller)
+        tenant = await self._store.update_tenant(change)
+        if tenant is None:
+            raise tenant_not_found(change.tenant_id)
+        return tenant
+
     async def create_api_key(
         self,
         caller: Principal,
@@ -123,6 +146,7 @@ class TenantAdministration:
         display_name: str,
         roles: Iterable[Role],
         expire_time: datetime | None,
+        policies: Sequence[ResourcePolicy] = (),
     ) -> tuple[ApiKey, str]:
         """What is stored of a new key, and the key itself.
 
@@ -141,6 +165,7 @@ class TenantAdministration:
             roles=roles,
             expire_time=expire_time,
             now=self._clock.now(),
+            policies=policies,
         )
         stored = await self._store.insert_api_key(
             draft, active_keys_max=self._active_keys_max, even_if_suspended=is_operator(caller)
@@ -177,6 +202,33 @@ class TenantAdministration:
         if key is None:
             raise key_not_found(wanted)
         return key
+
+    async def rotate_api_key(
+        self, caller: Principal, key_id: str, *, overlap: timedelta, expire_time: datetime | None
+    ) -> tuple[ApiKey, str, ApiKey]:
+        """What is stored of the new key, the new key itself, and the former one with its end.
+
+        Raises:
+            AuthError: ROLE_FORBIDDEN (PERMISSION_DENIED) for who isn't an admin, whatever the id.
+            ValidationError: INVALID_ARGUMENT where the id is no UUID, or the end of the new key is past.
+            TenantError: KEY_NOT_FOUND (NOT_FOUND) for absent and foreign keys, KEY_ENDED (FAILED_PRECONDITION),
+                KEY_LIMIT_REACHED (RESOURCE_EXHAUSTED), TENANT_SUSPENDED (PERMISSION_DENIED) unless an operator asks.
+        """
+        _require_admin(caller)
+        wanted = checked_key_id(key_id)
+        check_expiry(expire_time, self._clock.now())
+        operator = is_operator(caller)
+        material = KeyMaterial.mint(self._random)
+        rotated = await self._store.rotate_api_key(
+            Rotation(former_id=wanted, material=material, overlap=overlap, expire_time=expire_time),
+            tenant_id=None if operator else caller.tenant_id,
+            active_keys_max=self._active_keys_max,
+            even_if_suspended=operator,
+        )
+        if rotated is None:
+            raise key_not_found(wanted)
+        stored, former = rotated
+        return stored, material.key, former
 
 
 def _visible_tenant(caller: Principal, tenant_id: str, *, field: str) -> str:

@@ -5,14 +5,15 @@ from __future__ import annotations
 import hashlib
 import re
 import uuid
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from enum import StrEnum
 from random import Random
 
 from headrace_common import catalogue
 from headrace_common.errors import TenantError, ValidationError
+from headrace_quota.resource_policies import ResourcePolicy, check_policies
 from headrace_quota.tenants import NAME_CHARS_MAX, check_text
 
 _ALPHABET = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
@@ -49,6 +50,13 @@ class ApiKey:
     create_time: datetime
     expire_time: datetime | None
     revoke_time: datetime | None
+    policies: tuple[ResourcePolicy, ...] = ()
+    last_use_time: datetime | None = None
+    rotated_from: str | None = None
+
+    def works_at(self, now: datetime) -> bool:
+        """Whether it is neither revoked nor expired."""
+        return self.revoke_time is None and (self.expire_time is None or self.expire_time > now)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,6 +70,49 @@ class KeyDraft:
     sha256: bytes
     roles: tuple[Role, ...]
     expire_time: datetime | None
+    policies: tuple[ResourcePolicy, ...] = ()
+    rotated_from: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rotation:
+    """A key that is to follow another one, which is not read yet.
+
+    Attributes:
+        former_id: The other key.
+        overlap: How long that one still works, at most.
+        expire_time: When the new one stops working by itself; None means never.
+    """
+
+    former_id: str
+    material: KeyMaterial
+    overlap: timedelta
+    expire_time: datetime | None
+
+    def draft(self, former: ApiKey, now: datetime) -> KeyDraft:
+        """The new key: it is and may do what the former one is and may do.
+
+        Raises:
+            TenantError: KEY_ENDED (FAILED_PRECONDITION): the former one doesn't work any more.
+        """
+        if not former.works_at(now):
+            raise key_ended(former.id)
+        return KeyDraft(
+            id=str(uuid.uuid4()),
+            tenant_id=former.tenant_id,
+            display_name=former.display_name,
+            prefix=self.material.prefix,
+            sha256=self.material.sha256,
+            roles=former.roles,
+            expire_time=self.expire_time,
+            policies=former.policies,
+            rotated_from=former.id,
+        )
+
+    def former_ends(self, former: ApiKey, now: datetime) -> datetime:
+        """When the former key stops working: after the overlap, and no later than it would have."""
+        end = now + self.overlap
+        return end if former.expire_time is None else min(end, former.expire_time)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -117,6 +168,7 @@ def draft_key(
     roles: Iterable[Role],
     expire_time: datetime | None,
     now: datetime,
+    policies: Sequence[ResourcePolicy] = (),
 ) -> KeyDraft:
     """Checks what is asked of a new key and gives it an id. No roles means `user`.
 
@@ -124,6 +176,22 @@ def draft_key(
         ValidationError: INVALID_ARGUMENT, naming the field and its limit.
     """
     check_text(display_name, field="display_name", chars_max=NAME_CHARS_MAX)
+    check_expiry(expire_time, now)
+    wanted = ordered_roles(roles) or (Role.USER,)
+    return KeyDraft(
+        id=str(uuid.uuid4()),
+        tenant_id=tenant_id,
+        display_name=display_name,
+        prefix=material.prefix,
+        sha256=material.sha256,
+        roles=wanted,
+        expire_time=expire_time,
+        policies=check_policies(policies, administers=Role.ADMIN in wanted),
+    )
+
+
+def check_expiry(expire_time: datetime | None, now: datetime) -> None:
+    """Raises FIELD_INVALID (INVALID_ARGUMENT) for an end that is not in the future."""
     if expire_time is not None and expire_time <= now:
         raise ValidationError(
             "expire_time must be in the future",
@@ -131,15 +199,6 @@ def draft_key(
             context={"field": "expire_time"},
             field="expire_time",
         )
-    return KeyDraft(
-        id=str(uuid.uuid4()),
-        tenant_id=tenant_id,
-        display_name=display_name,
-        prefix=material.prefix,
-        sha256=material.sha256,
-        roles=ordered_roles(roles) or (Role.USER,),
-        expire_time=expire_time,
-    )
 
 
 def ordered_roles(roles: Iterable[Role]) -> tuple[Role, ...]:
@@ -172,6 +231,15 @@ def key_not_found(key_id: str) -> TenantError:
     return TenantError(
         f"API key '{key_id}' was not found",
         entry=catalogue.KEY_NOT_FOUND,
+        context={"key_id": key_id},
+    )
+
+
+def key_ended(key_id: str) -> TenantError:
+    """FAILED_PRECONDITION: what was revoked or has expired stays so; a key after it is a new one."""
+    return TenantError(
+        f"API key '{key_id}' is revoked or has expired; make a new one",
+        entry=catalogue.KEY_ENDED,
         context={"key_id": key_id},
     )
 

@@ -8,10 +8,12 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
 from headrace_common.clock import Clock
+from headrace_common.features import switches
 from headrace_common.revision_feed import FeedHead
-from headrace_quota.api_keys import ApiKey, KeyDraft, key_limit_reached
+from headrace_quota.api_keys import ApiKey, KeyDraft, Rotation, key_limit_reached
 from headrace_quota.principal_history import Change, KeyState, Snapshot, TenantState
 from headrace_quota.store import KeyPosition
+from headrace_quota.tenant_change import TenantChange
 from headrace_quota.tenants import (
     Tenant,
     TenantDraft,
@@ -52,6 +54,7 @@ class MemoryTenantStore:
             status=TenantStatus.ACTIVE,
             tier=draft.tier,
             metadata=dict(draft.metadata),
+            isolation=draft.isolation,
             create_time=now,
             update_time=now,
         )
@@ -75,16 +78,22 @@ class MemoryTenantStore:
         self._record(tenant_id, None)
         return changed
 
-    async def insert_api_key(self, draft: KeyDraft, *, active_keys_max: int, even_if_suspended: bool) -> ApiKey:
-        tenant = self._tenants.get(draft.tenant_id)
+    async def update_tenant(self, change: TenantChange) -> Tenant | None:
+        tenant = self._tenants.get(change.tenant_id)
         if tenant is None:
-            raise tenant_not_found(draft.tenant_id)
-        if tenant.status is TenantStatus.SUSPENDED and not even_if_suspended:
-            raise tenant_suspended(draft.tenant_id)
+            return None
+        changed = change.of(tenant)
+        if changed == tenant:
+            return tenant
         now = self._clock.now()
-        active = [key for key in self._keys.values() if key.tenant_id == tenant.id and _works(key, now)]
-        if len(active) >= active_keys_max:
-            raise key_limit_reached(draft.tenant_id, active_keys_max)
+        self._tenants[tenant.id] = replace(changed, update_time=now)
+        if _told(changed) != _told(tenant):
+            self._record(tenant.id, None)
+        return self._tenants[tenant.id]
+
+    async def insert_api_key(self, draft: KeyDraft, *, active_keys_max: int, even_if_suspended: bool) -> ApiKey:
+        self._check_owner(draft.tenant_id, even_if_suspended=even_if_suspended)
+        self._check_room(draft.tenant_id, active_keys_max, besides=None)
         return self._store_key(draft)
 
     async def adopt_api_key(self, draft: KeyDraft) -> ApiKey | None:
@@ -115,6 +124,22 @@ class MemoryTenantStore:
         self._record(key.tenant_id, key_id)
         return revoked
 
+    async def rotate_api_key(
+        self, rotation: Rotation, *, tenant_id: str | None, active_keys_max: int, even_if_suspended: bool
+    ) -> tuple[ApiKey, ApiKey] | None:
+        former = self._keys.get(rotation.former_id)
+        if former is None or (tenant_id is not None and former.tenant_id != tenant_id):
+            return None
+        self._check_owner(former.tenant_id, even_if_suspended=even_if_suspended)
+        now = self._clock.now()
+        draft = rotation.draft(former, now)
+        ending = replace(former, expire_time=rotation.former_ends(former, now))
+        self._check_room(former.tenant_id, active_keys_max, besides=None if ending.works_at(now) else former.id)
+        self._keys[former.id] = ending
+        if ending != former:
+            self._record(former.tenant_id, former.id)
+        return self._store_key(draft), ending
+
     async def head(self) -> FeedHead:
         compacted = self._history[0].revision - 1 if self._history else self._revision
         return FeedHead(epoch=self._epoch, revision=self._revision, compacted=compacted)
@@ -131,6 +156,21 @@ class MemoryTenantStore:
             keys=[_key_state(key) for key in self._keys.values() if _worked_after(key, since)],
         )
 
+    def _check_owner(self, tenant_id: str, *, even_if_suspended: bool) -> None:
+        tenant = self._tenants.get(tenant_id)
+        if tenant is None:
+            raise tenant_not_found(tenant_id)
+        if tenant.status is TenantStatus.SUSPENDED and not even_if_suspended:
+            raise tenant_suspended(tenant_id)
+
+    def _check_room(self, tenant_id: str, active_keys_max: int, *, besides: str | None) -> None:
+        now = self._clock.now()
+        active = [
+            key for key in self._keys.values() if key.tenant_id == tenant_id and key.works_at(now) and key.id != besides
+        ]
+        if len(active) >= active_keys_max:
+            raise key_limit_reached(tenant_id, active_keys_max)
+
     def _store_key(self, draft: KeyDraft) -> ApiKey:
         key = ApiKey(
             id=draft.id,
@@ -142,6 +182,8 @@ class MemoryTenantStore:
             create_time=self._clock.now(),
             expire_time=draft.expire_time,
             revoke_time=None,
+            policies=draft.policies,
+            rotated_from=draft.rotated_from,
         )
         self._keys[key.id] = key
         self._record(key.tenant_id, key.id)
@@ -158,8 +200,8 @@ class MemoryTenantStore:
         return _key_state(self._keys[entry.key_id])
 
 
-def _works(key: ApiKey, now: datetime) -> bool:
-    return key.revoke_time is None and (key.expire_time is None or key.expire_time > now)
+def _told(tenant: Tenant) -> object:
+    return tenant.status, tenant.tier, tenant.isolation, dict(tenant.metadata)
 
 
 def _worked_after(key: ApiKey, since: datetime) -> bool:
@@ -168,7 +210,13 @@ def _worked_after(key: ApiKey, since: datetime) -> bool:
 
 
 def _tenant_state(tenant: Tenant) -> TenantState:
-    return TenantState(tenant_id=tenant.id, status=tenant.status, tier=tenant.tier)
+    return TenantState(
+        tenant_id=tenant.id,
+        status=tenant.status,
+        tier=tenant.tier,
+        features=switches(tenant.metadata),
+        isolation=tenant.isolation,
+    )
 
 
 def _key_state(key: ApiKey) -> KeyState:
@@ -179,4 +227,5 @@ def _key_state(key: ApiKey) -> KeyState:
         roles=key.roles,
         expire_time=key.expire_time,
         revoked=key.revoke_time is not None,
+        policies=key.policies,
     )

@@ -6,12 +6,14 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC
 from typing import Any
 
+from headrace_common.features import switches
 from headrace_common.postgres import Connection, Database
 from headrace_common.revision_feed import FeedHead
 from headrace_quota.api_keys import Role
+from headrace_quota.postgres_store import policies_of
 from headrace_quota.principal_history import Change, KeyState, Snapshot, TenantState
 from headrace_quota.statements import statement
-from headrace_quota.tenants import TenantStatus
+from headrace_quota.tenants import Isolation, TenantStatus
 
 CHANNEL = "quota_principals"
 """Where each committed change is announced; the database's triggers do that."""
@@ -64,7 +66,13 @@ async def _head(connection: Connection) -> FeedHead:
 
 
 def _tenant_state(row: Row) -> TenantState:
-    return TenantState(tenant_id=row["tenant_id"], status=TenantStatus(row["tenant_status"]), tier=row["tenant_tier"])
+    return TenantState(
+        tenant_id=row["tenant_id"],
+        status=TenantStatus(row["tenant_status"]),
+        tier=row["tenant_tier"],
+        features=switches(row["tenant_metadata"]),
+        isolation=Isolation(row["tenant_isolation"]),
+    )
 
 
 def _key_state(row: Row) -> KeyState:
@@ -76,4 +84,5 @@ def _key_state(row: Row) -> KeyState:
         roles=tuple(Role(role) for role in row["roles"]),
         expire_time=expires_at.astimezone(UTC) if expires_at is not None else None,
         revoked=row["revoked_at"] is not None,
+        policies=policies_of(row),
     )

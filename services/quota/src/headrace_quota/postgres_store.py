@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from datetime import UTC
+from datetime import UTC, datetime
 from typing import Any
 
 from psycopg.types.json import Jsonb
 
 from headrace_common.postgres import Connection, Database
-from headrace_quota.api_keys import ApiKey, KeyDraft, Role, key_limit_reached
+from headrace_quota.api_keys import ApiKey, KeyDraft, Role, Rotation, key_limit_reached
+from headrace_quota.resource_policies import Action, ResourcePolicy
 from headrace_quota.statements import statement
 from headrace_quota.store import KeyPosition
+from headrace_quota.tenant_change import TenantChange
 from headrace_quota.tenants import (
+    Isolation,
     Tenant,
     TenantDraft,
     TenantStatus,
@@ -30,12 +33,7 @@ class PostgresTenantStore:
         self._database = database
 
     async def insert_tenant(self, draft: TenantDraft) -> tuple[Tenant, bool]:
-        values = {
-            "id": draft.id,
-            "display_name": draft.display_name,
-            "tier": draft.tier,
-            "metadata": Jsonb(dict(draft.metadata)),
-        }
+        values = _tenant_values(draft)
         async with self._database.tenant(draft.id) as connection:
             row = await _one(connection, "insert_tenant", values)
             if row is not None:
@@ -62,20 +60,23 @@ class PostgresTenantStore:
                 row = await _one(connection, "get_tenant", {"id": tenant_id})
         return _tenant(row) if row is not None else None
 
+    async def update_tenant(self, change: TenantChange) -> Tenant | None:
+        async with self._database.tenant(change.tenant_id) as connection:
+            row = await _one(connection, "lock_tenant", {"id": change.tenant_id})
+            if row is None:
+                return None
+            tenant = _tenant(row)
+            changed = change.of(tenant)
+            if changed == tenant:
+                return tenant
+            row = await _one(connection, "update_tenant", _tenant_values(changed))
+            assert row is not None
+            return _tenant(row)
+
     async def insert_api_key(self, draft: KeyDraft, *, active_keys_max: int, even_if_suspended: bool) -> ApiKey:
         async with self._database.tenant(draft.tenant_id) as connection:
-            owner = await _one(connection, "lock_tenant", {"id": draft.tenant_id})
-            if owner is None:
-                raise tenant_not_found(draft.tenant_id)
-            if owner["status"] == TenantStatus.SUSPENDED and not even_if_suspended:
-                raise tenant_suspended(draft.tenant_id)
-            counted = await _one(connection, "count_active_keys", {"tenant_id": draft.tenant_id})
-            if counted is None or counted["active"] >= active_keys_max:
-                raise key_limit_reached(draft.tenant_id, active_keys_max)
-            row = await _one(connection, "insert_api_key", _key_values(draft))
-            # 256 random bits don't repeat.
-            assert row is not None
-            return _api_key(row)
+            await _lock_owner(connection, draft.tenant_id, even_if_suspended=even_if_suspended)
+            return await _insert_key(connection, draft, active_keys_max)
 
     async def adopt_api_key(self, draft: KeyDraft) -> ApiKey | None:
         async with self._database.tenant(draft.tenant_id) as connection:
@@ -103,6 +104,52 @@ class PostgresTenantStore:
                 row = await _one(connection, "get_api_key", {"id": key_id})
         return _api_key(row) if row is not None else None
 
+    async def rotate_api_key(
+        self, rotation: Rotation, *, tenant_id: str | None, active_keys_max: int, even_if_suspended: bool
+    ) -> tuple[ApiKey, ApiKey] | None:
+        scope = self._database.service() if tenant_id is None else self._database.tenant(tenant_id)
+        async with scope as connection:
+            row = await _one(connection, "get_api_key", {"id": rotation.former_id})
+            if row is None:
+                return None
+            # Whoever locks both locks the tenant first.
+            await _lock_owner(connection, row["tenant_id"], even_if_suspended=even_if_suspended)
+            row = await _one(connection, "lock_api_key", {"id": rotation.former_id})
+            # The role may not delete keys.
+            assert row is not None
+            former = _api_key(row)
+            now = await _now(connection)
+            draft = rotation.draft(former, now)
+            values = {"id": former.id, "expire_time": rotation.former_ends(former, now)}
+            row = await _one(connection, "expire_api_key", values)
+            assert row is not None
+            return await _insert_key(connection, draft, active_keys_max), _api_key(row)
+
+
+async def _lock_owner(connection: Connection, tenant_id: str, *, even_if_suspended: bool) -> None:
+    owner = await _one(connection, "lock_tenant", {"id": tenant_id})
+    if owner is None:
+        raise tenant_not_found(tenant_id)
+    if owner["status"] == TenantStatus.SUSPENDED and not even_if_suspended:
+        raise tenant_suspended(tenant_id)
+
+
+async def _insert_key(connection: Connection, draft: KeyDraft, active_keys_max: int) -> ApiKey:
+    counted = await _one(connection, "count_active_keys", {"tenant_id": draft.tenant_id})
+    if counted is None or counted["active"] >= active_keys_max:
+        raise key_limit_reached(draft.tenant_id, active_keys_max)
+    row = await _one(connection, "insert_api_key", _key_values(draft))
+    # 256 random bits don't repeat.
+    assert row is not None
+    return _api_key(row)
+
+
+async def _now(connection: Connection) -> datetime:
+    """The time of the transaction, by which `count_active_keys` judges too."""
+    row = await _one(connection, "transaction_time", {})
+    assert row is not None
+    return row["now"].astimezone(UTC)
+
 
 async def _one(connection: Connection, name: str, values: Row) -> Row | None:
     return await (await connection.execute(statement(name), values)).fetchone()
@@ -121,7 +168,27 @@ def _key_values(draft: KeyDraft) -> Row:
         "sha256": draft.sha256,
         "roles": [role.value for role in draft.roles],
         "expire_time": draft.expire_time,
+        "policies": Jsonb([{"actions": policy.actions, "models": policy.models} for policy in draft.policies]),
+        "rotated_from": draft.rotated_from,
     }
+
+
+def _tenant_values(tenant: Tenant | TenantDraft) -> Row:
+    return {
+        "id": tenant.id,
+        "display_name": tenant.display_name,
+        "tier": tenant.tier,
+        "metadata": Jsonb(dict(tenant.metadata)),
+        "isolation": tenant.isolation.value,
+    }
+
+
+def policies_of(row: Row) -> tuple[ResourcePolicy, ...]:
+    """The policies of a row of keys."""
+    return tuple(
+        ResourcePolicy(tuple(Action(action) for action in policy["actions"]), tuple(policy["models"]))
+        for policy in row["policies"]
+    )
 
 
 def _tenant(row: Row) -> Tenant:
@@ -131,6 +198,7 @@ def _tenant(row: Row) -> Tenant:
         status=TenantStatus(row["status"]),
         tier=row["tier"],
         metadata=row["metadata"],
+        isolation=Isolation(row["isolation"]),
         create_time=row["created_at"].astimezone(UTC),
         update_time=row["updated_at"].astimezone(UTC),
     )
@@ -145,6 +213,13 @@ def _api_key(row: Row) -> ApiKey:
         sha256=bytes(row["key_sha256"]),
         roles=tuple(Role(role) for role in row["roles"]),
         create_time=row["created_at"].astimezone(UTC),
-        expire_time=row["expires_at"].astimezone(UTC) if row["expires_at"] is not None else None,
-        revoke_time=row["revoked_at"].astimezone(UTC) if row["revoked_at"] is not None else None,
+        expire_time=_instant(row["expires_at"]),
+        revoke_time=_instant(row["revoked_at"]),
+        policies=policies_of(row),
+        last_use_time=_instant(row["last_used_at"]),
+        rotated_from=row["rotated_from"],
     )
+
+
+def _instant(value: datetime | None) -> datetime | None:
+    return value.astimezone(UTC) if value is not None else None

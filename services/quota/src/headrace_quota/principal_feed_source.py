@@ -8,7 +8,13 @@ from collections.abc import AsyncIterator, Sequence
 from headrace.quota.internal.v1 import principals_pb2 as pb
 from headrace_common.change_window import ChangeWindow
 from headrace_common.revision_feed import FeedHead
-from headrace_quota.messages import ROLE_TO_WIRE, STATUS_TO_WIRE, timestamp
+from headrace_quota.messages import (
+    ISOLATION_TO_WIRE,
+    ROLE_TO_WIRE,
+    STATUS_TO_WIRE,
+    policy_message,
+    timestamp,
+)
 from headrace_quota.principal_history import KeyState, PrincipalHistory, TenantState
 
 Message = pb.WatchPrincipalsResponse
@@ -79,7 +85,13 @@ def change_message(revision: int, epoch: str, state: TenantState | KeyState) -> 
 
 def tenant_record(state: TenantState) -> pb.TenantRecord:
     """A tenant as gateways know it."""
-    return pb.TenantRecord(tenant_id=state.tenant_id, status=STATUS_TO_WIRE[state.status], tier=state.tier)
+    return pb.TenantRecord(
+        tenant_id=state.tenant_id,
+        status=STATUS_TO_WIRE[state.status],
+        tier=state.tier,
+        features=state.features,
+        isolation=ISOLATION_TO_WIRE[state.isolation],
+    )
 
 
 def key_record(state: KeyState) -> pb.KeyRecord:
@@ -91,4 +103,5 @@ def key_record(state: KeyState) -> pb.KeyRecord:
         roles=[ROLE_TO_WIRE[role] for role in state.roles],
         expire_time=timestamp(state.expire_time) if state.expire_time is not None else None,
         revoked=state.revoked,
+        policies=[policy_message(policy) for policy in state.policies],
     )

@@ -2,23 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Protocol
 
 from headrace_common.revision_feed import FeedHead
 from headrace_quota.api_keys import Role
-from headrace_quota.tenants import TenantStatus
+from headrace_quota.resource_policies import ResourcePolicy
+from headrace_quota.tenants import Isolation, TenantStatus
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TenantState:
-    """What a gateway must know of a tenant."""
+    """What a gateway must know of a tenant.
+
+    Attributes:
+        features: Switches of its features by their names: on or off.
+    """
 
     tenant_id: str
     status: TenantStatus
     tier: str
+    features: Mapping[str, str] = field(default_factory=dict[str, str])
+    isolation: Isolation = Isolation.SHARED
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,6 +38,7 @@ class KeyState:
     roles: tuple[Role, ...]
     expire_time: datetime | None
     revoked: bool
+    policies: tuple[ResourcePolicy, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Protocol
 
-from headrace_quota.api_keys import ApiKey, KeyDraft
+from headrace_quota.api_keys import ApiKey, KeyDraft, Rotation
+from headrace_quota.tenant_change import TenantChange
 from headrace_quota.tenants import Tenant, TenantDraft, TenantStatus
 
 
@@ -42,6 +43,14 @@ class TenantStore(Protocol):
         """The tenant with the status set, or None. Setting the status it has changes nothing, not even its time."""
         ...
 
+    async def update_tenant(self, change: TenantChange) -> Tenant | None:
+        """The tenant with the change made, or None. A change to what is there changes nothing, not even its time.
+
+        Raises:
+            ValidationError: FIELD_TOO_LONG: with the new pairs the metadata has too many.
+        """
+        ...
+
     async def insert_api_key(self, draft: KeyDraft, *, active_keys_max: int, even_if_suspended: bool) -> ApiKey:
         """The stored key. Keys that are revoked or expired don't count against `active_keys_max`.
 
@@ -63,4 +72,15 @@ class TenantStore(Protocol):
 
     async def revoke_api_key(self, key_id: str, *, tenant_id: str | None) -> ApiKey | None:
         """The key, now revoked, or None. A key that was revoked before keeps its time. No tenant means any."""
+        ...
+
+    async def rotate_api_key(
+        self, rotation: Rotation, *, tenant_id: str | None, active_keys_max: int, even_if_suspended: bool
+    ) -> tuple[ApiKey, ApiKey] | None:
+        """The new key, and the former one with its end; or None where there is no such key. No tenant means any.
+
+        Raises:
+            TenantError: KEY_ENDED, TENANT_SUSPENDED (unless `even_if_suspended`) or KEY_LIMIT_REACHED: a former key
+                that ends at once doesn't count.
+        """
         ...

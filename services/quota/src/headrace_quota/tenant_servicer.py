@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from typing import Any
 
 from headrace.quota.v1 import tenants_pb2 as pb
 from headrace_common.grpc_server import Call, RpcMethod, unary
 from headrace_quota.administration import TenantAdministration
-from headrace_quota.messages import api_key_message, instant_from, roles_from, tenant_message
+from headrace_quota.messages import (
+    api_key_message,
+    instant_from,
+    isolation_from,
+    overlap_from,
+    policies_from,
+    roles_from,
+    tenant_message,
+)
 from headrace_quota.paging import (
     key_position,
     key_token,
@@ -17,12 +26,14 @@ from headrace_quota.paging import (
     tenant_token,
 )
 from headrace_quota.store import KeyPosition
+from headrace_quota.tenant_change import TenantChange
 from headrace_quota.tenants import TenantStatus
 
 TENANT_SERVICE = "headrace.quota.v1.TenantService"
 # Whose roles suffice depends on whose tenant is meant, and a foreign tenant must look absent before any role is
 # looked at: so every authenticated caller gets in, and the administration decides.
 _DECIDED_INSIDE = "any"
+_OVERLAP = timedelta(hours=24)
 
 
 class TenantServicer:
@@ -39,6 +50,7 @@ class TenantServicer:
             display_name=request.display_name,
             tier=request.tier,
             metadata=request.metadata,
+            isolation=isolation_from(request.isolation, field="isolation"),
         )
         return pb.CreateTenantResponse(tenant=tenant_message(tenant))
 
@@ -69,6 +81,20 @@ class TenantServicer:
         tenant = await self._administration.set_status(call.principal, request.id, TenantStatus.ACTIVE)
         return pb.ResumeTenantResponse(tenant=tenant_message(tenant))
 
+    async def update_tenant(self, request: pb.UpdateTenantRequest, call: Call) -> pb.UpdateTenantResponse:
+        """Changes the fields that the mask names."""
+        wanted = request.tenant
+        change = TenantChange.checked(
+            paths=request.update_mask.paths,
+            tenant_id=wanted.id,
+            display_name=wanted.display_name,
+            tier=wanted.tier,
+            metadata=wanted.metadata,
+            isolation=isolation_from(wanted.isolation, field="tenant.isolation"),
+        )
+        tenant = await self._administration.update_tenant(call.principal, change)
+        return pb.UpdateTenantResponse(tenant=tenant_message(tenant))
+
     async def create_api_key(self, request: pb.CreateApiKeyRequest, call: Call) -> pb.CreateApiKeyResponse:
         """Makes a key and shows it, once."""
         expire_time = (
@@ -80,6 +106,7 @@ class TenantServicer:
             display_name=request.display_name,
             roles=roles_from(request.roles),
             expire_time=expire_time,
+            policies=policies_from(request.policies),
         )
         return pb.CreateApiKeyResponse(api_key=api_key_message(stored), key=key)
 
@@ -101,6 +128,17 @@ class TenantServicer:
         key = await self._administration.revoke_api_key(call.principal, request.id)
         return pb.RevokeApiKeyResponse(api_key=api_key_message(key))
 
+    async def rotate_api_key(self, request: pb.RotateApiKeyRequest, call: Call) -> pb.RotateApiKeyResponse:
+        """Makes a key to follow another one, and shows it, once."""
+        expires = instant_from(request.expire_time, field="expire_time") if request.HasField("expire_time") else None
+        stored, key, former = await self._administration.rotate_api_key(
+            call.principal,
+            request.id,
+            overlap=overlap_from(request.overlap) if request.HasField("overlap") else _OVERLAP,
+            expire_time=expires,
+        )
+        return pb.RotateApiKeyResponse(api_key=api_key_message(stored), key=key, former=api_key_message(former))
+
     def methods(self) -> dict[str, RpcMethod[Any, Any]]:
         """The methods by name, for the service's handler."""
         role = _DECIDED_INSIDE
@@ -110,7 +148,9 @@ class TenantServicer:
             "ListTenants": unary(self.list_tenants, pb.ListTenantsRequest, pb.ListTenantsResponse, role=role),
             "SuspendTenant": unary(self.suspend_tenant, pb.SuspendTenantRequest, pb.SuspendTenantResponse, role=role),
             "ResumeTenant": unary(self.resume_tenant, pb.ResumeTenantRequest, pb.ResumeTenantResponse, role=role),
+            "UpdateTenant": unary(self.update_tenant, pb.UpdateTenantRequest, pb.UpdateTenantResponse, role=role),
             "CreateApiKey": unary(self.create_api_key, pb.CreateApiKeyRequest, pb.CreateApiKeyResponse, role=role),
             "ListApiKeys": unary(self.list_api_keys, pb.ListApiKeysRequest, pb.ListApiKeysResponse, role=role),
             "RevokeApiKey": unary(self.revoke_api_key, pb.RevokeApiKeyRequest, pb.RevokeApiKeyResponse, role=role),
+            "RotateApiKey": unary(self.rotate_api_key, pb.RotateApiKeyRequest, pb.RotateApiKeyResponse, role=role),
         }

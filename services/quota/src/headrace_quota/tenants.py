@@ -10,6 +10,7 @@ from enum import StrEnum
 
 from headrace_common import catalogue
 from headrace_common.errors import TenantError, ValidationError
+from headrace_common.features import FEATURE_PREFIX, FEATURES, OFF, ON
 
 OPERATORS_TENANT = "default"
 COMMUNITY_TENANT = "community"
@@ -33,6 +34,13 @@ class TenantStatus(StrEnum):
     SUSPENDED = "SUSPENDED"
 
 
+class Isolation(StrEnum):
+    """Whose runners a tenant's models run on."""
+
+    SHARED = "SHARED"
+    DEDICATED = "DEDICATED"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Tenant:
     """A tenant as stored. Times are aware UTC datetimes."""
@@ -42,6 +50,7 @@ class Tenant:
     status: TenantStatus
     tier: str
     metadata: Mapping[str, str]
+    isolation: Isolation
     create_time: datetime
     update_time: datetime
 
@@ -54,9 +63,18 @@ class TenantDraft:
     display_name: str = ""
     tier: str = DEFAULT_TIER
     metadata: Mapping[str, str] = field(default_factory=dict[str, str])
+    isolation: Isolation = Isolation.SHARED
 
     @classmethod
-    def checked(cls, *, tenant_id: str, display_name: str, tier: str, metadata: Mapping[str, str]) -> TenantDraft:
+    def checked(
+        cls,
+        *,
+        tenant_id: str,
+        display_name: str,
+        tier: str,
+        metadata: Mapping[str, str],
+        isolation: Isolation = Isolation.SHARED,
+    ) -> TenantDraft:
         """Checks every field; an empty name becomes the id, an empty tier `standard`.
 
         Raises:
@@ -72,15 +90,17 @@ class TenantDraft:
             display_name=display_name or tenant_id,
             tier=tier or DEFAULT_TIER,
             metadata=dict(metadata),
+            isolation=isolation,
         )
 
     def describes(self, tenant: Tenant) -> bool:
         """Whether a stored tenant has exactly these fields: then a repeated creation is the same creation."""
-        return (self.id, self.display_name, self.tier, dict(self.metadata)) == (
+        return (self.id, self.display_name, self.tier, dict(self.metadata), self.isolation) == (
             tenant.id,
             tenant.display_name,
             tenant.tier,
             dict(tenant.metadata),
+            tenant.isolation,
         )
 
 
@@ -119,7 +139,10 @@ def check_text(text: str, *, field: str, chars_max: int) -> None:
 
 
 def check_metadata(metadata: Mapping[str, str]) -> None:
-    """Raises FIELD_TOO_LONG, FIELD_REQUIRED or FIELD_INVALID (INVALID_ARGUMENT); messages never repeat a pair."""
+    """Raises FIELD_TOO_LONG, FIELD_REQUIRED, FIELD_INVALID or FEATURE_UNKNOWN (INVALID_ARGUMENT).
+
+    Messages never repeat a pair.
+    """
     if len(metadata) > METADATA_PAIRS_MAX:
         raise ValidationError(
             f"metadata has {len(metadata)} pairs, at most {METADATA_PAIRS_MAX} are allowed",
@@ -137,6 +160,25 @@ def check_metadata(metadata: Mapping[str, str]) -> None:
             )
         check_text(key, field="metadata.key", chars_max=METADATA_CHARS_MAX)
         check_text(value, field="metadata.value", chars_max=METADATA_CHARS_MAX)
+        if key.startswith(FEATURE_PREFIX):
+            _check_switch(key.removeprefix(FEATURE_PREFIX), value)
+
+
+def _check_switch(feature: str, value: str) -> None:
+    if feature not in FEATURES:
+        raise ValidationError(
+            f"metadata.key names no feature; features are {', '.join(FEATURES)}",
+            entry=catalogue.FEATURE_UNKNOWN,
+            context={"field": "metadata.key", "features": ",".join(FEATURES)},
+            field="metadata.key",
+        )
+    if value not in (ON, OFF):
+        raise ValidationError(
+            f"metadata.value of the feature '{feature}' must be '{ON}' or '{OFF}'",
+            entry=catalogue.FIELD_INVALID,
+            context={"field": "metadata.value"},
+            field="metadata.value",
+        )
 
 
 def tenant_not_found(tenant_id: str) -> TenantError:

@@ -22,7 +22,10 @@ from headrace_common.catalogue.access import CREDENTIAL_MALFORMED as CREDENTIAL_
 from headrace_common.catalogue.access import CREDENTIAL_MISSING as CREDENTIAL_MISSING
 from headrace_common.catalogue.access import CREDENTIAL_UNKNOWN as CREDENTIAL_UNKNOWN
 from headrace_common.catalogue.access import CREDENTIALS_NOT_READY as CREDENTIALS_NOT_READY
+from headrace_common.catalogue.access import FEATURE_DISABLED as FEATURE_DISABLED
+from headrace_common.catalogue.access import FEATURE_UNKNOWN as FEATURE_UNKNOWN
 from headrace_common.catalogue.access import JOIN_TOKEN_INVALID as JOIN_TOKEN_INVALID
+from headrace_common.catalogue.access import KEY_ENDED as KEY_ENDED
 from headrace_common.catalogue.access import KEY_EXPIRED as KEY_EXPIRED
 from headrace_common.catalogue.access import KEY_LIMIT_REACHED as KEY_LIMIT_REACHED
 from headrace_common.catalogue.access import KEY_NOT_FOUND as KEY_NOT_FOUND
@@ -34,6 +37,7 @@ from headrace_common.catalogue.access import RATE_LIMIT_EXCEEDED as RATE_LIMIT_E
 from headrace_common.catalogue.access import ROLE_FORBIDDEN as ROLE_FORBIDDEN
 from headrace_common.catalogue.access import TENANT_ALREADY_EXISTS as TENANT_ALREADY_EXISTS
 from headrace_common.catalogue.access import TENANT_ID_INVALID as TENANT_ID_INVALID
+from headrace_common.catalogue.access import TENANT_MISMATCH as TENANT_MISMATCH
 from headrace_common.catalogue.access import TENANT_NOT_FOUND as TENANT_NOT_FOUND
 from headrace_common.catalogue.access import TENANT_PROTECTED as TENANT_PROTECTED
 from headrace_common.catalogue.access import TENANT_SUSPENDED as TENANT_SUSPENDED

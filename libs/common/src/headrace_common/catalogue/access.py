@@ -162,6 +162,14 @@ CREDENTIALS_NOT_READY = CatalogueEntry(
     summary="This gateway hasn't received the key table yet.",
     remedy="Retry after the hinted delay.",
 )
+TENANT_MISMATCH = CatalogueEntry(
+    code="AUTH_015",
+    reason="TENANT_MISMATCH",
+    grpc="PERMISSION_DENIED",
+    http=403,
+    summary="The call names another tenant in x-tenant-id than the one that its credential belongs to.",
+    remedy="Use a credential of that tenant, or leave the header out.",
+)
 TENANT_NOT_FOUND = CatalogueEntry(
     code="TENANT_001",
     reason="TENANT_NOT_FOUND",
@@ -224,4 +232,31 @@ KEY_LIMIT_REACHED = CatalogueEntry(
     context=("tenant", "limit"),
     summary="The tenant has as many active keys as it may have.",
     remedy="Revoke a key first.",
+)
+FEATURE_DISABLED = CatalogueEntry(
+    code="TENANT_008",
+    reason="FEATURE_DISABLED",
+    grpc="PERMISSION_DENIED",
+    http=403,
+    context=("tenant", "feature"),
+    summary="The operator has switched this feature off for the tenant.",
+    remedy="Ask the operator to switch it on.",
+)
+FEATURE_UNKNOWN = CatalogueEntry(
+    code="TENANT_009",
+    reason="FEATURE_UNKNOWN",
+    grpc="INVALID_ARGUMENT",
+    http=400,
+    context=("field", "features"),
+    summary="A pair of a tenant's metadata switches a feature that doesn't exist.",
+    remedy="Use one of the features that the failure names.",
+)
+KEY_ENDED = CatalogueEntry(
+    code="TENANT_010",
+    reason="KEY_ENDED",
+    grpc="FAILED_PRECONDITION",
+    http=409,
+    context=("key_id",),
+    summary="The API key that another one was to follow is revoked or has expired.",
+    remedy="Make a new key.",
 )

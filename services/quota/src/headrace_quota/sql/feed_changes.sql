@@ -5,11 +5,14 @@ SELECT
     tenant.id AS tenant_id,
     tenant.status AS tenant_status,
     tenant.tier AS tenant_tier,
+    tenant.metadata AS tenant_metadata,
+    tenant.isolation AS tenant_isolation,
     key.id AS key_id,
     key.key_sha256,
     key.roles,
     key.expires_at,
-    key.revoked_at
+    key.revoked_at,
+    key.policies
 FROM quota.principal_changes AS change
 JOIN quota.tenants AS tenant ON tenant.id = change.tenant_id
 LEFT JOIN quota.api_keys AS key ON key.id = change.key_id

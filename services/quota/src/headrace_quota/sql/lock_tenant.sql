@@ -1,3 +1,6 @@
--- The tenant's status, locked: concurrent creations of keys wait here, so that counting them stays true, and a
--- suspension waits too.
-SELECT status FROM quota.tenants WHERE id = %(id)s FOR NO KEY UPDATE
+-- The tenant, locked: concurrent creations of keys wait here, so that counting them stays true, and other changes of
+-- the tenant wait too.
+SELECT id, display_name, status, tier, metadata, isolation, created_at, updated_at
+FROM quota.tenants
+WHERE id = %(id)s
+FOR NO KEY UPDATE

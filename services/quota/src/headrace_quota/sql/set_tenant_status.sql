@@ -2,4 +2,4 @@
 UPDATE quota.tenants
 SET status = %(status)s
 WHERE id = %(id)s AND status <> %(status)s
-RETURNING id, display_name, status, tier, metadata, created_at, updated_at
+RETURNING id, display_name, status, tier, metadata, isolation, created_at, updated_at
