@@ -72,14 +72,17 @@ class LeaseRequest(_message.Message):
     LEAVING_FIELD_NUMBER: _builtins.int
     LIMITS_FIELD_NUMBER: _builtins.int
     SHARE_FIELD_NUMBER: _builtins.int
+    ANSWERED_FIELD_NUMBER: _builtins.int
     gateway_id: _builtins.str
     """Identifier of this gateway process, another one at each start."""
     sequence: _builtins.int
-    """Number of the report on this stream, from 1."""
+    """Number of the report, from 1, rising over all streams of the gateway."""
     leaving: _builtins.bool
     """Whether the gateway stops: everything but calls under way comes back, its share too."""
     share: _builtins.float
     """Part of every limit that the gateway goes by when quota is out of reach, as granted last; 0 to 1."""
+    answered: _builtins.int
+    """Number of the last report whose grant was received in time; 0 for none."""
     @_builtins.property
     def replaces(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Gateways that this one proves to have ended, because it took over their spools: what they held comes back once
@@ -99,10 +102,11 @@ class LeaseRequest(_message.Message):
         leaving: _builtins.bool = ...,
         limits: _abc.Iterable[Global___LimitReport] | None = ...,
         share: _builtins.float = ...,
+        answered: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["gateway_id", b"gateway_id", "leaving", b"leaving", "limits", b"limits", "replaces", b"replaces", "sequence", b"sequence", "share", b"share"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["answered", b"answered", "gateway_id", b"gateway_id", "leaving", b"leaving", "limits", b"limits", "replaces", b"replaces", "sequence", b"sequence", "share", b"share"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -119,6 +123,8 @@ class LimitReport(_message.Message):
     WAITING_FIELD_NUMBER: _builtins.int
     RETURNED_FIELD_NUMBER: _builtins.int
     IN_USE_FIELD_NUMBER: _builtins.int
+    HELD_FIELD_NUMBER: _builtins.int
+    GRANTED_BEFORE_FIELD_NUMBER: _builtins.int
     wanted: _builtins.int
     """Permits that the gateway would like to have in addition, for calls that wait and those expected soon. Of
     CONCURRENCY: how many it wants to hold in all; from the sending on it keeps to that number.
@@ -126,9 +132,15 @@ class LimitReport(_message.Message):
     waiting: _builtins.int
     """Part of `wanted` that calls wait for at this moment."""
     returned: _builtins.int
-    """Permits that were granted and never will be used: expired, or given back."""
+    """Permits that were granted and will not be used: given back, or estimated for calls that needed fewer."""
     in_use: _builtins.int
     """CONCURRENCY only: calls under way."""
+    held: _builtins.int
+    """Permits that the gateway has left at the sending, without those returned; the grant renews them. Of CONCURRENCY:
+    how many it may hold, as granted last.
+    """
+    granted_before: _builtins.bool
+    """Whether the gateway ever got permits of this limit: a store that doesn't know the limit has then lost it."""
     @_builtins.property
     def key(self) -> Global___LimitKey:
         """The limit."""
@@ -141,10 +153,12 @@ class LimitReport(_message.Message):
         waiting: _builtins.int = ...,
         returned: _builtins.int = ...,
         in_use: _builtins.int = ...,
+        held: _builtins.int = ...,
+        granted_before: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["key", b"key"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["in_use", b"in_use", "key", b"key", "returned", b"returned", "waiting", b"waiting", "wanted", b"wanted"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["granted_before", b"granted_before", "held", b"held", "in_use", b"in_use", "key", b"key", "returned", b"returned", "waiting", b"waiting", "wanted", b"wanted"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -166,12 +180,12 @@ class LeaseResponse(_message.Message):
     """Number of the report that it answers."""
     share: _builtins.float
     """Part of every limit, 0 to 1, that this gateway may go by on its own once it has heard nothing for
-    `share_after_ms` since it sent the last report that was answered; for at most `share_for_ms` from then.
+    `share_after_ms` since it sent the last report that was answered; until `share_for_ms` after it sent this one.
     """
     share_after_ms: _builtins.int
     """Milliseconds of silence before the share may be used."""
     share_for_ms: _builtins.int
-    """Milliseconds after which it may not be used any more."""
+    """Milliseconds after the sending after which it may not be used any more."""
     store_lost: _builtins.bool
     """Whether rates and concurrency can't be granted now (their store is out of reach): the share holds for them at
     once, after `share_after_ms` from the sending of the last report that was answered without this.
@@ -210,10 +224,12 @@ class LimitGrant(_message.Message):
     USED_FIELD_NUMBER: _builtins.int
     UNKNOWN_FIELD_NUMBER: _builtins.int
     granted: _builtins.int
-    """Permits granted in addition. Of CONCURRENCY: how many may be held in all."""
+    """Permits that the gateway may hold in all, as of the sending: those of `held` that still count, and new ones. What
+    it used since is to be taken off. Of CONCURRENCY: how many calls may be under way.
+    """
     ttl_ms: _builtins.int
-    """Milliseconds after the sending of the report within which the permits must be used. Calendar quotas: until the
-    window ends.
+    """Milliseconds after the sending of the report within which they must be used. 0 renews nothing: what is held may be
+    used for as long as it could be before.
     """
     retry_after_ms: _builtins.int
     """Where less than `wanted` was granted: milliseconds after which asking again makes sense."""

@@ -36,9 +36,10 @@ class LeaseServiceStub:
     Lease: _grpc.StreamStreamMultiCallable[_leases_pb2.LeaseRequest, _leases_pb2.LeaseResponse]
     """Lease is an exchange in lockstep: the gateway sends a report, quota answers with one grant, and only then the next
     report may be sent. A gateway counts the time of everything in a grant from the moment it sent the report; a grant
-    that takes longer than 2 s must be dropped and the stream given up. Needs a gateway's service token. The end of
-    the stream returns nothing by itself: what is held comes back with the next report of the same gateway, by a
-    report that says `leaving` or `replaces`, or by expiry.
+    that takes longer than 2 s must be dropped and the stream given up. A report that isn't newer than the last one
+    seen of the gateway ends the stream with FAILED_PRECONDITION. Needs a gateway's service token. The end of the
+    stream returns nothing by itself: what is held comes back with the next report of the same gateway, by a report
+    that says `leaving` or `replaces`, or by expiry.
     """
 
 @_typing.type_check_only
@@ -49,9 +50,10 @@ class LeaseServiceAsyncStub(LeaseServiceStub):
     Lease: _aio.StreamStreamMultiCallable[_leases_pb2.LeaseRequest, _leases_pb2.LeaseResponse]  # type: ignore[assignment]
     """Lease is an exchange in lockstep: the gateway sends a report, quota answers with one grant, and only then the next
     report may be sent. A gateway counts the time of everything in a grant from the moment it sent the report; a grant
-    that takes longer than 2 s must be dropped and the stream given up. Needs a gateway's service token. The end of
-    the stream returns nothing by itself: what is held comes back with the next report of the same gateway, by a
-    report that says `leaving` or `replaces`, or by expiry.
+    that takes longer than 2 s must be dropped and the stream given up. A report that isn't newer than the last one
+    seen of the gateway ends the stream with FAILED_PRECONDITION. Needs a gateway's service token. The end of the
+    stream returns nothing by itself: what is held comes back with the next report of the same gateway, by a report
+    that says `leaving` or `replaces`, or by expiry.
     """
 
 class LeaseServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -65,9 +67,10 @@ class LeaseServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_abc.Iterator[_leases_pb2.LeaseResponse], _abc.AsyncIterator[_leases_pb2.LeaseResponse]]:
         """Lease is an exchange in lockstep: the gateway sends a report, quota answers with one grant, and only then the next
         report may be sent. A gateway counts the time of everything in a grant from the moment it sent the report; a grant
-        that takes longer than 2 s must be dropped and the stream given up. Needs a gateway's service token. The end of
-        the stream returns nothing by itself: what is held comes back with the next report of the same gateway, by a
-        report that says `leaving` or `replaces`, or by expiry.
+        that takes longer than 2 s must be dropped and the stream given up. A report that isn't newer than the last one
+        seen of the gateway ends the stream with FAILED_PRECONDITION. Needs a gateway's service token. The end of the
+        stream returns nothing by itself: what is held comes back with the next report of the same gateway, by a report
+        that says `leaving` or `replaces`, or by expiry.
         """
 
 def add_LeaseServiceServicer_to_server(servicer: LeaseServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
