@@ -8,15 +8,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from headrace_bench import generators
-from headrace_bench.cells import ECHO, IN_PROCESS, PACKED, UNARY, Cell, Effort, rounds
+from headrace_bench import generators, http_request
+from headrace_bench.cells import ECHO, HTTP, HTTP_INFER, HTTP_OPEN, IN_PROCESS, PACKED, UNARY, Cell, Effort, rounds
 from headrace_bench.generators import Generator
 from headrace_bench.load import LoadFailedError
 from headrace_bench.measurement import Sample, measure, warmed_up
 from headrace_bench.models import MODELS
-from headrace_bench.service import Service, check_answer, echo_server, mesh
+from headrace_bench.service import Service, check_answer, check_output, echo_server, mesh
 
 Say = Callable[[str], None]
+
+_HTTP_REQUESTS = {HTTP_INFER: http_request.infer, HTTP_OPEN: http_request.open_infer}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,12 +56,17 @@ class Bench(AbstractContextManager["Bench"]):
             models = [MODELS[name] for name in dict.fromkeys(cell.model for cell in self._cells)]
             if ECHO in targets:
                 self._services[ECHO] = self._started.enter_context(echo_server())
-            if targets & {UNARY, PACKED}:
-                running = self._started.enter_context(mesh(models, runners=self._setup.runners))
+            if targets & {UNARY, PACKED, *HTTP}:
+                started = mesh(models, runners=self._setup.runners, http=bool(targets & {*HTTP}))
+                running, front = self._started.enter_context(started)
                 self._services |= {UNARY: running, PACKED: running}
+                if front is not None:
+                    self._services |= dict.fromkeys(HTTP, front)
             for model in models:
                 self._request(model.name).write_bytes(model.request)
-                for target in targets - {IN_PROCESS}:
+                for target in targets & {*HTTP}:
+                    check_output(model, self._services[target].post(_HTTP_REQUESTS[target](model)))
+                for target in targets - {IN_PROCESS, *HTTP}:
                     answer = self._services[target].call(model.request)
                     self._answer_bytes[target, model.name] = len(answer)
                     if target == ECHO and answer != model.request:
@@ -81,6 +88,14 @@ class Bench(AbstractContextManager["Bench"]):
         service, request = self.service(cell), self._request(cell.model)
         if service is None:
             return generators.in_process(model=cell.model, concurrency=cell.concurrency)
+        if cell.target in HTTP:
+            return generators.http(
+                service,
+                request=_HTTP_REQUESTS[cell.target](MODELS[cell.model]),
+                folder=self._folder,
+                concurrency=cell.concurrency,
+                h2load=self._setup.h2load,
+            )
         if cell.target == PACKED:
             return generators.packed(
                 service,

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from headrace_bench.models import MODELS
 
 ECHO, IN_PROCESS, UNARY, PACKED = TARGETS = ("echo", "in-process", "mesh-unary", "mesh-packed")
+HTTP_INFER, HTTP_OPEN = HTTP = ("http-infer", "http-open")
+"""Beside mesh-unary, where most requests are in flight, for models that name them."""
 
 
 @dataclass(frozen=True, kw_only=True, order=True)
@@ -58,6 +60,7 @@ def grid() -> list[Cell]:
         for model in MODELS.values()
         for concurrency in model.concurrencies
         for target in model.targets or TARGETS
+        if target not in HTTP or concurrency == max(model.concurrencies)
     ]
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Protocol
 
 from headrace_bench.h2load import H2load
+from headrace_bench.http_request import HttpRequest
 from headrace_bench.load import Load, LoadFailedError
 from headrace_bench.service import Service, child_environment
 
@@ -77,7 +78,7 @@ def unary(
     """ModelInfer calls by the program `h2load`; by grpc.aio where it is None."""
     connections = min(connections, concurrency)
     if h2load is not None:
-        return H2load(
+        return H2load.grpc(
             program=h2load,
             service=service,
             request=request,
@@ -87,6 +88,16 @@ def unary(
         )
     sizes = ["--answer-bytes", str(answer_bytes), "--connections", str(connections)]
     return ChildGenerator("unary_client", [*_common(service, request, concurrency), *sizes])
+
+
+def http(service: Service, *, request: HttpRequest, folder: Path, concurrency: int, h2load: str | None) -> Generator:
+    """HTTP requests over a connection for each in flight, by h2load or by asyncio; `folder` takes the request."""
+    if h2load is not None:
+        return H2load.http(program=h2load, service=service, request=request, concurrency=concurrency)
+    raw = folder / f"{request.path.strip('/').replace('/', '-')}.http"
+    raw.write_bytes(request.raw(host=service.address, api_key=service.api_key))
+    options = ["--address", service.address, "--request", str(raw), "--concurrency", str(concurrency)]
+    return ChildGenerator("http_client", options)
 
 
 def packed(service: Service, *, request: Path, outputs_bytes: int, concurrency: int, streams: int) -> Generator:

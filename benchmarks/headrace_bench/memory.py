@@ -58,7 +58,7 @@ def growths(calls: int, say: Say, *, h2load: str | None) -> list[Growth]:
         LoadFailedError: requests failed.
     """
     found: list[Growth] = []
-    with mesh([LARGE, LARGE_IN, _TINY], runners=2) as running, echo_server() as echo:
+    with mesh([LARGE, LARGE_IN, _TINY], runners=2) as (running, _), echo_server() as echo:
         for service in (running, echo):
             answer = service.call(_TINY.request)
             with tempfile.TemporaryDirectory(prefix="headrace-bench-") as folder:

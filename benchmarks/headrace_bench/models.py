@@ -139,7 +139,14 @@ MODELS: dict[str, BenchModel] = {
     model.name: model
     for model in (
         BenchModel(name="tiny", row_shape=(16,), batch_rows_max=32, concurrencies=(1, 16, 64), make=_tiny),
-        BenchModel(name=MLP, row_shape=(784,), batch_rows_max=32, concurrencies=(1, 16, 64), make=_mlp),
+        BenchModel(
+            name=MLP,
+            row_shape=(784,),
+            batch_rows_max=32,
+            concurrencies=(1, 16, 64),
+            make=_mlp,
+            targets=("echo", "in-process", "mesh-unary", "http-infer", "http-open", "mesh-packed"),
+        ),
         BenchModel(
             name=MLP_SINGLE,
             row_shape=(784,),

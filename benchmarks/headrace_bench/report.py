@@ -10,7 +10,7 @@ from typing import Any
 
 from rich.table import Table
 
-from headrace_bench.cells import ECHO, IN_PROCESS, PACKED, UNARY, Cell
+from headrace_bench.cells import ECHO, HTTP, IN_PROCESS, PACKED, UNARY, Cell
 from headrace_bench.measurement import Sample
 from headrace_bench.memory import Growth
 from headrace_bench.models import MLP, MLP_SINGLE, MODELS
@@ -75,6 +75,9 @@ def ratios(samples: Samples) -> list[Ratio]:
         )
         rates = [one.per_s for one in unary]
         found += _paired(f"packed rate / unary rate, {at}", [one.per_s for one in packed], rates)
+        for target in HTTP:
+            over_http = samples.get(Cell(target=target, model=cell.model, concurrency=cell.concurrency), ())
+            found += _paired(f"{target} rate / unary rate, {at}", [one.per_s for one in over_http], rates)
         # Batches made beforehand are another task; where batches don't help, the comparison says what a mesh costs.
         if MODELS[cell.model].batch_rows_max == 1:
             alone_rates = [one.per_s for one in alone]
@@ -112,7 +115,7 @@ def as_json(
     }
 
 
-_PROCESSES = ("gateway", "runners", "echo server", "client")
+_PROCESSES = ("front", "gateway", "runners", "echo server", "client")
 _CPU_COLUMNS = tuple(f"{name} CPU µs" for name in _PROCESSES)
 _COLUMNS = ("cell", "rounds", "requests/s", "p50 ms", "p99 ms", *_CPU_COLUMNS, "peak RSS MiB")
 

@@ -8,13 +8,16 @@ import subprocess
 import sys
 import time
 from collections.abc import Generator, Iterable, Mapping
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
+from http import HTTPStatus
+from http.client import HTTPConnection
 
 import grpc
 import numpy as np
 
 from headrace.registry.v1 import manifest_pb2, models_pb2, models_pb2_grpc
+from headrace_bench.http_request import HttpRequest, output_of
 from headrace_bench.in_process import LocalModel
 from headrace_bench.models import BenchModel
 from headrace_bench.unary_client import INFER
@@ -38,6 +41,26 @@ class Service:
     address: str
     api_key: str
     processes: Mapping[str, tuple[int, ...]]
+
+    def post(self, request: HttpRequest) -> bytes:
+        """The output's bytes in the answer to one HTTP request; waits as `call` does.
+
+        Raises:
+            RuntimeError: it was refused.
+        """
+        host, _, port = self.address.rpartition(":")
+        give_up_at = time.monotonic() + _HEARD_S
+        with closing(HTTPConnection(host, int(port), timeout=_FIRST_CALL_S)) as connection:
+            headers = {"x-api-key": self.api_key, **request.headers}
+            while True:
+                connection.request("POST", request.path, request.body, headers)
+                answer = connection.getresponse()
+                body = answer.read()
+                if answer.status == HTTPStatus.OK:
+                    return output_of({name.lower(): value for name, value in answer.getheaders()}, body)
+                if answer.status != HTTPStatus.NOT_FOUND or time.monotonic() > give_up_at:
+                    raise RuntimeError(f"{request.path} was answered with {answer.status}: {body[:500]!r}")
+                time.sleep(_POLL_S)
 
     def call(self, request: bytes) -> bytes:
         """One ModelInfer, by a client of its own; it waits until the gateway has heard of the model."""
@@ -81,19 +104,26 @@ def echo_server() -> Generator[Service]:
 
 
 @contextmanager
-def mesh(models: Iterable[BenchModel], *, runners: int) -> Generator[Service]:
-    """A whole mesh with these models and nothing else, as `headrace up` starts it."""
-    with open_folder() as folder, running_mesh(folder, "--no-samples", "--runners", str(runners)) as running:
-        gateways = tuple(process.pid for process in running.named("gateway"))
-        service = Service(
-            address=running.grpc,
-            api_key=running.api_key,
-            processes={"gateway": gateways, "runners": tuple(process.pid for process in running.named("runner"))},
-        )
+def mesh(
+    models: Iterable[BenchModel], *, runners: int, http: bool = False
+) -> Generator[tuple[Service, Service | None]]:
+    """A whole mesh with these models and nothing else, as `headrace up` starts it: its gateway, and its HTTP front."""
+    options = ("--no-samples", "--runners", str(runners))
+    with open_folder() as folder, running_mesh(folder, *options, http=http) as running:
+
+        def pids(name: str) -> tuple[int, ...]:
+            return tuple(process.pid for process in running.named(name))
+
+        processes = {"gateway": pids("gateway"), "runners": pids("runner")}
+        service = Service(address=running.grpc, api_key=running.api_key, processes=processes)
+        front = None
+        if running.http is not None:
+            address = running.http.removeprefix("http://")
+            front = Service(address=address, api_key=running.api_key, processes={"front": pids("http"), **processes})
         with grpc.insecure_channel(running.grpc) as channel:
             for model in models:
                 _push(channel, running.metadata, model)
-        yield service
+        yield service, front
 
 
 def check_answer(model: BenchModel, answer: bytes) -> int:
@@ -105,12 +135,21 @@ def check_answer(model: BenchModel, answer: bytes) -> int:
     Raises:
         RuntimeError: it is another one.
     """
-    wanted = LocalModel(model).run(model.rows(1))
     (raw,) = ModelInferResponse.FromString(answer).raw_output_contents
+    check_output(model, raw)
+    return len(raw)
+
+
+def check_output(model: BenchModel, raw: bytes) -> None:
+    """Compare an output's bytes with the model's own.
+
+    Raises:
+        RuntimeError: it is another one.
+    """
+    wanted = LocalModel(model).run(model.rows(1))
     got = np.frombuffer(raw, np.float32).reshape(wanted.shape)
     if not np.allclose(got, wanted, rtol=1e-3, atol=1e-4):
         raise RuntimeError(f"the mesh answered {got} for {model.name}, ONNX Runtime says {wanted}")
-    return len(raw)
 
 
 def _push(channel: grpc.Channel, metadata: tuple[tuple[str, str], ...], model: BenchModel) -> None:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import base64
+import json
 import shutil
 from collections.abc import AsyncIterator, Iterator
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +16,7 @@ import grpc.aio
 import pytest
 
 from headrace.gateway.v1.inference_pb2 import StreamAnswer, StreamLimits, StreamRequest, StreamResponse
-from headrace_bench import generators
+from headrace_bench import generators, http_request
 from headrace_bench.load import Load, LoadFailedError
 from headrace_bench.models import MODELS
 from headrace_bench.service import Service, echo_server
@@ -134,6 +136,39 @@ async def test_unary_load_tells_of_calls_that_fail(echo: Service, request_file: 
     )
     (load,) = await loads_of(generator, 20)
     assert load.failed
+
+
+@pytest.mark.parametrize("program", PROGRAMS, ids=["asyncio", "h2load"])
+async def test_http_load_makes_every_request_and_tells_of_those_that_fail(tmp_path: Path, program: str | None) -> None:
+    served, answers = 0, iter([*[b"200 OK"] * 250, *[b"503 Service Unavailable"] * 50])
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal served
+        with closing(writer), suppress(asyncio.IncompleteReadError, ConnectionError):
+            while head := await reader.readuntil(b"\r\n\r\n"):
+                assert b"x-api-key: key\r\n" in head.lower()
+                assert await reader.readexactly(len(request.body)) == request.body
+                served += 1
+                writer.write(b"HTTP/1.1 " + next(answers) + b"\r\ncontent-length: 2\r\n\r\n{}")
+
+    request = http_request.open_infer(TINY)
+    async with await asyncio.start_server(serve, "127.0.0.1", 0) as server:
+        host, port = server.sockets[0].getsockname()
+        service = Service(address=f"{host}:{port}", api_key="key", processes={})
+        generator = generators.http(service, request=request, folder=tmp_path, concurrency=4, h2load=program)
+        loads = await loads_of(generator, 50, 200, 50)
+    assert [(load.done, sum(load.failed.values())) for load in loads] == [(50, 0), (200, 0), (0, 50)]
+    assert served == 300
+
+
+def test_http_requests_carry_the_row_of_the_others() -> None:
+    row = TINY.rows(1).tobytes()
+    assert http_request.open_infer(TINY).body.endswith(row)
+    document = json.loads(http_request.infer(TINY).body)
+    assert base64.b64decode(document["inputs"]["x"]["data"]) == row
+    answer = {"outputs": {"z": {"data": document["inputs"]["x"]["data"]}}}
+    assert http_request.output_of({}, json.dumps(answer).encode()) == row
+    assert http_request.output_of({"inference-header-content-length": "2"}, b"{}" + row) == row
 
 
 async def test_packed_load_makes_every_call_and_packs(streams: tuple[Streams, Service], request_file: Path) -> None:
