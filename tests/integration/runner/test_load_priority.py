@@ -50,8 +50,10 @@ def test_a_load_that_fails_competes_again() -> None:
 
 @allowed
 def test_a_load_on_a_machine_without_idle_time_competes_in_the_end() -> None:
-    with LoadPriority(patience_s=0.05).lowered():
-        assert this_gives_way()
+    patience_s = 0.5
+    began = time.monotonic()
+    with LoadPriority(patience_s=patience_s).lowered():
+        assert this_gives_way() or time.monotonic() - began > patience_s
         until = time.monotonic() + 30
         while this_gives_way():
             assert time.monotonic() < until, "it never competes"

@@ -20,12 +20,11 @@ from inference import open_inference_pb2 as pb
 from support import onnx_models
 from support.artifacts import version_of
 from support.eventually import eventually
+from support.gate import Gate
 from support.runner import TENANT, RunnerUnderTest, failure_of, outputs_of, request_of, running_host
 
 ROWS = np.arange(8, dtype=np.float32).reshape(2, 4)
-# Steps that take more than a second: as much as the event loop of a busy machine may lag behind the threads that
-# compute.
-LONG = 1_500_000
+STEPS = 3
 UNLOADED = ModelState.MODEL_STATE_UNLOADED
 
 
@@ -242,31 +241,37 @@ async def test_an_idle_model_is_unloaded_and_comes_back_on_a_want(tmp_path: Path
         assert len(runner.artifacts.read) == 1, "the disk cache still has it"
 
 
-async def test_a_model_in_use_is_not_unloaded(tmp_path: Path) -> None:
+async def test_a_model_in_use_is_not_unloaded(tmp_path: Path, gate: Gate) -> None:
     clock = FakeClock()
     async with running_host(tmp_path, clock=clock, execution_timeout_s=20_000) as runner:
         version = await loaded(runner, "slow", onnx_models.counting_loop())
-        payload = request_of({"x": np.array(0, np.int64), "y": np.array(LONG, np.int64)})
+        payload = request_of({"x": np.array(0, np.int64), "y": np.array(STEPS, np.int64)})
+        gate.shut()
         call = asyncio.create_task(runner.answer(runner.call(version, payload, timeout_s=20_000)))
-        await eventually(lambda: runner.host.load().in_flight == 1)
+        await eventually(lambda: runner.metric("executing") == 1)
         clock.advance(10_000)
         runner.host.sweep()
         assert runner.states(version.uid)[-1] == "LOADED"
-        assert outputs_of((await call).payload)["z"] == LONG
+        gate.open()
+        assert outputs_of((await call).payload)["z"] == STEPS
 
 
-async def test_a_released_model_finishes_its_calls_takes_no_more_and_comes_back_on_a_want(tmp_path: Path) -> None:
+async def test_a_released_model_finishes_its_calls_takes_no_more_and_comes_back_on_a_want(
+    tmp_path: Path, gate: Gate
+) -> None:
     async with running_host(tmp_path) as runner:
         version = await runner.load("slow", onnx_models.counting_loop())
-        payload = request_of({"x": np.array(0, np.int64), "y": np.array(LONG, np.int64)})
+        payload = request_of({"x": np.array(0, np.int64), "y": np.array(STEPS, np.int64)})
+        gate.shut()
         call = asyncio.create_task(runner.answer(runner.call(version, payload)))
-        await eventually(lambda: runner.host.load().in_flight == 1)
+        await eventually(lambda: runner.metric("executing") == 1)
         runner.host.release(version.uid)
         await eventually(lambda: runner.states(version.uid)[-1] == "UNLOADED")
         assert runner.events[-1].released
         error = await failure_of(runner.answer(runner.call(version, payload)))
         assert error.entry is catalogue.MODEL_LOADING
-        assert outputs_of((await call).payload)["z"] == LONG
+        gate.open()
+        assert outputs_of((await call).payload)["z"] == STEPS
         runner.want(version)
         await runner.settled(version.uid)
         assert runner.states(version.uid) == ["LOADING", "LOADED", "UNLOADED", "LOADING", "LOADED"]
@@ -304,14 +309,19 @@ async def test_a_release_is_answered_also_for_what_failed_or_is_not_here(tmp_pat
             assert runner.events[-1].released
 
 
-async def test_closing_waits_for_what_runs(tmp_path: Path) -> None:
+async def test_closing_waits_for_what_runs(tmp_path: Path, gate: Gate) -> None:
     async with running_host(tmp_path) as runner:
         version = await runner.load("slow", onnx_models.counting_loop())
-        payload = request_of({"x": np.array(0, np.int64), "y": np.array(LONG, np.int64)})
+        payload = request_of({"x": np.array(0, np.int64), "y": np.array(STEPS, np.int64)})
+        gate.shut()
         call = asyncio.create_task(runner.answer(runner.call(version, payload)))
-        await eventually(lambda: runner.host.load().in_flight == 1)
-        await runner.host.close()
-        assert outputs_of((await call).payload)["z"] == LONG
+        await eventually(lambda: runner.metric("executing") == 1)
+        closing = asyncio.create_task(runner.host.close())
+        await eventually(lambda: runner.states(version.uid)[-1] == "UNLOADED")
+        assert not closing.done()
+        gate.open()
+        await closing
+        assert outputs_of((await call).payload)["z"] == STEPS
         runner.want(version)
         assert runner.host.model_events() == []
 
@@ -353,7 +363,9 @@ async def test_a_want_by_name_alone_renews_what_is_here_and_is_told_of_what_is_n
         assert runner.states("gone") == ["UNLOADED"]
 
 
-async def test_a_model_that_is_called_though_nobody_wants_it_here_finishes_its_calls_and_leaves(tmp_path: Path) -> None:
+async def test_a_model_that_is_called_though_nobody_wants_it_here_finishes_its_calls_and_leaves(
+    tmp_path: Path, gate: Gate
+) -> None:
     clock = FakeClock()
     async with running_host(tmp_path, clock=clock) as runner:
         version = await runner.load("slow", onnx_models.counting_loop())
@@ -367,11 +379,13 @@ async def test_a_model_that_is_called_though_nobody_wants_it_here_finishes_its_c
         runner.host.sweep()
         assert runner.states(version.uid)[-1] == "LOADED", "the want has only just lapsed"
         clock.advance(10)
-        call = count(LONG)
-        await eventually(lambda: runner.host.load().in_flight == 1)
+        gate.shut()
+        call = count(STEPS)
+        await eventually(lambda: runner.metric("executing") == 1)
         runner.host.sweep()
         await eventually(lambda: runner.states(version.uid)[-1] == "UNLOADED")
-        assert outputs_of((await call).payload)["z"] == LONG
+        gate.open()
+        assert outputs_of((await call).payload)["z"] == STEPS
         assert runner.metric("evictions_total", cache="memory", reason="surplus") == 1
 
 

@@ -26,10 +26,9 @@ from headrace_runner.calls import Answer, Cancel, Outcome
 from inference import open_inference_pb2 as pb
 from support import onnx_models, real_inputs
 from support.eventually import eventually
+from support.gate import Gate
 from support.runner import RunnerUnderTest, failure_of, outputs_of, request_of, running_host
 
-# More than a second: as much as the event loop of a busy machine may lag behind the threads that compute.
-LONG = 1_500_000
 RATE = np.array(16_000, np.int64)
 
 
@@ -121,23 +120,28 @@ async def test_requests_of_a_sequence_are_executed_one_after_another(tmp_path: P
         assert counts == [5 + sum(steps[: index + 1]) for index in range(len(steps))]
 
 
-async def test_what_was_cancelled_late_or_failed_has_not_happened(tmp_path: Path) -> None:
+async def test_what_was_cancelled_late_or_failed_has_not_happened(tmp_path: Path, gate: Gate) -> None:
     clock = FakeClock()
     async with sequencing(tmp_path, clock=clock) as runner:
         version = await runner.load("counter", onnx_models.counting_loop(), manifest=counter())
         assert await count(runner, version, counting(3, start=True)) == 3
-        late = asyncio.create_task(failure_of(count(runner, version, counting(LONG), timeout_s=1.0)))
+        gate.shut()
+        late = asyncio.create_task(failure_of(count(runner, version, counting(1_000), timeout_s=1.0)))
         await eventually(lambda: runner.metric("executing") == 1)
         clock.advance(1.1)
         assert (await late).entry is catalogue.INFERENCE_TIMEOUT
+        gate.open()
         await eventually(lambda: runner.metric("executing") == 0)
-        cancelled = asyncio.create_task(count(runner, version, counting(LONG)))
+        gate.shut()
+        cancelled = asyncio.create_task(count(runner, version, counting(1_000)))
         await eventually(lambda: runner.metric("executing") == 1)
         behind = asyncio.create_task(count(runner, version, counting(100)))
         follower = asyncio.create_task(count(runner, version, counting(4)))
         await asyncio.sleep(0)
         behind.cancel()
         cancelled.cancel()
+        await asyncio.wait([behind, cancelled])
+        gate.open()
         assert await follower == 7
         assert await count(runner, version, counting(1, end=True)) == 8
         error = await failure_of(count(runner, version, counting(1)))
