@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import sysconfig
 import wave
@@ -30,6 +31,8 @@ SUFFIXES = (
 )
 FILES_PER_SUFFIX = 2
 FILES_MIN = 30
+FILES_MAX = 40
+SIZE_MIN = 65
 FRAME = 512
 CONTEXT = 64
 
@@ -79,22 +82,29 @@ def real_files() -> list[Path]:
     roots = (REPOSITORY / "protos", REPOSITORY / "libs", sysconfig.get_path("purelib"), sysconfig.get_path("stdlib"))
     wanted: dict[str, list[Path]] = {suffix: [] for suffix in SUFFIXES}
     found: list[Path] = [REPOSITORY / "Makefile", REPOSITORY / "LICENSE", Path(sys.executable).resolve()]
-    for root in roots:
-        for path in sorted(Path(root).rglob("*")):
-            chosen = wanted.get(path.suffix)
-            if chosen is not None and len(chosen) < FILES_PER_SUFFIX and path.is_file() and path.stat().st_size > 64:
-                chosen.append(path)
-    found += [path for chosen in wanted.values() for path in chosen]
+    for folder, folders, names in (entry for root in roots for entry in os.walk(root)):
+        folders.sort()
+        for name in sorted(names):
+            chosen = wanted.get(os.path.splitext(name)[1])  # noqa: PTH122 - of tens of thousands of names
+            if chosen is not None and len(chosen) < FILES_PER_SUFFIX:
+                path = Path(folder, name)
+                if path.is_file() and path.stat().st_size >= SIZE_MIN:
+                    chosen.append(path)
+    found += [
+        path for rank in range(FILES_PER_SUFFIX) for chosen in wanted.values() for path in chosen[rank : rank + 1]
+    ]
     if len(found) < FILES_MIN:
         raise RuntimeError(f"only {len(found)} files of the wanted types on this machine")
     return found
 
 
 def file_cases() -> list[FileCase]:
-    """Every real file that magika asks its model about."""
+    """The first FILES_MAX real files that magika asks its model about."""
     session, magika = _model("magika"), Magika()
     cases: list[FileCase] = []
     for path in real_files():
+        if len(cases) == FILES_MAX:
+            break
         content = path.read_bytes()
         extracted = Magika._extract_features_from_seekable(  # pyright: ignore[reportPrivateUsage]
             Seekable(BytesIO(content)), 1024, 0, 1024, 256, 4096, False
