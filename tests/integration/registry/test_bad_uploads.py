@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import struct
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
 import pytest
+import pytest_asyncio
 from google.protobuf.message import Message
 
 from headrace.registry.v1 import models_pb2 as pb
@@ -17,7 +18,9 @@ from headrace_common.catalogue import CatalogueEntry
 from headrace_common.errors import HeadraceError
 from support import onnx_models
 from support.gguf_files import gguf, toy_values
-from support.registry import ACME, RunningRegistry, chunks, header
+from support.postgres import fresh_database
+from support.quota import Keys
+from support.registry import ACME, RunningRegistry, chunks, header, running_registry
 
 MODEL = onnx_models.tiny()
 OTHER_DIGEST = hashlib.sha256(b"other").hexdigest()
@@ -141,29 +144,42 @@ FILE_NAMES: dict[str, Case] = {
 ALL = CASES | FILE_NAMES
 
 
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def untouched(
+    postgres_url: str, registry_template: str, tmp_path_factory: pytest.TempPathFactory
+) -> AsyncIterator[RunningRegistry]:
+    """One for all bad uploads: each leaves it to the next as it was."""
+    folder = tmp_path_factory.mktemp("registry")
+    with fresh_database(postgres_url, template=registry_template) as url:
+        async with running_registry(url, Keys.generate(folder), folder) as running:
+            yield running
+
+
+@pytest.mark.asyncio(loop_scope="module")
 @pytest.mark.parametrize(("messages", "entry", "field"), ALL.values(), ids=ALL.keys())
 async def test_bad_upload_is_refused_and_leaves_nothing(
-    registry: RunningRegistry, messages: Sequence[Message], entry: CatalogueEntry, field: str | None
+    untouched: RunningRegistry, messages: Sequence[Message], entry: CatalogueEntry, field: str | None
 ) -> None:
     with pytest.raises(HeadraceError) as failure:
-        await registry.client.send(ACME, messages)
+        await untouched.client.send(ACME, messages)
     assert (failure.value.entry, failure.value.field) == (entry, field)
     assert "inspection" not in failure.value.message  # that would be a crash, not an answer
-    for leak in ("onnxruntime", "Traceback", "[ONNXRuntimeError]", str(registry.uploads), "psycopg"):
+    for leak in ("onnxruntime", "Traceback", "[ONNXRuntimeError]", str(untouched.uploads), "psycopg"):
         assert leak not in failure.value.message
-    models: pb.ListModelsResponse = await registry.client.call(ACME, pb.ListModelsRequest())
+    models: pb.ListModelsResponse = await untouched.client.call(ACME, pb.ListModelsRequest())
     assert not models.models
-    assert registry.spooled_files() == []
-    assert registry.stored_objects() == []
-    first = await anext(registry.client.watch())
+    assert untouched.spooled_files() == []
+    assert untouched.stored_objects() == []
+    first = await anext(untouched.client.watch())
     assert (first.revision, len(first.entries)) == (0, 0)
 
 
-async def test_failures_name_the_limit(registry: RunningRegistry) -> None:
+@pytest.mark.asyncio(loop_scope="module")
+async def test_failures_name_the_limit(untouched: RunningRegistry) -> None:
     with pytest.raises(HeadraceError, match=str(4 << 20)):
-        await registry.client.send(ACME, CASES["chunk above 4 MiB"][0])
+        await untouched.client.send(ACME, CASES["chunk above 4 MiB"][0])
     with pytest.raises(HeadraceError, match=str(2 << 30)):
-        await registry.client.send(ACME, CASES["above the limit"][0])
+        await untouched.client.send(ACME, CASES["above the limit"][0])
 
 
 async def test_service_goes_on_after_bad_uploads(registry: RunningRegistry) -> None:
