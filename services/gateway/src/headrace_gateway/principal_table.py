@@ -7,6 +7,8 @@ from dataclasses import dataclass
 
 from headrace.quota.internal.v1.principals_pb2 import KeyRecord, TenantRecord
 from headrace.quota.v1 import tenants_pb2
+from headrace.quota.v1.quotas_pb2 import Limit
+from headrace_common.features import OFF
 from headrace_common.principal import Principal
 
 _ROLE_NAMES = {
@@ -15,6 +17,7 @@ _ROLE_NAMES = {
     tenants_pb2.ROLE_MODEL_ADMIN: "model_admin",
     tenants_pb2.ROLE_ADMIN: "admin",
 }
+_ALL_ON: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +45,8 @@ class PrincipalTable:
         self._digests: dict[str, bytes] = {}
         self._active: dict[str, bool] = {}
         self._tiers: dict[str, str] = {}
+        self._features_off: dict[str, frozenset[str]] = {}
+        self._limits: dict[str, tuple[Limit, ...]] = {}
         self._ready = False
 
     @property
@@ -54,7 +59,7 @@ class PrincipalTable:
 
     def replace(self, tenants: Iterable[TenantRecord], keys: Iterable[KeyRecord]) -> None:
         """Takes a complete snapshot in place of everything known so far."""
-        self._keys, self._digests, self._active, self._tiers = {}, {}, {}, {}
+        self._keys, self._digests, self._active, self._tiers, self._features_off = {}, {}, {}, {}, {}
         self.apply(tenants, keys)
         self._ready = True
 
@@ -63,6 +68,10 @@ class PrincipalTable:
         for tenant in tenants:
             self._active[tenant.tenant_id] = tenant.status == tenants_pb2.TENANT_STATUS_ACTIVE
             self._tiers[tenant.tenant_id] = tenant.tier
+            self._limits[tenant.tenant_id] = tuple(tenant.limits)
+            self._features_off[tenant.tenant_id] = frozenset(
+                feature for feature, switch in tenant.features.items() if switch == OFF
+            )
         for record in keys:
             digest = bytes(record.key_sha256)
             former = self._digests.get(record.key_id)
@@ -82,6 +91,14 @@ class PrincipalTable:
     def tier(self, tenant_id: str) -> str:
         """The tenant's service tier; empty when unknown."""
         return self._tiers.get(tenant_id, "")
+
+    def features_off(self, tenant_id: str) -> frozenset[str]:
+        """Names of the features that are switched off for the tenant."""
+        return self._features_off.get(tenant_id, _ALL_ON)
+
+    def limits(self, tenant_id: str) -> tuple[Limit, ...]:
+        """The limits that hold for a tenant: the same object until the feed tells of a change."""
+        return self._limits.get(tenant_id, ())
 
 
 def _key(record: KeyRecord) -> Key:
