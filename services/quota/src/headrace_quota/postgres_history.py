@@ -10,6 +10,7 @@ from headrace_common.features import switches
 from headrace_common.postgres import Connection, Database
 from headrace_common.revision_feed import FeedHead
 from headrace_quota.api_keys import Role
+from headrace_quota.limit_rows import limit_from_row
 from headrace_quota.postgres_store import policies_of
 from headrace_quota.principal_history import Change, KeyState, Snapshot, TenantState
 from headrace_quota.statements import statement
@@ -70,6 +71,8 @@ def _tenant_state(row: Row) -> TenantState:
         tenant_id=row["tenant_id"],
         status=TenantStatus(row["tenant_status"]),
         tier=row["tenant_tier"],
+        limits=tuple(sorted((limit_from_row(held) for held in row["tenant_limits"]), key=lambda limit: limit.key)),
+        aggregate_streams=row["tenant_aggregate_streams"],
         features=switches(row["tenant_metadata"]),
         isolation=Isolation(row["tenant_isolation"]),
     )

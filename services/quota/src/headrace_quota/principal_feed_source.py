@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Sequence
 from headrace.quota.internal.v1 import principals_pb2 as pb
 from headrace_common.change_window import ChangeWindow
 from headrace_common.revision_feed import FeedHead
+from headrace_quota.limit_messages import limit_message
 from headrace_quota.messages import (
     ISOLATION_TO_WIRE,
     ROLE_TO_WIRE,
@@ -37,19 +38,19 @@ class PrincipalFeedSource:
         return head
 
     async def snapshot(self) -> AsyncIterator[tuple[int, Message]]:
-        """Everything in messages of at most 500 rows, all with the revision of the snapshot; at least one."""
+        """Everything in bounded messages, all with the revision of the snapshot; at least one."""
         snapshot = await self._history.snapshot()
         revision, epoch = snapshot.head.revision, snapshot.head.epoch
         rows: list[TenantState | KeyState] = [*snapshot.tenants, *snapshot.keys]
-        for start in range(0, len(rows) or 1, _PAGE_ROWS):
-            page = rows[start : start + _PAGE_ROWS]
+        pages = _pages(rows)
+        for number, page in enumerate(pages, start=1):
             yield (
                 revision,
                 Message(
                     revision=revision,
                     epoch=epoch,
                     snapshot=True,
-                    snapshot_complete=start + _PAGE_ROWS >= len(rows),
+                    snapshot_complete=number == len(pages),
                     tenants=[tenant_record(row) for row in page if isinstance(row, TenantState)],
                     keys=[key_record(row) for row in page if isinstance(row, KeyState)],
                 ),
@@ -76,6 +77,20 @@ class PrincipalFeedSource:
         return Message(revision=head.revision, epoch=head.epoch)
 
 
+def _pages(rows: Sequence[TenantState | KeyState]) -> list[list[TenantState | KeyState]]:
+    """Messages' worth of rows: at most 500, a limit counts as one."""
+    pages: list[list[TenantState | KeyState]] = [[]]
+    weight = 0
+    for row in rows:
+        own = 1 + len(row.limits) if isinstance(row, TenantState) else 1
+        if weight and weight + own > _PAGE_ROWS:
+            pages.append([])
+            weight = 0
+        pages[-1].append(row)
+        weight += own
+    return pages
+
+
 def change_message(revision: int, epoch: str, state: TenantState | KeyState) -> Message:
     """One change as the contract tells it."""
     if isinstance(state, TenantState):
@@ -89,6 +104,8 @@ def tenant_record(state: TenantState) -> pb.TenantRecord:
         tenant_id=state.tenant_id,
         status=STATUS_TO_WIRE[state.status],
         tier=state.tier,
+        limits=[limit_message(limit) for limit in state.limits],
+        aggregate_streams=state.aggregate_streams,
         features=state.features,
         isolation=ISOLATION_TO_WIRE[state.isolation],
     )

@@ -9,6 +9,7 @@ from typing import Protocol
 
 from headrace_common.revision_feed import FeedHead
 from headrace_quota.api_keys import Role
+from headrace_quota.limits import Limit
 from headrace_quota.resource_policies import ResourcePolicy
 from headrace_quota.tenants import Isolation, TenantStatus
 
@@ -24,6 +25,8 @@ class TenantState:
     tenant_id: str
     status: TenantStatus
     tier: str
+    limits: tuple[Limit, ...] = ()
+    aggregate_streams: bool = False
     features: Mapping[str, str] = field(default_factory=dict[str, str])
     isolation: Isolation = Isolation.SHARED
 
