@@ -26,7 +26,7 @@ from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__
 from headrace.quota.v1 import quotas_pb2 as headrace_dot_quota_dot_v1_dot_quotas__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\'headrace/quota/internal/v1/leases.proto\x12\x1aheadrace.quota.internal.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1eheadrace/quota/v1/quotas.proto\"\xb8\x01\n\x08LimitKey\x12\x11\n\ttenant_id\x18\x01 \x01(\t\x12\r\n\x05model\x18\x02 \x01(\t\x12-\n\x08resource\x18\x03 \x01(\x0e\x32\x1b.headrace.quota.v1.Resource\x12)\n\x06window\x18\x04 \x01(\x0e\x32\x19.headrace.quota.v1.Window\x12\x30\n\x0cwindow_start\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\xb1\x01\n\x0cLeaseRequest\x12\x12\n\ngateway_id\x18\x01 \x01(\t\x12\x10\n\x08sequence\x18\x02 \x01(\x04\x12\x10\n\x08replaces\x18\x03 \x03(\t\x12\x0f\n\x07leaving\x18\x04 \x01(\x08\x12\x37\n\x06limits\x18\x05 \x03(\x0b\x32\'.headrace.quota.internal.v1.LimitReport\x12\r\n\x05share\x18\x06 \x01(\x01\x12\x10\n\x08\x61nswered\x18\x07 \x01(\x04\"\xa9\x01\n\x0bLimitReport\x12\x31\n\x03key\x18\x01 \x01(\x0b\x32$.headrace.quota.internal.v1.LimitKey\x12\x0e\n\x06wanted\x18\x02 \x01(\x03\x12\x0f\n\x07waiting\x18\x03 \x01(\x03\x12\x10\n\x08returned\x18\x04 \x01(\x03\x12\x0e\n\x06in_use\x18\x05 \x01(\x03\x12\x0c\n\x04held\x18\x06 \x01(\x03\x12\x16\n\x0egranted_before\x18\x07 \x01(\x08\"\xaa\x01\n\rLeaseResponse\x12\x10\n\x08sequence\x18\x01 \x01(\x04\x12\x36\n\x06limits\x18\x02 \x03(\x0b\x32&.headrace.quota.internal.v1.LimitGrant\x12\r\n\x05share\x18\x03 \x01(\x01\x12\x16\n\x0eshare_after_ms\x18\x04 \x01(\r\x12\x14\n\x0cshare_for_ms\x18\x05 \x01(\r\x12\x12\n\nstore_lost\x18\x06 \x01(\x08\"d\n\nLimitGrant\x12\x0f\n\x07granted\x18\x01 \x01(\x03\x12\x0e\n\x06ttl_ms\x18\x02 \x01(\r\x12\x16\n\x0eretry_after_ms\x18\x03 \x01(\r\x12\x0c\n\x04used\x18\x04 \x01(\x03\x12\x0f\n\x07unknown\x18\x05 \x01(\x08\x32p\n\x0cLeaseService\x12`\n\x05Lease\x12(.headrace.quota.internal.v1.LeaseRequest\x1a).headrace.quota.internal.v1.LeaseResponse(\x01\x30\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\'headrace/quota/internal/v1/leases.proto\x12\x1aheadrace.quota.internal.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1eheadrace/quota/v1/quotas.proto\"\xb8\x01\n\x08LimitKey\x12\x11\n\ttenant_id\x18\x01 \x01(\t\x12\r\n\x05model\x18\x02 \x01(\t\x12-\n\x08resource\x18\x03 \x01(\x0e\x32\x1b.headrace.quota.v1.Resource\x12)\n\x06window\x18\x04 \x01(\x0e\x32\x19.headrace.quota.v1.Window\x12\x30\n\x0cwindow_start\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\xb1\x01\n\x0cLeaseRequest\x12\x12\n\ngateway_id\x18\x01 \x01(\t\x12\x10\n\x08sequence\x18\x02 \x01(\x04\x12\x10\n\x08replaces\x18\x03 \x03(\t\x12\x0f\n\x07leaving\x18\x04 \x01(\x08\x12\x37\n\x06limits\x18\x05 \x03(\x0b\x32\'.headrace.quota.internal.v1.LimitReport\x12\r\n\x05share\x18\x06 \x01(\x01\x12\x10\n\x08\x61nswered\x18\x07 \x01(\x04\"\x91\x01\n\x0bLimitReport\x12\x31\n\x03key\x18\x01 \x01(\x0b\x32$.headrace.quota.internal.v1.LimitKey\x12\x0e\n\x06wanted\x18\x02 \x01(\x03\x12\x0f\n\x07waiting\x18\x03 \x01(\x03\x12\x10\n\x08returned\x18\x04 \x01(\x03\x12\x0e\n\x06in_use\x18\x05 \x01(\x03\x12\x0c\n\x04held\x18\x06 \x01(\x03\"\xaa\x01\n\rLeaseResponse\x12\x10\n\x08sequence\x18\x01 \x01(\x04\x12\x36\n\x06limits\x18\x02 \x03(\x0b\x32&.headrace.quota.internal.v1.LimitGrant\x12\r\n\x05share\x18\x03 \x01(\x01\x12\x16\n\x0eshare_after_ms\x18\x04 \x01(\r\x12\x14\n\x0cshare_for_ms\x18\x05 \x01(\r\x12\x12\n\nstore_lost\x18\x06 \x01(\x08\"d\n\nLimitGrant\x12\x0f\n\x07granted\x18\x01 \x01(\x03\x12\x0e\n\x06ttl_ms\x18\x02 \x01(\r\x12\x16\n\x0eretry_after_ms\x18\x03 \x01(\r\x12\x0c\n\x04used\x18\x04 \x01(\x03\x12\x0f\n\x07unknown\x18\x05 \x01(\x08\x32p\n\x0cLeaseService\x12`\n\x05Lease\x12(.headrace.quota.internal.v1.LeaseRequest\x1a).headrace.quota.internal.v1.LeaseResponse(\x01\x30\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -38,11 +38,11 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_LEASEREQUEST']._serialized_start=324
   _globals['_LEASEREQUEST']._serialized_end=501
   _globals['_LIMITREPORT']._serialized_start=504
-  _globals['_LIMITREPORT']._serialized_end=673
-  _globals['_LEASERESPONSE']._serialized_start=676
-  _globals['_LEASERESPONSE']._serialized_end=846
-  _globals['_LIMITGRANT']._serialized_start=848
-  _globals['_LIMITGRANT']._serialized_end=948
-  _globals['_LEASESERVICE']._serialized_start=950
-  _globals['_LEASESERVICE']._serialized_end=1062
+  _globals['_LIMITREPORT']._serialized_end=649
+  _globals['_LEASERESPONSE']._serialized_start=652
+  _globals['_LEASERESPONSE']._serialized_end=822
+  _globals['_LIMITGRANT']._serialized_start=824
+  _globals['_LIMITGRANT']._serialized_end=924
+  _globals['_LEASESERVICE']._serialized_start=926
+  _globals['_LEASESERVICE']._serialized_end=1038
 # @@protoc_insertion_point(module_scope)

@@ -124,7 +124,6 @@ class LimitReport(_message.Message):
     RETURNED_FIELD_NUMBER: _builtins.int
     IN_USE_FIELD_NUMBER: _builtins.int
     HELD_FIELD_NUMBER: _builtins.int
-    GRANTED_BEFORE_FIELD_NUMBER: _builtins.int
     wanted: _builtins.int
     """Permits that the gateway would like to have in addition, for calls that wait and those expected soon. Of
     CONCURRENCY: how many it wants to hold in all; from the sending on it keeps to that number.
@@ -139,8 +138,6 @@ class LimitReport(_message.Message):
     """Permits that the gateway has left at the sending, without those returned; the grant renews them. Of CONCURRENCY:
     how many it may hold, as granted last.
     """
-    granted_before: _builtins.bool
-    """Whether the gateway ever got permits of this limit: a store that doesn't know the limit has then lost it."""
     @_builtins.property
     def key(self) -> Global___LimitKey:
         """The limit."""
@@ -154,11 +151,10 @@ class LimitReport(_message.Message):
         returned: _builtins.int = ...,
         in_use: _builtins.int = ...,
         held: _builtins.int = ...,
-        granted_before: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["key", b"key"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["granted_before", b"granted_before", "held", b"held", "in_use", b"in_use", "key", b"key", "returned", b"returned", "waiting", b"waiting", "wanted", b"wanted"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["held", b"held", "in_use", b"in_use", "key", b"key", "returned", b"returned", "waiting", b"waiting", "wanted", b"wanted"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -229,12 +225,14 @@ class LimitGrant(_message.Message):
     """
     ttl_ms: _builtins.int
     """Milliseconds after the sending of the report within which they must be used. 0 renews nothing: what is held may be
-    used for as long as it could be before.
+    used for as long as it could be before. Calendar quotas and CONCURRENCY: until the share ends.
     """
     retry_after_ms: _builtins.int
     """Where less than `wanted` was granted: milliseconds after which asking again makes sense."""
     used: _builtins.int
-    """Where less than `waiting` was granted: how much is used and held of the limit now."""
+    """Where less than `waiting` was granted: how much is used and held of the limit now; -1 if that can't be known, as the
+    limit's store is out of reach.
+    """
     unknown: _builtins.bool
     """The limit is not known (any more): the permits are void, and the gateway's copy of the limits is older or newer."""
     def __init__(
