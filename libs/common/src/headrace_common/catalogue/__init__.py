@@ -45,6 +45,7 @@ from headrace_common.catalogue.access import TICKET_INVALID as TICKET_INVALID
 from headrace_common.catalogue.access import TOKEN_AUDIENCE_MISMATCH as TOKEN_AUDIENCE_MISMATCH
 from headrace_common.catalogue.access import TOKEN_EXPIRED as TOKEN_EXPIRED
 from headrace_common.catalogue.access import TOKEN_INVALID as TOKEN_INVALID
+from headrace_common.catalogue.durability import CALL_ABANDONED as CALL_ABANDONED
 from headrace_common.catalogue.durability import CONVERSION_FAILED as CONVERSION_FAILED
 from headrace_common.catalogue.durability import CONVERSION_UNSUPPORTED as CONVERSION_UNSUPPORTED
 from headrace_common.catalogue.durability import DATABASE_CONFLICT as DATABASE_CONFLICT
@@ -57,6 +58,7 @@ from headrace_common.catalogue.durability import JOB_ALREADY_ENDED as JOB_ALREAD
 from headrace_common.catalogue.durability import JOB_NOT_FOUND as JOB_NOT_FOUND
 from headrace_common.catalogue.durability import OBJECT_CORRUPT as OBJECT_CORRUPT
 from headrace_common.catalogue.durability import OBJECT_NOT_FOUND as OBJECT_NOT_FOUND
+from headrace_common.catalogue.durability import SPOOL_FULL as SPOOL_FULL
 from headrace_common.catalogue.durability import STORAGE_DENIED as STORAGE_DENIED
 from headrace_common.catalogue.durability import STORAGE_FAILED as STORAGE_FAILED
 from headrace_common.catalogue.durability import STORAGE_UNAVAILABLE as STORAGE_UNAVAILABLE

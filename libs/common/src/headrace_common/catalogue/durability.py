@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from headrace_common.catalogue.entry import SOON, CatalogueEntry
+from headrace_common.catalogue.entry import LATER, SOON, CatalogueEntry
 
 STORAGE_UNAVAILABLE = CatalogueEntry(
     code="STORAGE_001",
@@ -98,6 +98,24 @@ DISK_FULL = CatalogueEntry(
     http=507,
     summary="There is no space left to store this.",
     remedy="Operators: free space or grow the volume.",
+)
+SPOOL_FULL = CatalogueEntry(
+    code="STORAGE_012",
+    reason="SPOOL_FULL",
+    grpc="UNAVAILABLE",
+    http=503,
+    retry=LATER,
+    summary="The gateway has no room left to write down what calls use, because quota takes nothing.",
+    remedy="Retry after the hinted delay; operators: look at the quota service, its database and the spool's disk.",
+)
+CALL_ABANDONED = CatalogueEntry(
+    code="STORAGE_013",
+    reason="CALL_ABANDONED",
+    grpc="UNAVAILABLE",
+    http=503,
+    retry=SOON,
+    summary="The gateway's process ended before the call did; it is charged at its estimate.",
+    remedy="Send the call again. Only the ledger shows this reason: nobody was left to answer.",
 )
 CONVERSION_UNSUPPORTED = CatalogueEntry(
     code="CONVERSION_001",
