@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import subprocess
 import time
 from collections.abc import AsyncIterator, Callable
@@ -24,10 +25,11 @@ from google.rpc.status_pb2 import Status
 from headrace.gateway.v1 import inference_pb2 as pb
 from headrace.gateway.v1 import inference_pb2_grpc
 from headrace.quota.v1 import tenants_pb2, tenants_pb2_grpc
+from headrace_client.async_client import AsyncClient
 from headrace_common.rpc_status import from_rpc_error, from_status
 from headrace_gateway.stream_access import CHECK_S
 from inference import open_inference_pb2 as oip
-from support import onnx_models
+from support import faulty_backend, onnx_models
 from support.eventually import eventually
 from support.gateway import COMMUNITY, Backends, FrontDoor, Pairs, fresh_name, open_door, upload
 from support.mesh_processes import running_runner
@@ -35,9 +37,7 @@ from support.mesh_processes import running_runner
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 STREAM = "/headrace.gateway.v1.InferenceService/Stream"
-LONG = 2_000_000
-"""Steps of a run that lasts for more than a second, longer than a busy machine stalls. It ends also when nobody waits
-for it any more."""
+HOUR = Duration(seconds=3_600)
 
 
 def request_for(model: str, nonce: float = 1.0, rows: int = 1) -> pb.InferRequest:
@@ -46,14 +46,14 @@ def request_for(model: str, nonce: float = 1.0, rows: int = 1) -> pb.InferReques
     return pb.InferRequest(request=oip.ModelInferRequest(model_name=model, inputs=[tensor], raw_input_contents=[raw]))
 
 
-def counting(model: str, steps: int) -> pb.InferRequest:
-    """A request that takes about a microsecond a step."""
-    tensors = [oip.ModelInferRequest.InferInputTensor(name=name, datatype="INT64") for name in "xy"]
-    raw = [np.array(value, np.int64).tobytes() for value in (0, steps)]
-    return pb.InferRequest(request=oip.ModelInferRequest(model_name=model, inputs=tensors, raw_input_contents=raw))
+def numbered(model: str, number: int) -> pb.InferRequest:
+    """A request for `held`, from 100 on."""
+    tensor = oip.ModelInferRequest.InferInputTensor(name="x", datatype="INT64", shape=[1])
+    raw = np.array([number], np.int64).tobytes()
+    return pb.InferRequest(request=oip.ModelInferRequest(model_name=model, inputs=[tensor], raw_input_contents=[raw]))
 
 
-def counted(answer: pb.StreamAnswer) -> int:
+def number_of(answer: pb.StreamAnswer) -> int:
     assert answer.HasField("infer"), reason_of(answer.error)
     return int(np.frombuffer(answer.infer.response.raw_output_contents[0], np.int64)[0])
 
@@ -64,12 +64,13 @@ def reason_of(status: Status) -> str:
 
 @dataclass
 class Front:
-    """A gateway with one runner, which has two models: `model` is fast, `slow` takes as long as a request says."""
+    """A gateway with one runner and two models: `model` is fast, `held` says its number when `gate` is not there."""
 
     door: FrontDoor
     stub: Any
     model: str
-    slow: str
+    held: str
+    gate: Path
     runner: subprocess.Popen[bytes]
     next_runner: Callable[..., AbstractContextManager[subprocess.Popen[bytes]]]
 
@@ -85,7 +86,7 @@ class Front:
         value = self.door.metrics.registry.get_sample_value
         calls = sum(
             value("headrace_infer_in_flight", {"tenant": "community", "model": model, "version": "1"}) or 0
-            for model in (self.model, self.slow)
+            for model in (self.model, self.held)
         )
         return calls + (value("headrace_rpc_in_flight", {"method": STREAM}) or 0)
 
@@ -111,16 +112,20 @@ class Stream:
     async def send(self, *calls: pb.StreamCall, cancels: tuple[int, ...] = ()) -> None:
         await self.call.write(pb.StreamRequest(calls=calls, cancels=cancels))
 
+    async def read(self) -> pb.StreamResponse:
+        """The next message."""
+        message = await self.call.read()
+        assert message is not grpc.aio.EOF, "the stream ended"
+        if message.HasField("limits"):
+            self.limits = message.limits
+        self.draining |= message.draining
+        return message
+
     async def answers(self, count: int) -> dict[int, pb.StreamAnswer]:
         """The next so many answers by id; each id comes once."""
         found: dict[int, pb.StreamAnswer] = {}
         while len(found) < count:
-            message = await self.call.read()
-            assert message is not grpc.aio.EOF, f"the stream ended after {len(found)} of {count} answers"
-            if message.HasField("limits"):
-                self.limits = message.limits
-            self.draining |= message.draining
-            for answer in message.answers:
+            for answer in (await self.read()).answers:
                 assert answer.id not in found
                 found[answer.id] = answer
         return found
@@ -137,17 +142,23 @@ class Stream:
 
 @asynccontextmanager
 async def open_front(backends: Backends, folder: Path) -> AsyncIterator[Front]:
-    async with open_door(backends, HEADRACE_SHUTDOWN_GRACE_S="60") as door:
-        stub: Any = inference_pb2_grpc.InferenceServiceStub(door.channel)
-        model, slow = fresh_name(), fresh_name()
-        await upload(door, model, onnx_models.tiny(seed=3))
-        await upload(door, slow, onnx_models.counting_loop())
-        await eventually(lambda: all(door.gateway.catalog.versions_of("community", name) for name in (model, slow)))
-        with running_runner(backends, door, folder) as runner:
-            await door.until_joined(1)
-            await stub.Infer(request_for(model), metadata=COMMUNITY, timeout=60)
-            await stub.Infer(counting(slow, 1), metadata=COMMUNITY, timeout=60)
-            yield Front(door, stub, model, slow, runner, partial(running_runner, backends, door, folder))
+    gate = folder / "gate"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", faulty_backend.install(folder / "package"), prepend=os.pathsep)
+        patch.setenv(faulty_backend.GATE, str(gate))
+        async with open_door(backends, HEADRACE_SHUTDOWN_GRACE_S="60") as door:
+            stub: Any = inference_pb2_grpc.InferenceServiceStub(door.channel)
+            model, held = fresh_name(), fresh_name()
+            await upload(door, model, onnx_models.tiny(seed=3))
+            async with AsyncClient(door.gateway.public_address, api_key="community") as client:
+                await client.models.push(onnx_models.identity("INT64", (1,)), name=held, manifest={"backend": "faulty"})
+            catalog = door.gateway.catalog
+            await eventually(lambda: all(catalog.versions_of("community", name) for name in (model, held)))
+            with running_runner(backends, door, folder) as runner:
+                await door.until_joined(1)
+                await stub.Infer(request_for(model), metadata=COMMUNITY, timeout=60)
+                await stub.Infer(numbered(held, 100), metadata=COMMUNITY, timeout=60)
+                yield Front(door, stub, model, held, gate, runner, partial(running_runner, backends, door, folder))
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
@@ -161,6 +172,7 @@ async def front(shared: Front) -> AsyncIterator[Front]:
     """Each test finds it idle, and must leave it so."""
     shared.streams.clear()
     yield shared
+    shared.gate.unlink(missing_ok=True)
     await shared.check_idle()
 
 
@@ -228,11 +240,12 @@ async def test_a_message_of_100_000_calls_ends_its_stream_and_no_other(front: Fr
 
 async def test_times_that_calls_are_given_from_a_nanosecond_to_ten_thousand_years(front: Front) -> None:
     stream = front.stream()
+    front.gate.touch()
     await stream.send(
         call(1, request_for(front.model), timeout=Duration(nanos=1)),
         call(2, request_for(front.model), timeout=Duration(seconds=315_576_000_000)),
         call(3, request_for(front.model), timeout=Duration(seconds=-315_576_000_000)),
-        call(4, counting(front.slow, LONG), timeout=Duration(nanos=100_000_000)),
+        call(4, numbered(front.held, 104), timeout=Duration(nanos=100_000_000)),
     )
     answers = await stream.answers(4)
     # Whoever looks first, the gateway or the runner.
@@ -244,8 +257,9 @@ async def test_times_that_calls_are_given_from_a_nanosecond_to_ten_thousand_year
 
 async def test_cancelled_calls_are_answered_once_and_the_model_goes_on(front: Front) -> None:
     stream, neighbour = front.stream(), front.stream()
-    await neighbour.send(call(1, counting(front.slow, LONG)))
-    await stream.send(*(call(number, counting(front.slow, LONG)) for number in range(1, 6)))
+    front.gate.touch()
+    await neighbour.send(call(1, numbered(front.held, 100)))
+    await stream.send(*(call(number, numbered(front.held, 100)) for number in range(1, 6)))
     await stream.send(call(9, request_for(front.model)), cancels=(77,))
     assert list(await stream.answers(1)) == [9]
     await stream.send(cancels=(1, 2, 3, 4, 5, 5, 6))
@@ -253,8 +267,9 @@ async def test_cancelled_calls_are_answered_once_and_the_model_goes_on(front: Fr
     assert {reason_of(answer.error) for answer in answers.values()} == {"CALL_CANCELLED"}
     await neighbour.send(cancels=(1,))
     assert reason_of((await neighbour.answers(1))[1].error) == "CALL_CANCELLED"
-    await stream.send(call(1, counting(front.slow, 5)))
-    assert counted((await stream.answers(1))[1]) == 5
+    front.gate.unlink()
+    await stream.send(call(1, numbered(front.held, 105)))
+    assert number_of((await stream.answers(1))[1]) == 105
 
 
 async def test_a_client_that_sends_without_reading_is_stopped_and_loses_nothing(front: Front) -> None:
@@ -265,7 +280,7 @@ async def test_a_client_that_sends_without_reading_is_stopped_and_loses_nothing(
         nonlocal sent
         for first in range(0, count, together):
             many = range(first, first + together)
-            await stream.send(*(call(n, request_for(front.model, float(n), rows)) for n in many))
+            await stream.send(*(call(n, request_for(front.model, float(n), rows), timeout=HOUR) for n in many))
             sent += together
 
     sending = asyncio.create_task(send())
@@ -276,9 +291,10 @@ async def test_a_client_that_sends_without_reading_is_stopped_and_loses_nothing(
     answered = [number for number, answer in answers.items() if answer.HasField("infer")]
     for number in answered[::37]:
         front.check(answers[number].infer, float(number), rows)
-    # With the last message before it is stopped a client may have sent more than the only runner takes at once.
+    # With the last message before it is stopped a client may have sent more than the only runner takes at once, or,
+    # after a moment in which the machine stood still, seems to manage in time.
     refused = {reason_of(answer.error) for answer in answers.values() if answer.HasField("error")}
-    assert refused <= {"RUNNER_OVERLOADED"}
+    assert refused <= {"RUNNER_OVERLOADED", "DEADLINE_UNREACHABLE"}
     assert len(answered) > count * 0.5
     await sending
     await stream.call.done_writing()
@@ -330,29 +346,33 @@ async def test_a_stream_whose_client_does_not_read_ends_with_its_key_all_the_sam
 
 async def test_calls_in_flight_finish_after_the_client_has_closed_its_side(front: Front) -> None:
     stream = front.stream()
-    await stream.send(call(1, counting(front.slow, LONG)), call(2, request_for(front.model)))
+    front.gate.touch()
+    await stream.send(call(1, numbered(front.held, 101)), call(2, request_for(front.model)))
     await stream.call.done_writing()
-    answers = await stream.answers(2)
-    assert (list(answers), counted(answers[1])) == ([2, 1], LONG)
+    assert list(await stream.answers(1)) == [2]
+    front.gate.unlink()
+    assert number_of((await stream.answers(1))[1]) == 101
     assert await stream.call.read() is grpc.aio.EOF
     assert await stream.call.code() is grpc.StatusCode.OK
 
 
 async def test_a_client_that_leaves_leaves_nothing_in_flight(front: Front) -> None:
     stream = front.stream()
-    await stream.send(*(call(number, counting(front.slow, LONG)) for number in range(20)))
+    front.gate.touch()
+    await stream.send(*(call(number, numbered(front.held, 100)) for number in range(20)))
     batch = front.stub.InferBatch(
-        pb.InferBatchRequest(requests=[counting(front.slow, LONG)] * 5), metadata=COMMUNITY, timeout=60
+        pb.InferBatchRequest(requests=[numbered(front.held, 100)] * 5), metadata=COMMUNITY, timeout=60
     )
-    single = front.stub.Infer(counting(front.slow, LONG), metadata=COMMUNITY, timeout=60)
+    single = front.stub.Infer(numbered(front.held, 100), metadata=COMMUNITY, timeout=60)
     waiting = [asyncio.ensure_future(_code(rpc)) for rpc in (batch, single)]
     await eventually(lambda: front.in_flight() == 27)
     for rpc in (stream.call, batch, single):
         rpc.cancel()
     await eventually(lambda: front.in_flight() == 0)
     assert await asyncio.gather(*waiting) == [grpc.StatusCode.CANCELLED] * 2
-    answer = await front.stub.Infer(counting(front.slow, 3), metadata=COMMUNITY, timeout=60)
-    assert counted(pb.StreamAnswer(infer=answer)) == 3
+    front.gate.unlink()
+    answer = await front.stub.Infer(numbered(front.held, 103), metadata=COMMUNITY, timeout=60)
+    assert number_of(pb.StreamAnswer(infer=answer)) == 103
 
 
 async def _code(rpc: Any) -> grpc.StatusCode:
@@ -404,22 +424,28 @@ async def test_a_stream_ends_soon_after_its_key_does(front: Front) -> None:
 @pytest.mark.fault
 async def test_calls_of_a_runner_that_dies_are_answered_by_the_next_one(own_front: Front) -> None:
     stream = own_front.stream()
-    await stream.send(*(call(number, counting(own_front.slow, 3_000_000 + number)) for number in range(2)))
+    own_front.gate.touch()
+    await stream.send(*(call(number, numbered(own_front.held, 100 + number)) for number in range(2)))
     await eventually(lambda: own_front.in_flight() == 3)
     with own_front.next_runner("runner-1"):
         await own_front.door.until_joined(2)
         own_front.runner.kill()
+        own_front.gate.unlink()
         answers = await stream.answers(2)
-        assert [counted(answers[number]) for number in range(2)] == [3_000_000, 3_000_001]
+        assert [number_of(answers[number]) for number in range(2)] == [100, 101]
         assert {answer.infer.execution.runner for answer in answers.values()} == {"runner-1"}
 
 
-async def test_a_stopping_gateway_says_so_answers_what_it_has_and_ends_the_stream(own_front: Front) -> None:
-    stream = own_front.stream()
-    await stream.send(call(1, counting(own_front.slow, LONG)))
-    await eventually(lambda: own_front.in_flight() == 2)
-    closing = asyncio.create_task(own_front.door.gateway.close())
-    assert counted((await stream.answers(1))[1]) == LONG
-    assert stream.draining, "told before the answer"
+async def test_a_stopping_gateway_says_so_answers_what_it_has_and_ends_the_stream(front: Front) -> None:
+    """The last one: nothing can be asked of the gateway that all share any more."""
+    stream = front.stream()
+    front.gate.touch()
+    await stream.send(call(1, numbered(front.held, 101)))
+    await eventually(lambda: front.in_flight() == 2)
+    closing = asyncio.create_task(front.door.gateway.close())
+    while not stream.draining:
+        await stream.read()
+    front.gate.unlink()
+    assert number_of((await stream.answers(1))[1]) == 101
     assert await stream.failure() == "SERVER_DRAINING"
     await closing

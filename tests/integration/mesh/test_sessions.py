@@ -486,7 +486,8 @@ async def test_random_cancels_leave_tasks_credits_and_bytes_exactly_back() -> No
         await g.until(lambda: session.calls.in_flight == 0)
         # What a call held is given back in the turns of the loop that follow its end.
         await g.until(lambda: (g.budget.held_bytes, r.budget.held_bytes, r.host.running) == (0, 0, 0))
-        answers = await asyncio.gather(*(g.infer(b"%d" % i) for i in range(500)))
+        # So much time that none of them seems hopeless after a moment in which the machine stood still.
+        answers = await asyncio.gather(*(g.infer(b"%d" % i, timeout_s=3_600) for i in range(500)))
         assert [answer.payload for answer in answers] == [b"%d" % i for i in range(500)]
         gc.collect()
         await g.until(lambda: len(asyncio.all_tasks()) <= tasks_before)
