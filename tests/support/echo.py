@@ -108,6 +108,7 @@ async def serving(
     registry: CollectorRegistry | None = None,
     reflection: list[str] | None = None,
     options: Sequence[tuple[str, Any]] = (),
+    address: str = "127.0.0.1:0",
 ) -> AsyncGenerator[tuple[GrpcServer, str]]:
     runtime = RpcRuntime(
         registry=registry or CollectorRegistry(),
@@ -125,15 +126,15 @@ async def serving(
     }
     handler = service_handler(ECHO, methods, runtime=runtime, authenticate=authenticate)
     server = GrpcServer(
-        listeners=[Listener(address="127.0.0.1:0")],
+        listeners=[Listener(address=address)],
         handlers=[handler],
         runtime=runtime,
         reflection_services=reflection,
         options=options,
     )
-    (address,) = await server.start()
+    (bound,) = await server.start()
     try:
-        yield server, address
+        yield server, bound
     finally:
         await server.stop(0)
 

@@ -7,6 +7,7 @@ import pickle
 import grpc
 import pytest
 from google.rpc import status_pb2
+from grpc.aio import AioRpcError, Metadata
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -82,6 +83,13 @@ def test_details_of_others_and_damaged_ones_leave_a_general_failure() -> None:
     assert (type(restored), restored.grpc_code) == (errors.InternalError, grpc.StatusCode.NOT_FOUND)
     assert "nothing here" in restored.message
     assert isinstance(status.from_status_bytes(b"\xff\xff"), errors.InternalError)
+
+
+@pytest.mark.parametrize("code", [grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED], ids=lambda code: code.name)
+def test_a_call_that_the_transport_dropped_may_be_sent_again(code: grpc.StatusCode) -> None:
+    dropped = AioRpcError(code, Metadata(), Metadata(), "CANCELLED")
+    restored = status.from_rpc_error(dropped, endpoint="127.0.0.1:1")
+    assert (type(restored), restored.retryable) == (errors.UnreachableError, True)
 
 
 @pytest.mark.parametrize("entry", [catalogue.MODEL_NOT_FOUND, catalogue.QUOTA_EXCEEDED], ids=lambda entry: entry.reason)

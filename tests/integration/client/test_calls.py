@@ -25,6 +25,8 @@ from headrace_client.errors import (
     UnreachableError,
     ValidationError,
 )
+from headrace_common import catalogue
+from headrace_common.errors import DeadlineError as DeadlineFailure
 from headrace_common.errors import ModelError as ModelFailure
 from headrace_common.errors import RunnerUnavailable as RunnerFailure
 from support.certificates import Authority
@@ -89,6 +91,14 @@ async def test_a_failure_that_will_stay_is_told_at_once(failure: Exception, kind
         with pytest.raises(HeadraceError) as caught:
             await infer(client)
     assert (type(caught.value), len(mesh.calls)) == (kind, 1)
+
+
+async def test_a_call_that_a_mesh_cancelled_is_over() -> None:
+    mesh = infer_mesh(failing(1, DeadlineFailure("cancelled", entry=catalogue.CALL_CANCELLED)))
+    async with serving(mesh) as address, AsyncClient(address, retry=SOON) as client:
+        with pytest.raises(CallCancelled):
+            await infer(client)
+    assert len(mesh.calls) == 1
 
 
 async def test_a_call_carries_its_trace() -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import asynccontextmanager
 from random import Random
 from typing import Any
 
@@ -20,7 +22,7 @@ from headrace_common.errors import (
     ModelError,
     RouteUnavailable,
 )
-from headrace_common.grpc_client import typed
+from headrace_common.grpc_client import Caller, typed
 from headrace_common.grpc_server import (
     GrpcServer,
     Listener,
@@ -88,6 +90,59 @@ async def test_stop_lets_running_calls_finish_within_the_grace() -> None:
         echo.release.set()
         assert await held == "hold"
         await stopping
+
+
+@asynccontextmanager
+async def two_on_a_port() -> AsyncGenerator[tuple[GrpcServer, Caller]]:
+    """A server, a caller that is connected to it, and another server where calls go that the first refuses."""
+    shared = [("grpc.so_reuseport", 1)]
+    async with serving(Echo(), options=shared) as (server, address), calling(address) as caller:
+        await say(caller, "connected")
+        async with serving(Echo(), options=shared, address=address):
+            yield server, caller
+
+
+async def test_stop_answers_calls_that_had_come_and_were_not_taken() -> None:
+    async with two_on_a_port() as (server, caller):
+        calls = [asyncio.ensure_future(say(caller, str(number), wait_for_ready=True)) for number in range(200)]
+        await calls[0]
+        assert not all(call.done() for call in calls)
+        stopping = asyncio.ensure_future(server.stop(10))
+        assert await asyncio.gather(*calls) == [str(number) for number in range(200)]
+        await stopping
+
+
+async def test_calls_of_every_kind_that_come_during_a_stop_are_answered() -> None:
+    async with two_on_a_port() as (server, caller):
+        stopping = asyncio.ensure_future(server.stop(10))
+        await asyncio.sleep(0)
+        said = asyncio.ensure_future(say(caller, "x"))
+        joined = asyncio.ensure_future(caller.upload(f"/{ECHO}/Join", two_texts(), StringValue))
+        with pytest.raises(ModelError, match="stopped"):
+            assert [count.value async for count in caller.stream(f"/{ECHO}/Count", text("3"), StringValue)] == []
+        assert (await said, (await joined).value) == ("x", "a,b")
+        await stopping
+
+
+async def two_texts() -> AsyncIterator[StringValue]:
+    for value in "ab":
+        yield text(value)
+
+
+async def test_stop_does_not_wait_for_callers_that_never_pause() -> None:
+    async with two_on_a_port() as (server, caller):
+        calls: set[asyncio.Future[str]] = set()
+
+        async def call_on() -> None:
+            while True:
+                calls.add(asyncio.ensure_future(say(caller, "x")))
+                await asyncio.sleep(0.001)
+
+        calling_on = asyncio.ensure_future(call_on())
+        await eventually(lambda: len(calls) > 10)
+        await asyncio.wait_for(server.stop(60), 30)
+        calling_on.cancel()
+        await asyncio.gather(*calls, return_exceptions=True)
 
 
 async def test_stop_ends_endless_streams_at_once_and_says_why() -> None:

@@ -17,7 +17,7 @@ from headrace_common.principal import Principal, PrincipalSigner, PrincipalVerif
 from headrace_common.testing import FakeClock
 from headrace_gateway.deadlines import Deadlines
 from headrace_gateway.principal_tokens import PrincipalTokens
-from headrace_gateway.upstream import forwarded
+from headrace_gateway.upstream import Upstream, forwarded
 
 DEADLINES = Deadlines(call_s=30, transfer_s=3600, margin_s=0.02)
 
@@ -100,3 +100,17 @@ def test_trailing_metadata_is_forwarded_without_what_grpc_writes_itself() -> Non
         ("x-detail", "d"),
     )
     assert forwarded(None) == ()
+
+
+@pytest.mark.parametrize("code", [grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED], ids=lambda code: code.name)
+async def test_a_service_that_stops_under_a_call_is_one_that_cannot_be_reached(
+    keys: tuple[Path, Path], code: grpc.StatusCode
+) -> None:
+    clock = FakeClock()
+    tokens = PrincipalTokens(signer=signer_of(keys[0], clock), audience="headrace-registry", ttl_s=60, clock=clock)
+    async with grpc.aio.insecure_channel("127.0.0.1:1") as channel:
+        failure = Upstream(name="registry", channel=channel, tokens=tokens).failure(
+            AioRpcError(code, Metadata(), Metadata(), "CANCELLED")
+        )
+    assert failure is not None
+    assert (failure.reason, failure.entry.retry is not None) == ("REGISTRY_UNAVAILABLE", True)

@@ -30,6 +30,8 @@ _BARE: dict[grpc.StatusCode, Failure] = {
     grpc.StatusCode.UNIMPLEMENTED: failures.METHOD_UNKNOWN,
 }
 
+_UNANSWERED = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED)
+
 
 def from_status(status: status_pb2.Status) -> HeadraceError:
     """The failure that a status names; the general one of its gRPC code where the details are not Headrace's."""
@@ -74,14 +76,18 @@ def from_status_bytes(serialised: bytes) -> HeadraceError:
 
 
 def from_rpc_error(error: grpc.RpcError, *, endpoint: str) -> HeadraceError:
-    """The failure that ended an RPC. Without details from a mesh, UNAVAILABLE means that none was reached."""
+    """The failure that ended an RPC. Without details from a mesh, UNAVAILABLE means that none was reached.
+
+    So does CANCELLED: what this side cancels ends with `asyncio.CancelledError`, a mesh that cancels says why, and grpc
+    ends calls so that reach a server as it stops.
+    """
     rpc: Any = error
     code: grpc.StatusCode = rpc.code() or grpc.StatusCode.UNKNOWN
     trailing: dict[str, str | bytes] = dict(_pairs(rpc.trailing_metadata()))
     details = trailing.get(_DETAILS_KEY)
     if isinstance(details, bytes):
         restored = from_status_bytes(details)
-    elif code is grpc.StatusCode.UNAVAILABLE or is_replaced(rpc):
+    elif code in _UNANSWERED or is_replaced(rpc):
         restored = UnreachableError(f"no mesh answers at {endpoint}", context={"endpoint": endpoint})
     else:
         restored = _bare(code, rpc.details() or "")

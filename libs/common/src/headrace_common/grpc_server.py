@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -15,6 +16,7 @@ from headrace_common.addresses import format_address, parse_address
 from headrace_common.call import Call as Call
 from headrace_common.errors import InitializationError
 from headrace_common.health import Health
+from headrace_common.last_calls import LastCalls
 from headrace_common.reflection import Reflection
 from headrace_common.rpc_method import RpcMethod as RpcMethod
 from headrace_common.rpc_method import bidi_stream as bidi_stream
@@ -30,6 +32,7 @@ from headrace_common.tls import TlsFiles
 
 _SLACK_BYTES = 64 << 10
 # grpc refuses larger messages itself, with a text of its own; up to this much more we refuse them, with a code.
+_LAST_CALLS_MAX_S = 0.5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,7 +82,8 @@ class GrpcServer:
             # Merged by name: where an argument is given twice, grpc takes the first.
             options=list(dict([*server_options(runtime.message_bytes_max), *options]).items()),
         )
-        self._server.add_generic_rpc_handlers(all_handlers)
+        self._last_calls = LastCalls(handlers=all_handlers)
+        self._server.add_generic_rpc_handlers([self._last_calls, *all_handlers])
         self._services = [handler for handler in all_handlers if isinstance(handler, ServiceHandler)]
         self.addresses: list[str] = []
 
@@ -118,14 +122,22 @@ class GrpcServer:
         self.health.set_serving(False)
 
     async def stop(self, grace_s: float) -> None:
-        """Refuses new calls, ends endless streams, gives the rest `grace_s`, then cancels what is left.
+        """Ends endless streams, tells clients to leave, gives calls `grace_s` in all, then cancels what is left.
 
+        Calls that come before clients know wait for that, half a second or half of the grace at most, and are served.
         Safe to call twice.
         """
         self.drain()
         for service in self._services:
             service.end_streams()
-        await self._server.stop(grace_s)
+        end_at = asyncio.get_running_loop().time() + grace_s
+        if grace_s > 0:
+            await self._last_calls.silence(min(_LAST_CALLS_MAX_S, grace_s / 2))
+        stopping = asyncio.create_task(self._server.stop(max(0.0, end_at - asyncio.get_running_loop().time())))
+        # The task's first step has clients told to leave: answers come after that on each connection.
+        await asyncio.sleep(0)
+        self._last_calls.release()
+        await stopping
 
 
 def server_options(message_bytes_max: int) -> list[tuple[str, Any]]:

@@ -30,7 +30,8 @@ _CODE_BY_NUMBER: dict[int, grpc.StatusCode] = {code.value[0]: code for code in g
 
 # What a bare gRPC status means when its sender attached no details: transports and foreign servers send those.
 _ENTRY_BY_CODE: dict[str, tuple[CatalogueEntry, str]] = {
-    "CANCELLED": (catalogue.CALL_CANCELLED, "the call was cancelled"),
+    # A caller that cancels doesn't look for a status: grpc ends calls so that reach a server as it stops.
+    "CANCELLED": (catalogue.UPSTREAM_UNAVAILABLE, "the service went away before it took the call"),
     "DEADLINE_EXCEEDED": (catalogue.CALL_TIMEOUT, "the call did not finish within its deadline"),
     "UNAVAILABLE": (catalogue.UPSTREAM_UNAVAILABLE, "the service can't be reached"),
     "UNIMPLEMENTED": (catalogue.METHOD_UNKNOWN, "the server does not have this method"),

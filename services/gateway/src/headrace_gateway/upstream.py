@@ -10,7 +10,6 @@ import grpc
 import grpc.aio
 
 from headrace_common.catalogue import (
-    CALL_CANCELLED,
     CALL_TIMEOUT,
     REGISTRY_UNAVAILABLE,
     UPSTREAM_UNAVAILABLE,
@@ -58,12 +57,11 @@ class Upstream:
         if any(key == STATUS_DETAILS_KEY for key, _ in pairs(error.trailing_metadata())):
             return None
         code = error.code()
-        if code is grpc.StatusCode.UNAVAILABLE:
+        # Grpc cancels calls that reach a server as it stops; those that we cancel end with an exception of their own.
+        if code in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED):
             return self.unreachable()
         if code is grpc.StatusCode.DEADLINE_EXCEEDED:
             return self.too_slow()
-        if code is grpc.StatusCode.CANCELLED:
-            return DeadlineError(f"the {self.name} service cancelled the call", entry=CALL_CANCELLED)
         return InternalError(f"the {self.name} service answered {code.name} without details")
 
 

@@ -1,0 +1,84 @@
+"""Calls that reach a server in its last moment: they wait until clients know that it goes, then they are served.
+
+grpc ends calls with a bare CANCELLED that it has received and the application has not yet taken when the server stops,
+and those that come before a client has read the GOAWAY. A busy server has many of them: grpc.aio takes one at a time.
+So the last calls are taken but not answered: callers that wait for an answer before they call again fall silent, and
+in that silence the server stops.
+
+Source: https://github.com/grpc/grpc/issues/41785
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine, Sequence
+from typing import Any, TypeAlias
+
+import grpc
+import grpc.aio
+
+Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
+Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
+Behaviour: TypeAlias = Callable[[Any, Context], Coroutine[Any, Any, Any]]
+
+_LOOK_S = 0.005
+# In a row, so that one look too late, in a process that had no processor for a while, doesn't pass for silence.
+_QUIET_LOOKS = 6
+# Those who call without waiting for answers never fall silent; a pause between two of them has to do.
+_PATIENT_LOOKS = 20
+
+
+class LastCalls(grpc.GenericRpcHandler):
+    """Stands before the handlers of a server and does nothing until `silence`. Event loop only.
+
+    Args:
+        handlers: What answers the calls, asked in this order; their methods are coroutines.
+    """
+
+    def __init__(self, *, handlers: Sequence[grpc.GenericRpcHandler]) -> None:
+        self._handlers = handlers
+        self._stopped = asyncio.Event()
+        self._holding = False
+        self._taken = 0
+
+    def service(self, handler_call_details: grpc.HandlerCallDetails) -> Handler | None:
+        """Grpc's hook: None, so that the handlers are asked themselves, unless calls are held."""
+        if not self._holding:
+            return None
+        self._taken += 1
+        for handler in self._handlers:
+            found = handler.service(handler_call_details)
+            if found is not None:
+                return found if self._stopped.is_set() else self._held(found)
+        return None
+
+    async def silence(self, within_s: float) -> None:
+        """From now on new calls wait.
+
+        Returns in a silence of 30 ms, after 100 ms already in one of 5 ms, and after `within_s` in any case.
+        """
+        self._holding = True
+        quiet = 0
+        # Counted in looks, not by a clock: where the process stood still, none of that time was spent on taking calls.
+        for look in range(int(within_s / _LOOK_S)):
+            before = self._taken
+            await asyncio.sleep(_LOOK_S)
+            quiet = quiet + 1 if self._taken == before else 0
+            if quiet >= (_QUIET_LOOKS if look < _PATIENT_LOOKS else 1):
+                return
+
+    def release(self) -> None:
+        """Serves what waits: the server has told its clients to leave."""
+        self._stopped.set()
+
+    def _held(self, found: Handler) -> Handler:
+        kind = f"{'stream' if found.request_streaming else 'unary'}_{'stream' if found.response_streaming else 'unary'}"
+        behaviour: Behaviour = getattr(found, kind)
+
+        async def respond(request: Any, context: Context) -> Any:
+            await self._stopped.wait()
+            return await behaviour(request, context)
+
+        return getattr(grpc, f"{kind}_rpc_method_handler")(
+            respond, found.request_deserializer, found.response_serializer
+        )
