@@ -43,6 +43,24 @@ QUOTA_UNAVAILABLE = CatalogueEntry(
     summary="The quota service can't be reached and no share was agreed for that case.",
     remedy="Retry; operators: look at the quota service.",
 )
+PLAN_NOT_FOUND = CatalogueEntry(
+    code="QUOTA_005",
+    reason="PLAN_NOT_FOUND",
+    grpc="NOT_FOUND",
+    http=404,
+    context=("plan",),
+    summary="No such plan is visible to the caller.",
+    remedy="Check the plan's name; operators can list all plans.",
+)
+PLAN_IN_USE = CatalogueEntry(
+    code="QUOTA_006",
+    reason="PLAN_IN_USE",
+    grpc="FAILED_PRECONDITION",
+    http=409,
+    context=("plan",),
+    summary="Tenants are on the plan.",
+    remedy="Move its tenants to another plan first.",
+)
 CREDENTIAL_MISSING = CatalogueEntry(
     code="AUTH_001",
     reason="CREDENTIAL_MISSING",

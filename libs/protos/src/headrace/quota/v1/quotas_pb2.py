@@ -26,63 +26,63 @@ from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1eheadrace/quota/v1/quotas.proto\x12\x11headrace.quota.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xef\x01\n\x05Limit\x12\r\n\x05model\x18\x01 \x01(\t\x12-\n\x08resource\x18\x02 \x01(\x0e\x32\x1b.headrace.quota.v1.Resource\x12)\n\x06window\x18\x03 \x01(\x0e\x32\x19.headrace.quota.v1.Window\x12\x0e\n\x06\x61mount\x18\x04 \x01(\x03\x12)\n\x06period\x18\x05 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\r\n\x05\x62urst\x18\x06 \x01(\x03\x12\x33\n\talgorithm\x18\x07 \x01(\x0e\x32 .headrace.quota.v1.RateAlgorithm\"\xd1\x01\n\x04Plan\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x14\n\x0c\x64isplay_name\x18\x02 \x01(\t\x12(\n\x06limits\x18\x03 \x03(\x0b\x32\x18.headrace.quota.v1.Limit\x12\x19\n\x11\x61ggregate_streams\x18\x04 \x01(\x08\x12/\n\x0b\x63reate_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0bupdate_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\xc0\x01\n\nLimitUsage\x12\'\n\x05limit\x18\x01 \x01(\x0b\x32\x18.headrace.quota.v1.Limit\x12\x0c\n\x04used\x18\x02 \x01(\x03\x12\x0c\n\x04held\x18\x03 \x01(\x03\x12\x30\n\x0cwindow_start\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12.\n\nreset_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0b\n\x03own\x18\x06 \x01(\x08\"7\n\x0eSetPlanRequest\x12%\n\x04plan\x18\x01 \x01(\x0b\x32\x17.headrace.quota.v1.Plan\"8\n\x0fSetPlanResponse\x12%\n\x04plan\x18\x01 \x01(\x0b\x32\x17.headrace.quota.v1.Plan\"\x1e\n\x0eGetPlanRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"8\n\x0fGetPlanResponse\x12%\n\x04plan\x18\x01 \x01(\x0b\x32\x17.headrace.quota.v1.Plan\"9\n\x10ListPlansRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\"T\n\x11ListPlansResponse\x12&\n\x05plans\x18\x01 \x03(\x0b\x32\x17.headrace.quota.v1.Plan\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"!\n\x11\x44\x65letePlanRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"\x14\n\x12\x44\x65letePlanResponse\"O\n\x10SetLimitsRequest\x12\x11\n\ttenant_id\x18\x01 \x01(\t\x12(\n\x06limits\x18\x02 \x03(\x0b\x32\x18.headrace.quota.v1.Limit\"=\n\x11SetLimitsResponse\x12(\n\x06limits\x18\x01 \x03(\x0b\x32\x18.headrace.quota.v1.Limit\"%\n\x10GetLimitsRequest\x12\x11\n\ttenant_id\x18\x01 \x01(\t\"y\n\x11GetLimitsResponse\x12\x0c\n\x04plan\x18\x01 \x01(\t\x12(\n\x06limits\x18\x02 \x03(\x0b\x32\x18.headrace.quota.v1.Limit\x12,\n\nown_limits\x18\x03 \x03(\x0b\x32\x18.headrace.quota.v1.Limit\")\n\x14GetQuotaUsageRequest\x12\x11\n\ttenant_id\x18\x01 \x01(\t\"F\n\x15GetQuotaUsageResponse\x12-\n\x06usages\x18\x01 \x03(\x0b\x32\x1d.headrace.quota.v1.LimitUsage\"\x94\x01\n\x16ResetQuotaUsageRequest\x12\x11\n\ttenant_id\x18\x01 \x01(\t\x12\r\n\x05model\x18\x02 \x01(\t\x12-\n\x08resource\x18\x03 \x01(\x0e\x32\x1b.headrace.quota.v1.Resource\x12)\n\x06window\x18\x04 \x01(\x0e\x32\x19.headrace.quota.v1.Window\"+\n\x17ResetQuotaUsageResponse\x12\x10\n\x08\x63ounters\x18\x01 \x01(\x05\"0\n\x19GetQuotaStatisticsRequest\x12\x13\n\x0btenants_max\x18\x01 \x01(\x05\"\x81\x01\n\x1aGetQuotaStatisticsResponse\x12\x17\n\x0ftenants_limited\x18\x01 \x01(\x05\x12\x19\n\x11tenants_exhausted\x18\x02 \x01(\x05\x12/\n\x07nearest\x18\x03 \x03(\x0b\x32\x1e.headrace.quota.v1.TenantUsage\"N\n\x0bTenantUsage\x12\x11\n\ttenant_id\x18\x01 \x01(\t\x12,\n\x05usage\x18\x02 \x01(\x0b\x32\x1d.headrace.quota.v1.LimitUsage*\x9c\x01\n\x08Resource\x12\x18\n\x14RESOURCE_UNSPECIFIED\x10\x00\x12\x15\n\x11RESOURCE_REQUESTS\x10\x01\x12\x13\n\x0fRESOURCE_TOKENS\x10\x02\x12\x18\n\x14RESOURCE_INPUT_BYTES\x10\x03\x12\x16\n\x12RESOURCE_DEVICE_MS\x10\x04\x12\x18\n\x14RESOURCE_CONCURRENCY\x10\x05*w\n\x06Window\x12\x16\n\x12WINDOW_UNSPECIFIED\x10\x00\x12\x0f\n\x0bWINDOW_RATE\x10\x01\x12\x11\n\rWINDOW_MOMENT\x10\x02\x12\x0f\n\x0bWINDOW_HOUR\x10\x03\x12\x0e\n\nWINDOW_DAY\x10\x04\x12\x10\n\x0cWINDOW_MONTH\x10\x05*k\n\rRateAlgorithm\x12\x1e\n\x1aRATE_ALGORITHM_UNSPECIFIED\x10\x00\x12\x17\n\x13RATE_ALGORITHM_GCRA\x10\x01\x12!\n\x1dRATE_ALGORITHM_SLIDING_WINDOW\x10\x02\x32\xd6\x06\n\x0cQuotaService\x12P\n\x07SetPlan\x12!.headrace.quota.v1.SetPlanRequest\x1a\".headrace.quota.v1.SetPlanResponse\x12P\n\x07GetPlan\x12!.headrace.quota.v1.GetPlanRequest\x1a\".headrace.quota.v1.GetPlanResponse\x12V\n\tListPlans\x12#.headrace.quota.v1.ListPlansRequest\x1a$.headrace.quota.v1.ListPlansResponse\x12Y\n\nDeletePlan\x12$.headrace.quota.v1.DeletePlanRequest\x1a%.headrace.quota.v1.DeletePlanResponse\x12V\n\tSetLimits\x12#.headrace.quota.v1.SetLimitsRequest\x1a$.headrace.quota.v1.SetLimitsResponse\x12V\n\tGetLimits\x12#.headrace.quota.v1.GetLimitsRequest\x1a$.headrace.quota.v1.GetLimitsResponse\x12\x62\n\rGetQuotaUsage\x12\'.headrace.quota.v1.GetQuotaUsageRequest\x1a(.headrace.quota.v1.GetQuotaUsageResponse\x12h\n\x0fResetQuotaUsage\x12).headrace.quota.v1.ResetQuotaUsageRequest\x1a*.headrace.quota.v1.ResetQuotaUsageResponse\x12q\n\x12GetQuotaStatistics\x12,.headrace.quota.v1.GetQuotaStatisticsRequest\x1a-.headrace.quota.v1.GetQuotaStatisticsResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1eheadrace/quota/v1/quotas.proto\x12\x11headrace.quota.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xef\x01\n\x05Limit\x12\r\n\x05model\x18\x01 \x01(\t\x12-\n\x08resource\x18\x02 \x01(\x0e\x32\x1b.headrace.quota.v1.Resource\x12)\n\x06window\x18\x03 \x01(\x0e\x32\x19.headrace.quota.v1.Window\x12\x0e\n\x06\x61mount\x18\x04 \x01(\x03\x12)\n\x06period\x18\x05 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\r\n\x05\x62urst\x18\x06 \x01(\x03\x12\x33\n\talgorithm\x18\x07 \x01(\x0e\x32 .headrace.quota.v1.RateAlgorithm\"\xd1\x01\n\x04Plan\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x14\n\x0c\x64isplay_name\x18\x02 \x01(\t\x12(\n\x06limits\x18\x03 \x03(\x0b\x32\x18.headrace.quota.v1.Limit\x12\x19\n\x11\x61ggregate_streams\x18\x04 \x01(\x08\x12/\n\x0b\x63reate_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0bupdate_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\xce\x01\n\nLimitUsage\x12\'\n\x05limit\x18\x01 \x01(\x0b\x32\x18.headrace.quota.v1.Limit\x12\x11\n\x04used\x18\x02 \x01(\x03H\x00\x88\x01\x01\x12\x0c\n\x04held\x18\x03 \x01(\x03\x12\x30\n\x0cwindow_start\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12.\n\nreset_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0b\n\x03own\x18\x06 \x01(\x08\x42\x07\n\x05_used\"7\n\x0eSetPlanRequest\x12%\n\x04plan\x18\x01 \x01(\x0b\x32\x17.headrace.quota.v1.Plan\"8\n\x0fSetPlanResponse\x12%\n\x04plan\x18\x01 \x01(\x0b\x32\x17.headrace.quota.v1.Plan\"\x1e\n\x0eGetPlanRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"8\n\x0fGetPlanResponse\x12%\n\x04plan\x18\x01 \x01(\x0b\x32\x17.headrace.quota.v1.Plan\"9\n\x10ListPlansRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\"T\n\x11ListPlansResponse\x12&\n\x05plans\x18\x01 \x03(\x0b\x32\x17.headrace.quota.v1.Plan\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"!\n\x11\x44\x65letePlanRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"\x14\n\x12\x44\x65letePlanResponse\"O\n\x10SetLimitsRequest\x12\x11\n\ttenant_id\x18\x01 \x01(\t\x12(\n\x06limits\x18\x02 \x03(\x0b\x32\x18.headrace.quota.v1.Limit\"=\n\x11SetLimitsResponse\x12(\n\x06limits\x18\x01 \x03(\x0b\x32\x18.headrace.quota.v1.Limit\"%\n\x10GetLimitsRequest\x12\x11\n\ttenant_id\x18\x01 \x01(\t\"y\n\x11GetLimitsResponse\x12\x0c\n\x04plan\x18\x01 \x01(\t\x12(\n\x06limits\x18\x02 \x03(\x0b\x32\x18.headrace.quota.v1.Limit\x12,\n\nown_limits\x18\x03 \x03(\x0b\x32\x18.headrace.quota.v1.Limit\")\n\x14GetQuotaUsageRequest\x12\x11\n\ttenant_id\x18\x01 \x01(\t\"F\n\x15GetQuotaUsageResponse\x12-\n\x06usages\x18\x01 \x03(\x0b\x32\x1d.headrace.quota.v1.LimitUsage\"\x94\x01\n\x16ResetQuotaUsageRequest\x12\x11\n\ttenant_id\x18\x01 \x01(\t\x12\r\n\x05model\x18\x02 \x01(\t\x12-\n\x08resource\x18\x03 \x01(\x0e\x32\x1b.headrace.quota.v1.Resource\x12)\n\x06window\x18\x04 \x01(\x0e\x32\x19.headrace.quota.v1.Window\"+\n\x17ResetQuotaUsageResponse\x12\x10\n\x08\x63ounters\x18\x01 \x01(\x05\"0\n\x19GetQuotaStatisticsRequest\x12\x13\n\x0btenants_max\x18\x01 \x01(\x05\"\x81\x01\n\x1aGetQuotaStatisticsResponse\x12\x17\n\x0ftenants_limited\x18\x01 \x01(\x05\x12\x19\n\x11tenants_exhausted\x18\x02 \x01(\x05\x12/\n\x07nearest\x18\x03 \x03(\x0b\x32\x1e.headrace.quota.v1.TenantUsage\"N\n\x0bTenantUsage\x12\x11\n\ttenant_id\x18\x01 \x01(\t\x12,\n\x05usage\x18\x02 \x01(\x0b\x32\x1d.headrace.quota.v1.LimitUsage*\x9c\x01\n\x08Resource\x12\x18\n\x14RESOURCE_UNSPECIFIED\x10\x00\x12\x15\n\x11RESOURCE_REQUESTS\x10\x01\x12\x13\n\x0fRESOURCE_TOKENS\x10\x02\x12\x18\n\x14RESOURCE_INPUT_BYTES\x10\x03\x12\x16\n\x12RESOURCE_DEVICE_MS\x10\x04\x12\x18\n\x14RESOURCE_CONCURRENCY\x10\x05*w\n\x06Window\x12\x16\n\x12WINDOW_UNSPECIFIED\x10\x00\x12\x0f\n\x0bWINDOW_RATE\x10\x01\x12\x11\n\rWINDOW_MOMENT\x10\x02\x12\x0f\n\x0bWINDOW_HOUR\x10\x03\x12\x0e\n\nWINDOW_DAY\x10\x04\x12\x10\n\x0cWINDOW_MONTH\x10\x05*k\n\rRateAlgorithm\x12\x1e\n\x1aRATE_ALGORITHM_UNSPECIFIED\x10\x00\x12\x17\n\x13RATE_ALGORITHM_GCRA\x10\x01\x12!\n\x1dRATE_ALGORITHM_SLIDING_WINDOW\x10\x02\x32\xd6\x06\n\x0cQuotaService\x12P\n\x07SetPlan\x12!.headrace.quota.v1.SetPlanRequest\x1a\".headrace.quota.v1.SetPlanResponse\x12P\n\x07GetPlan\x12!.headrace.quota.v1.GetPlanRequest\x1a\".headrace.quota.v1.GetPlanResponse\x12V\n\tListPlans\x12#.headrace.quota.v1.ListPlansRequest\x1a$.headrace.quota.v1.ListPlansResponse\x12Y\n\nDeletePlan\x12$.headrace.quota.v1.DeletePlanRequest\x1a%.headrace.quota.v1.DeletePlanResponse\x12V\n\tSetLimits\x12#.headrace.quota.v1.SetLimitsRequest\x1a$.headrace.quota.v1.SetLimitsResponse\x12V\n\tGetLimits\x12#.headrace.quota.v1.GetLimitsRequest\x1a$.headrace.quota.v1.GetLimitsResponse\x12\x62\n\rGetQuotaUsage\x12\'.headrace.quota.v1.GetQuotaUsageRequest\x1a(.headrace.quota.v1.GetQuotaUsageResponse\x12h\n\x0fResetQuotaUsage\x12).headrace.quota.v1.ResetQuotaUsageRequest\x1a*.headrace.quota.v1.ResetQuotaUsageResponse\x12q\n\x12GetQuotaStatistics\x12,.headrace.quota.v1.GetQuotaStatisticsRequest\x1a-.headrace.quota.v1.GetQuotaStatisticsResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'headrace.quota.v1.quotas_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_RESOURCE']._serialized_start=2054
-  _globals['_RESOURCE']._serialized_end=2210
-  _globals['_WINDOW']._serialized_start=2212
-  _globals['_WINDOW']._serialized_end=2331
-  _globals['_RATEALGORITHM']._serialized_start=2333
-  _globals['_RATEALGORITHM']._serialized_end=2440
+  _globals['_RESOURCE']._serialized_start=2068
+  _globals['_RESOURCE']._serialized_end=2224
+  _globals['_WINDOW']._serialized_start=2226
+  _globals['_WINDOW']._serialized_end=2345
+  _globals['_RATEALGORITHM']._serialized_start=2347
+  _globals['_RATEALGORITHM']._serialized_end=2454
   _globals['_LIMIT']._serialized_start=119
   _globals['_LIMIT']._serialized_end=358
   _globals['_PLAN']._serialized_start=361
   _globals['_PLAN']._serialized_end=570
   _globals['_LIMITUSAGE']._serialized_start=573
-  _globals['_LIMITUSAGE']._serialized_end=765
-  _globals['_SETPLANREQUEST']._serialized_start=767
-  _globals['_SETPLANREQUEST']._serialized_end=822
-  _globals['_SETPLANRESPONSE']._serialized_start=824
-  _globals['_SETPLANRESPONSE']._serialized_end=880
-  _globals['_GETPLANREQUEST']._serialized_start=882
-  _globals['_GETPLANREQUEST']._serialized_end=912
-  _globals['_GETPLANRESPONSE']._serialized_start=914
-  _globals['_GETPLANRESPONSE']._serialized_end=970
-  _globals['_LISTPLANSREQUEST']._serialized_start=972
-  _globals['_LISTPLANSREQUEST']._serialized_end=1029
-  _globals['_LISTPLANSRESPONSE']._serialized_start=1031
-  _globals['_LISTPLANSRESPONSE']._serialized_end=1115
-  _globals['_DELETEPLANREQUEST']._serialized_start=1117
-  _globals['_DELETEPLANREQUEST']._serialized_end=1150
-  _globals['_DELETEPLANRESPONSE']._serialized_start=1152
-  _globals['_DELETEPLANRESPONSE']._serialized_end=1172
-  _globals['_SETLIMITSREQUEST']._serialized_start=1174
-  _globals['_SETLIMITSREQUEST']._serialized_end=1253
-  _globals['_SETLIMITSRESPONSE']._serialized_start=1255
-  _globals['_SETLIMITSRESPONSE']._serialized_end=1316
-  _globals['_GETLIMITSREQUEST']._serialized_start=1318
-  _globals['_GETLIMITSREQUEST']._serialized_end=1355
-  _globals['_GETLIMITSRESPONSE']._serialized_start=1357
-  _globals['_GETLIMITSRESPONSE']._serialized_end=1478
-  _globals['_GETQUOTAUSAGEREQUEST']._serialized_start=1480
-  _globals['_GETQUOTAUSAGEREQUEST']._serialized_end=1521
-  _globals['_GETQUOTAUSAGERESPONSE']._serialized_start=1523
-  _globals['_GETQUOTAUSAGERESPONSE']._serialized_end=1593
-  _globals['_RESETQUOTAUSAGEREQUEST']._serialized_start=1596
-  _globals['_RESETQUOTAUSAGEREQUEST']._serialized_end=1744
-  _globals['_RESETQUOTAUSAGERESPONSE']._serialized_start=1746
-  _globals['_RESETQUOTAUSAGERESPONSE']._serialized_end=1789
-  _globals['_GETQUOTASTATISTICSREQUEST']._serialized_start=1791
-  _globals['_GETQUOTASTATISTICSREQUEST']._serialized_end=1839
-  _globals['_GETQUOTASTATISTICSRESPONSE']._serialized_start=1842
-  _globals['_GETQUOTASTATISTICSRESPONSE']._serialized_end=1971
-  _globals['_TENANTUSAGE']._serialized_start=1973
-  _globals['_TENANTUSAGE']._serialized_end=2051
-  _globals['_QUOTASERVICE']._serialized_start=2443
-  _globals['_QUOTASERVICE']._serialized_end=3297
+  _globals['_LIMITUSAGE']._serialized_end=779
+  _globals['_SETPLANREQUEST']._serialized_start=781
+  _globals['_SETPLANREQUEST']._serialized_end=836
+  _globals['_SETPLANRESPONSE']._serialized_start=838
+  _globals['_SETPLANRESPONSE']._serialized_end=894
+  _globals['_GETPLANREQUEST']._serialized_start=896
+  _globals['_GETPLANREQUEST']._serialized_end=926
+  _globals['_GETPLANRESPONSE']._serialized_start=928
+  _globals['_GETPLANRESPONSE']._serialized_end=984
+  _globals['_LISTPLANSREQUEST']._serialized_start=986
+  _globals['_LISTPLANSREQUEST']._serialized_end=1043
+  _globals['_LISTPLANSRESPONSE']._serialized_start=1045
+  _globals['_LISTPLANSRESPONSE']._serialized_end=1129
+  _globals['_DELETEPLANREQUEST']._serialized_start=1131
+  _globals['_DELETEPLANREQUEST']._serialized_end=1164
+  _globals['_DELETEPLANRESPONSE']._serialized_start=1166
+  _globals['_DELETEPLANRESPONSE']._serialized_end=1186
+  _globals['_SETLIMITSREQUEST']._serialized_start=1188
+  _globals['_SETLIMITSREQUEST']._serialized_end=1267
+  _globals['_SETLIMITSRESPONSE']._serialized_start=1269
+  _globals['_SETLIMITSRESPONSE']._serialized_end=1330
+  _globals['_GETLIMITSREQUEST']._serialized_start=1332
+  _globals['_GETLIMITSREQUEST']._serialized_end=1369
+  _globals['_GETLIMITSRESPONSE']._serialized_start=1371
+  _globals['_GETLIMITSRESPONSE']._serialized_end=1492
+  _globals['_GETQUOTAUSAGEREQUEST']._serialized_start=1494
+  _globals['_GETQUOTAUSAGEREQUEST']._serialized_end=1535
+  _globals['_GETQUOTAUSAGERESPONSE']._serialized_start=1537
+  _globals['_GETQUOTAUSAGERESPONSE']._serialized_end=1607
+  _globals['_RESETQUOTAUSAGEREQUEST']._serialized_start=1610
+  _globals['_RESETQUOTAUSAGEREQUEST']._serialized_end=1758
+  _globals['_RESETQUOTAUSAGERESPONSE']._serialized_start=1760
+  _globals['_RESETQUOTAUSAGERESPONSE']._serialized_end=1803
+  _globals['_GETQUOTASTATISTICSREQUEST']._serialized_start=1805
+  _globals['_GETQUOTASTATISTICSREQUEST']._serialized_end=1853
+  _globals['_GETQUOTASTATISTICSRESPONSE']._serialized_start=1856
+  _globals['_GETQUOTASTATISTICSRESPONSE']._serialized_end=1985
+  _globals['_TENANTUSAGE']._serialized_start=1987
+  _globals['_TENANTUSAGE']._serialized_end=2065
+  _globals['_QUOTASERVICE']._serialized_start=2457
+  _globals['_QUOTASERVICE']._serialized_end=3311
 # @@protoc_insertion_point(module_scope)

@@ -144,7 +144,7 @@ class Limit(_message.Message):
     """RATE only: how it is kept."""
     @_builtins.property
     def period(self) -> _duration_pb2.Duration:
-        """RATE only: time in which `amount` may be used, 1 s to 1 h. Absent means 1 s."""
+        """RATE only: time in which `amount` may be used, 1 s to 1 h in whole milliseconds. Absent means 1 s."""
 
     def __init__(
         self,
@@ -227,7 +227,7 @@ class LimitUsage(_message.Message):
     OWN_FIELD_NUMBER: _builtins.int
     used: _builtins.int
     """Used in the present window; of CONCURRENCY what is under way. Of a RATE what was used in the last period, as far
-    as it has left the budget.
+    as it has left the budget. Absent when the store of rates and concurrency can't be reached.
     """
     held: _builtins.int
     """Held by gateways for calls to come and calls under way; not used yet."""
@@ -249,17 +249,19 @@ class LimitUsage(_message.Message):
         self,
         *,
         limit: Global___Limit | None = ...,
-        used: _builtins.int = ...,
+        used: _builtins.int | None = ...,
         held: _builtins.int = ...,
         window_start: _timestamp_pb2.Timestamp | None = ...,
         reset_time: _timestamp_pb2.Timestamp | None = ...,
         own: _builtins.bool = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["limit", b"limit", "reset_time", b"reset_time", "window_start", b"window_start"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_used", b"_used", "limit", b"limit", "reset_time", b"reset_time", "used", b"used", "window_start", b"window_start"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["held", b"held", "limit", b"limit", "own", b"own", "reset_time", b"reset_time", "used", b"used", "window_start", b"window_start"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_used", b"_used", "held", b"held", "limit", b"limit", "own", b"own", "reset_time", b"reset_time", "used", b"used", "window_start", b"window_start"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__used: _TypeAlias = _typing.Literal["used"]  # noqa: Y015
+    _WhichOneofArgType__used: _TypeAlias = _typing.Literal["_used", b"_used"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__used) -> _WhichOneofReturnType__used | None: ...
 
 Global___LimitUsage: _TypeAlias = LimitUsage  # noqa: Y015
 
