@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Generator
 
 import hypothesis
@@ -16,6 +17,10 @@ from support.valkey import running_valkey
 # Fifty examples keep the unit tests below ten seconds; a test whose input is hostile asks for more.
 hypothesis.settings.register_profile("headrace", deadline=None, max_examples=50, derandomize=bool(os.environ.get("CI")))
 hypothesis.settings.load_profile("headrace")
+
+# A shell that starts the run in the background has it ignore interrupts, and so would all that tests start.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")
