@@ -15,6 +15,7 @@ from headrace.gateway.v1.generation_pb2 import GenerateRequest
 from headrace_common.errors import AuthError, RouteUnavailable
 from headrace_common.principal import Principal
 from headrace_common.rpc_runtime import RpcRuntime
+from headrace_gateway.features import Features
 from headrace_gateway.identity import Metadata
 from headrace_gateway.inference import tenant_streams
 from headrace_gateway.inference.call import InferenceCall
@@ -22,6 +23,7 @@ from headrace_gateway.inference.endpoint import OneRequestEndpoint
 from headrace_gateway.inference.generation.generate_service import GenerateService
 from headrace_gateway.inference.tenant_streams import TenantStreams
 from headrace_gateway.policy import Access
+from headrace_gateway.principal_table import PrincipalTable
 from headrace_gateway.stream_access import StreamAccess
 from support.gateway_core import GatewayCore
 from support.generated_texts import GENERATES, delta, last
@@ -85,7 +87,7 @@ class Stage:
         endpoint = OneRequestEndpoint(
             path="/p.S/Generate",
             serve=GenerateService(inference=self.core.handler, payloads=self.core.payloads).generate,
-            access=StreamAccess(identity=identity, demand=Access.USER),
+            access=StreamAccess(identity=identity, features=Features(table=PrincipalTable()), demand=Access.USER),
             streams=TenantStreams(gate=self.runtime.streams, limit=1),
             log=None,
             runtime=self.runtime,

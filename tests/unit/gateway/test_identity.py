@@ -80,6 +80,15 @@ BAD: list[tuple[str, Pairs, str]] = [
     ("tenant header", (("x-headrace-tenant", "default"),), "CREDENTIAL_MISSING"),
     ("binary api key header", (("x-api-key-bin", GOOD.encode()),), "CREDENTIAL_MISSING"),
     ("cookie", (("cookie", f"x-api-key={GOOD}"),), "CREDENTIAL_MISSING"),
+    ("names in capitals", (("X-API-Key", GOOD), ("Authorization", f"Bearer {GOOD}")), "CREDENTIAL_MISSING"),
+    ("tenant of somebody else", (("x-api-key", GOOD), ("x-tenant-id", "rival")), "TENANT_MISMATCH"),
+    ("tenant in capitals", (("x-api-key", GOOD), ("x-tenant-id", "ACME")), "TENANT_MISMATCH"),
+    ("tenant with a blank", (("x-api-key", GOOD), ("x-tenant-id", "acme ")), "TENANT_MISMATCH"),
+    ("empty tenant", (("x-tenant-id", ""), ("x-api-key", GOOD)), "TENANT_MISMATCH"),
+    ("own tenant and another", (("x-tenant-id", "acme"), ("x-api-key", GOOD), ("x-tenant-id", "a")), "TENANT_MISMATCH"),
+    ("tenant as bytes", (("x-tenant-id", b"acme"), ("x-api-key", GOOD)), "TENANT_MISMATCH"),
+    ("tenant without a key", (("x-tenant-id", "acme"),), "CREDENTIAL_MISSING"),
+    ("tenant of a suspended one", (("x-api-key", SUSPENDED), ("x-tenant-id", "acme")), "TENANT_SUSPENDED"),
     ("empty key", (("x-api-key", ""),), "CREDENTIAL_MALFORMED"),
     ("key of spaces", (("x-api-key", "   "),), "CREDENTIAL_MALFORMED"),
     ("key with a space inside", (("x-api-key", GOOD[:20] + " " + GOOD[20:]),), "CREDENTIAL_MALFORMED"),
@@ -225,3 +234,8 @@ def test_snapshot_forgets_keys_that_it_does_not_name() -> None:
     with pytest.raises(HeadraceError) as caught:
         identity(table=table).authenticate((("x-api-key", GOOD),))
     assert caught.value.reason == "CREDENTIAL_UNKNOWN"
+
+
+def test_tenant_that_a_call_names_may_be_its_own() -> None:
+    metadata = (("x-tenant-id", "acme"), ("x-api-key", GOOD), ("x-tenant-id", "acme"))
+    assert identity().authenticate(metadata).tenant_id == "acme"

@@ -16,10 +16,12 @@ from headrace_common.errors import AuthError, RouteUnavailable
 from headrace_common.loop_load import LoopLoad
 from headrace_common.principal import Principal
 from headrace_common.rpc_runtime import RpcRuntime
+from headrace_gateway.features import Features
 from headrace_gateway.inference import tenant_streams
 from headrace_gateway.inference.stream_endpoint import Opening, StreamEndpoint
 from headrace_gateway.inference.tenant_streams import TenantStreams
 from headrace_gateway.policy import Access
+from headrace_gateway.principal_table import PrincipalTable
 from headrace_gateway.stream_access import StreamAccess
 
 PRINCIPAL = Principal(tenant_id="acme", key_id="key", roles=frozenset({"user"}))
@@ -106,7 +108,7 @@ class Stage:
         self.endpoint = StreamEndpoint(
             path="/p.S/Stream",
             open_calls=open_calls,
-            access=StreamAccess(identity=identity, demand=Access.USER),
+            access=StreamAccess(identity=identity, features=Features(table=PrincipalTable()), demand=Access.USER),
             streams=TenantStreams(gate=self.runtime.streams, limit=2),
             load=LoopLoad(),
             runtime=self.runtime,

@@ -8,6 +8,9 @@ from types import MappingProxyType
 FEATURE_PREFIX = "feature."
 """Begins the key of a pair of a tenant's metadata that switches a feature."""
 ON, OFF = "on", "off"
+FEATURE_KEY = "x-headrace-feature"
+"""Metadata that names the features which a call is part of, with commas between. A front says so of the calls that it
+makes for others. It is believed of everybody, since all it can bring is a refusal."""
 
 FEATURES: Mapping[str, str] = MappingProxyType(
     {

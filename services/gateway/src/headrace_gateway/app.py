@@ -26,6 +26,7 @@ from headrace_common.tls import TlsFiles
 from headrace_gateway.catalog import Catalog, CatalogVersion
 from headrace_gateway.config import GatewaySettings, check_settings, placement_policy, resilience_limits, routing_rules
 from headrace_gateway.deadlines import Deadlines
+from headrace_gateway.features import Features
 from headrace_gateway.feeds import CATALOG, PRINCIPALS
 from headrace_gateway.identity import Identity
 from headrace_gateway.inference.dispatcher import Dispatcher
@@ -120,6 +121,7 @@ class Gateway:
         PlacementMetrics(wants=self._wants, registry=metrics.registry)
         self.catalog.add_listener(self._metrics.forget)
         self._neighbours = Neighbours(settings=settings, signer=self._signer, tls=self._tls, clock=clock)
+        self._features = Features(table=self._table)
         self._identity = Identity(table=self._table, clock=clock, community=settings.community)
         self._payloads = PayloadGate(bytes_max=settings.request_bytes_max)
         self._results = ByteBudget(total_bytes=settings.result_bytes_max)
@@ -212,6 +214,7 @@ class Gateway:
             endpoints=endpoints,
             access=policy(reflection=reflection),
             identity=self._identity,
+            features=self._features,
             runtime=self._runtime,
             metrics=self._metrics,
         )
@@ -273,6 +276,7 @@ class Gateway:
         ResilienceMetrics(dispatcher=dispatcher, registry=self._registry)
         return InferenceHandler(
             catalog=self.catalog,
+            features=self._features,
             dispatcher=dispatcher,
             payloads=self._payloads,
             metrics=self._metrics,
@@ -298,6 +302,7 @@ class Gateway:
         inference = inference_endpoints(
             self._inference,
             identity=self._identity,
+            features=self._features,
             payloads=self._payloads,
             clock=self._clock,
             limits=StreamLimits(

@@ -1,21 +1,39 @@
-"""The one credential that a call may carry."""
+"""What a call's metadata says of its caller: one credential, and what it claims beside."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterable
+from typing import NamedTuple
 
 from headrace_common.catalogue import CREDENTIAL_MALFORMED, CREDENTIAL_MISSING
 from headrace_common.errors import AuthError
+from headrace_common.features import FEATURE_KEY
 
 API_KEY = "x-api-key"
 AUTHORIZATION = "authorization"
+TENANT_ID = "x-tenant-id"
+_NAMES = frozenset((API_KEY, AUTHORIZATION, TENANT_ID, FEATURE_KEY))
 _KEY = re.compile(r"[\x21-\x7e]{1,256}")
 _BEARER = "bearer "
 
 
-def presented_key(metadata: Iterable[tuple[str, str | bytes]]) -> str:
-    """The API key of a call, from `x-api-key` or `authorization: Bearer`.
+class Presented(NamedTuple):
+    """What a call presents.
+
+    Attributes:
+        key: The API key.
+        tenant_ids: Every tenant that it says it is of.
+        features: Every feature that it says it is part of.
+    """
+
+    key: str
+    tenant_ids: tuple[str | bytes, ...] = ()
+    features: tuple[str, ...] = ()
+
+
+def presented(metadata: Iterable[tuple[str, str | bytes]]) -> Presented:
+    """What a call presents; its key from `x-api-key` or `authorization: Bearer`.
 
     Raises:
         AuthError: CREDENTIAL_MISSING when there is none; CREDENTIAL_MALFORMED when there is more than one (which of
@@ -24,10 +42,18 @@ def presented_key(metadata: Iterable[tuple[str, str | bytes]]) -> str:
     """
     found: str | bytes | None = None
     bearer = False
+    tenant_ids: tuple[str | bytes, ...] = ()
+    features: tuple[str, ...] = ()
     for name, value in metadata:
-        if name in (API_KEY, AUTHORIZATION):
-            if found is not None:
-                raise _malformed(f"send one credential: either {API_KEY} or {AUTHORIZATION}, once")
+        if name not in _NAMES:
+            continue
+        if name == TENANT_ID:
+            tenant_ids += (value,)
+        elif name == FEATURE_KEY:
+            features += tuple(value.split(",")) if isinstance(value, str) else ()
+        elif found is not None:
+            raise _malformed(f"send one credential: either {API_KEY} or {AUTHORIZATION}, once")
+        else:
             found, bearer = value, name == AUTHORIZATION
     if found is None:
         raise AuthError(
@@ -42,7 +68,7 @@ def presented_key(metadata: Iterable[tuple[str, str | bytes]]) -> str:
         found = found[len(_BEARER) :]
     if not _KEY.fullmatch(found):
         raise _malformed("the API key must be 1 to 256 printable characters without spaces")
-    return found
+    return Presented(found, tenant_ids, features)
 
 
 def _malformed(message: str) -> AuthError:

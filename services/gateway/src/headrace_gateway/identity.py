@@ -10,13 +10,15 @@ from headrace_common.catalogue import (
     CREDENTIALS_NOT_READY,
     KEY_EXPIRED,
     KEY_REVOKED,
+    TENANT_MISMATCH,
     TENANT_SUSPENDED,
 )
 from headrace_common.clock import Clock
 from headrace_common.errors import AuthError, AuthUnavailable, TenantError
 from headrace_common.principal import Principal
 from headrace_gateway.authority import require_loopback
-from headrace_gateway.credentials import presented_key
+from headrace_gateway.credentials import TENANT_ID, presented
+from headrace_gateway.features import Features
 from headrace_gateway.principal_table import Key, PrincipalTable
 
 COMMUNITY_KEY = "community"
@@ -39,6 +41,7 @@ class Identity:
     def __init__(self, *, table: PrincipalTable, clock: Clock, community: bool) -> None:
         self._table = table
         self._clock = clock
+        self._features = Features(table=table)
         self._community = _community_key() if community else None
         self._community_sha256 = hashlib.sha256(COMMUNITY_KEY.encode()).digest()
 
@@ -47,11 +50,12 @@ class Identity:
 
         Raises:
             AuthError: CREDENTIAL_MISSING, CREDENTIAL_MALFORMED, CREDENTIAL_UNKNOWN, KEY_REVOKED, KEY_EXPIRED
-                (UNAUTHENTICATED), AUTHORITY_FORBIDDEN (PERMISSION_DENIED).
+                (UNAUTHENTICATED), AUTHORITY_FORBIDDEN, TENANT_MISMATCH (PERMISSION_DENIED).
             AuthUnavailable: CREDENTIALS_NOT_READY (UNAVAILABLE) before the first snapshot.
-            TenantError: TENANT_SUSPENDED (PERMISSION_DENIED).
+            TenantError: TENANT_SUSPENDED, FEATURE_DISABLED (PERMISSION_DENIED).
         """
-        digest = hashlib.sha256(presented_key(metadata).encode("ascii")).digest()
+        said = presented(metadata)
+        digest = hashlib.sha256(said.key.encode("ascii")).digest()
         if not self._table.ready:
             raise AuthUnavailable(
                 "this gateway has not received the key table yet", entry=CREDENTIALS_NOT_READY, retry_after_s=0.5
@@ -73,6 +77,11 @@ class Identity:
                 entry=TENANT_SUSPENDED,
                 context={"tenant": principal.tenant_id},
             )
+        for tenant_id in said.tenant_ids:
+            if tenant_id != principal.tenant_id:
+                raise AuthError(f"{TENANT_ID} names another tenant than the credential's", entry=TENANT_MISMATCH)
+        for feature in said.features:
+            self._features.require(feature, principal.tenant_id)
         return principal
 
 

@@ -15,6 +15,7 @@ from headrace_common.grpc_server import RpcRuntime, refuse_call
 from headrace_common.principal import Principal
 from headrace_common.rpc_runtime import AdmissionGate
 from headrace_common.rpc_status import from_exception
+from headrace_gateway.features import FEATURE_OF, Features
 from headrace_gateway.identity import Identity, Metadata
 from headrace_gateway.metrics import GatewayMetrics
 from headrace_gateway.policy import Access, require
@@ -52,6 +53,7 @@ class PublicHandler(grpc.GenericRpcHandler):
         endpoints: What is served, by full name such as `/package.Service/Method`.
         access: What each method demands. Every endpoint must have a line.
         identity: Who calls.
+        features: What is switched off for whom.
         runtime: Shared limits, metrics and log.
         metrics: Counts refusals by reason.
 
@@ -66,13 +68,15 @@ class PublicHandler(grpc.GenericRpcHandler):
         endpoints: Mapping[str, Endpoint],
         access: Mapping[str, Access],
         identity: Identity,
+        features: Features,
         runtime: RpcRuntime,
         metrics: GatewayMetrics,
     ) -> None:
         if bare := sorted(set(endpoints) - set(access)):
             raise ValueError(f"methods without a policy: {', '.join(bare)}")
-        self._routes = {path: (endpoint, access[path]) for path, endpoint in endpoints.items()}
+        self._routes = {path: (endpoint, access[path], FEATURE_OF.get(path)) for path, endpoint in endpoints.items()}
         self._identity = identity
+        self._features = features
         self._runtime = runtime
         self._metrics = metrics
         self._log = structlog.stdlib.get_logger("rpc")
@@ -88,7 +92,7 @@ class PublicHandler(grpc.GenericRpcHandler):
 
     def end_streams(self) -> None:
         """Ends streams that would go on for ever with SERVER_DRAINING: the server is stopping."""
-        for endpoint, _ in self._routes.values():
+        for endpoint, _, _ in self._routes.values():
             if isinstance(endpoint, Streaming):
                 endpoint.end_streams()
 
@@ -100,12 +104,14 @@ class PublicHandler(grpc.GenericRpcHandler):
                 entry=METHOD_UNKNOWN,
                 context={"method": path[:_METHOD_CHARS_MAX]},
             )
-        endpoint, demand = route
+        endpoint, demand, feature = route
         if demand is Access.PUBLIC:
             endpoint.gate.check()
             return endpoint.handler(None)
         principal = self._identity.authenticate(metadata)
         require(demand, principal)
+        if feature is not None:
+            self._features.require(feature, principal.tenant_id)
         endpoint.gate.check()
         return endpoint.handler(principal)
 

@@ -21,6 +21,7 @@ from headrace_common.reflection import REFLECTION_SERVICES, Reflection
 from headrace_common.request_id import TRACEPARENT_KEY
 from headrace_common.rpc_method import MethodRunner
 from headrace_common.rpc_runtime import AdmissionGate
+from headrace_gateway.features import FEATURE_OF, Features
 from headrace_gateway.identity import Identity
 from headrace_gateway.inference.call import accept_traceparent
 from headrace_gateway.inference.endpoint import OneRequestEndpoint, unary_endpoint
@@ -54,6 +55,7 @@ def inference_endpoints(
     inference: InferenceHandler,
     *,
     identity: Identity,
+    features: Features,
     payloads: PayloadGate,
     clock: Clock,
     limits: StreamLimits,
@@ -83,11 +85,14 @@ def inference_endpoints(
         for path, answer in unary_answers.items()
     }
     streams = TenantStreams(gate=runtime.streams, limit=tenant_streams_max)
-    access = StreamAccess(identity=identity, demand=Access.USER)
+
+    def access(path: str) -> StreamAccess:
+        return StreamAccess(identity=identity, features=features, demand=Access.USER, feature=FEATURE_OF.get(path))
+
     generation = GenerateService(inference=inference, payloads=payloads)
     path = f"/{PACKED}/Generate"
     endpoints[path] = OneRequestEndpoint(
-        path=path, serve=generation.generate, access=access, streams=streams, log=log, runtime=runtime
+        path=path, serve=generation.generate, access=access(path), streams=streams, log=log, runtime=runtime
     )
 
     def packed(opening: Opening) -> PackedStream:
@@ -115,7 +120,7 @@ def inference_endpoints(
 
     for path, open_calls in ((f"/{PACKED}/Stream", packed), (f"/{INFERENCE}/ModelStreamInfer", triton)):
         endpoints[path] = StreamEndpoint(
-            path=path, open_calls=open_calls, access=access, streams=streams, load=load, runtime=runtime
+            path=path, open_calls=open_calls, access=access(path), streams=streams, load=load, runtime=runtime
         )
     return endpoints
 

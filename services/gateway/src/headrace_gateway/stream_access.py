@@ -7,6 +7,7 @@ from collections.abc import Coroutine
 from typing import Any, NoReturn, TypeVar
 
 from headrace_common.principal import Principal
+from headrace_gateway.features import Features
 from headrace_gateway.identity import Identity, Metadata
 from headrace_gateway.policy import Access, require
 
@@ -19,15 +20,18 @@ class StreamAccess:
     """Decides again, while a stream lives, what was decided when it opened.
 
     Keys and tenants are in memory, so a look every half second costs microseconds; it finds revoked and expired keys,
-    changed roles and suspended tenants alike.
+    changed roles, suspended tenants and features switched off alike.
 
     Args:
         demand: What the stream's method demands.
+        feature: What it belongs to; None where it is always on.
     """
 
-    def __init__(self, *, identity: Identity, demand: Access) -> None:
+    def __init__(self, *, identity: Identity, features: Features, demand: Access, feature: str | None = None) -> None:
         self._identity = identity
+        self._features = features
         self._demand = demand
+        self._feature = feature
 
     async def during(self, serving: Coroutine[Any, Any, T], metadata: Metadata, principal: Principal) -> T:
         """What it returns or raises, unless the credential ends it before.
@@ -56,3 +60,5 @@ class StreamAccess:
             now = self._identity.authenticate(metadata)
             if now != principal:
                 require(self._demand, now)
+            if self._feature is not None:
+                self._features.require(self._feature, now.tenant_id)

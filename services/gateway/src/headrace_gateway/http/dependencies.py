@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from typing import Annotated
 
 from fastapi import Depends
 from starlette.requests import Request
 
 from headrace_common import catalogue
+from headrace_common.features import FEATURE_KEY
 from headrace_common.request_id import TRACEPARENT_KEY, trace_id_of
 from headrace_gateway.http.failures import failed, request_id_of
 from headrace_gateway.http.front import Front
@@ -19,6 +21,7 @@ _CREDENTIALS = (b"x-api-key", b"authorization")
 _PASSED_ON = {
     b"x-api-key": "x-api-key",
     b"authorization": "authorization",
+    b"x-tenant-id": "x-tenant-id",
     b"host": "x-forwarded-host",
     b"x-forwarded-host": "x-forwarded-host",
     b"x-original-host": "x-original-host",
@@ -40,8 +43,29 @@ async def session_of(request: Request) -> Session:
     Raises:
         HeadraceError: REQUEST_MALFORMED, CREDENTIAL_MALFORMED: a header is not plain text; the gateway's refusal.
     """
+    return await _session(request, "http")
+
+
+def session_for(feature: str) -> Callable[[Request], Awaitable[Session]]:
+    """Like `session_of`, of routes that belong to a feature of their own."""
+
+    async def session(request: Request) -> Session:
+        return await _session(request, f"http,{feature}")
+
+    return session
+
+
+async def call_of(request: Request) -> CallContext:
+    """What the request's headers say about the call."""
+    traceparent = request.headers.get(TRACEPARENT_KEY, "")
+    valid = len(traceparent) <= 300 and trace_id_of(traceparent) is not None
+    return CallContext(request_id=request_id_of(request), traceparent=traceparent if valid else "")
+
+
+async def _session(request: Request, features: str) -> Session:
+    """The session whose calls are part of these features: which of them a tenant has, the gateway knows."""
     front = _front(request)
-    passed = [*front.own_headers]
+    passed = [*front.own_headers, (FEATURE_KEY, features)]
     for name, value in request.scope["headers"]:
         known = _PASSED_ON.get(name)
         if known is None:
@@ -57,13 +81,6 @@ async def session_of(request: Request) -> Session:
     if _may_be_large(request):
         await session.check(call=await call_of(request))
     return session
-
-
-async def call_of(request: Request) -> CallContext:
-    """What the request's headers say about the call."""
-    traceparent = request.headers.get(TRACEPARENT_KEY, "")
-    valid = len(traceparent) <= 300 and trace_id_of(traceparent) is not None
-    return CallContext(request_id=request_id_of(request), traceparent=traceparent if valid else "")
 
 
 def _may_be_large(request: Request) -> bool:
@@ -85,4 +102,6 @@ def _origin(url: str) -> str:
 
 CurrentFront = Annotated[Front, Depends(front_of)]
 CurrentSession = Annotated[Session, Depends(session_of)]
+BatchSession = Annotated[Session, Depends(session_for("batch"))]
+OpenAISession = Annotated[Session, Depends(session_for("openai"))]
 CurrentCall = Annotated[CallContext, Depends(call_of)]

@@ -18,7 +18,7 @@ from headrace_client.contracts.headrace.gateway.v1 import inference_pb2
 from headrace_client.contracts.inference import open_inference_pb2
 from headrace_client.errors import HeadraceError, ValidationError
 from headrace_gateway.http import infer_schema
-from headrace_gateway.http.dependencies import CurrentCall, CurrentFront, CurrentSession
+from headrace_gateway.http.dependencies import BatchSession, CurrentCall, CurrentFront, CurrentSession
 from headrace_gateway.http.document_fields import (
     WHOLE,
     Object,
@@ -72,7 +72,7 @@ async def infer(request: Request, front: CurrentFront, session: CurrentSession, 
     responses=infer_schema.BATCH_ANSWERS,
     response_class=Response,
 )
-async def infer_batch(request: Request, front: CurrentFront, session: CurrentSession, call: CurrentCall) -> Response:
+async def infer_batch(request: Request, front: CurrentFront, session: BatchSession, call: CurrentCall) -> Response:
     form = body_form(request, Form.JSON, Form.MESSAGE_PACK)
     binary = answer_form(request, form) is Form.MESSAGE_PACK
     async with front.bodies.read(request) as body:

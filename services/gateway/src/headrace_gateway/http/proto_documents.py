@@ -29,7 +29,10 @@ M = TypeVar("M", bound=Message)
 BODY_BYTES_MAX = 1 << 20
 # What curl says of a body when it isn't told; some clients say nothing.
 _JSON_TYPES = frozenset(("", "application/json", "application/x-www-form-urlencoded"))
-_TIME = "google.protobuf.Timestamp"
+_TEXTS: Mapping[str, Object] = {
+    "google.protobuf.Timestamp": {"type": "string", "format": "date-time"},
+    "google.protobuf.Duration": {"type": "string", "pattern": r"^-?[0-9]+(\.[0-9]{1,9})?s$"},
+}
 _TYPES: Mapping[int, Object] = {
     FieldDescriptor.CPPTYPE_STRING: {"type": "string"},
     FieldDescriptor.CPPTYPE_BOOL: {"type": "boolean"},
@@ -78,9 +81,11 @@ def created(document: object, *path: str) -> Response:
     return made
 
 
-def json_body(kind: type[Message], *, required: Sequence[str] = ()) -> Object:
-    """`openapi_extra` of a route whose body is such a message."""
+def json_body(kind: type[Message], *, required: Sequence[str] = (), without: Sequence[str] = ()) -> Object:
+    """`openapi_extra` of a route whose body is such a message, `without` what the path says."""
     schema = _schema(kind.DESCRIPTOR)
+    for name in without:
+        del schema["properties"][name]
     return {
         "requestBody": {
             "required": bool(required),
@@ -148,5 +153,5 @@ def _field_schema(field: Any) -> Object:
     if field.enum_type is not None:
         one = {"type": "string", "enum": [value.name for value in field.enum_type.values]}
     elif inner is not None:
-        one = {"type": "string", "format": "date-time"} if inner.full_name == _TIME else _schema(inner)
+        one = _TEXTS.get(inner.full_name) or _schema(inner)
     return {"type": "array", "items": one} if field.is_repeated else one

@@ -25,10 +25,12 @@ from headrace_client.stream_engine import CallOwner, StreamEngine
 from headrace_client.timeouts import checked_timeout_s
 from headrace_client.transport import Transport, serialised
 from headrace_client.tried_stream import TriedStream
-from headrace_common.catalogue import AUTHORITY_FORBIDDEN, TENANT_SUSPENDED
+from headrace_common.catalogue import AUTHORITY_FORBIDDEN, FEATURE_DISABLED, TENANT_MISMATCH, TENANT_SUSPENDED
 
 # Of who is known, but not here or not now.
-_REFUSED = frozenset((AUTHORITY_FORBIDDEN.reason, TENANT_SUSPENDED.reason))
+_REFUSED = frozenset(
+    entry.reason for entry in (AUTHORITY_FORBIDDEN, FEATURE_DISABLED, TENANT_MISMATCH, TENANT_SUSPENDED)
+)
 Q = TypeVar("Q", bound=Message)
 R = TypeVar("R", bound=Message)
 

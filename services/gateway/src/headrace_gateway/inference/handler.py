@@ -11,6 +11,7 @@ from headrace_common.clock import Clock
 from headrace_common.deadline_wheel import DeadlineWheel
 from headrace_common.errors import HeadraceError, InferenceTimeout
 from headrace_gateway.catalog import Catalog, CatalogVersion
+from headrace_gateway.features import GENERATE, Features
 from headrace_gateway.inference.call import TIMEOUT_MAX_S, Caller, Ended, InferenceCall, Outcome
 from headrace_gateway.inference.dispatcher import Dispatcher
 from headrace_gateway.inference.generation.answer_parts import AnswerParts, Sink
@@ -47,6 +48,7 @@ class InferenceHandler:
         self,
         *,
         catalog: Catalog,
+        features: Features,
         dispatcher: Dispatcher,
         payloads: PayloadGate,
         metrics: GatewayMetrics,
@@ -56,6 +58,7 @@ class InferenceHandler:
         generate_timeout_s: float,
     ) -> None:
         self._catalog = catalog
+        self._features = features
         self._dispatcher = dispatcher
         self._payloads = payloads
         self._metrics = metrics
@@ -89,8 +92,8 @@ class InferenceHandler:
 
         Raises:
             HeadraceError: MESSAGE_TOO_LARGE, SERVER_OVERLOADED, CONCURRENCY_EXCEEDED (RESOURCE_EXHAUSTED),
-                CIRCUIT_OPEN (UNAVAILABLE), REQUEST_MALFORMED, FIELD_REQUIRED, MODEL_TASK_MISMATCH (INVALID_ARGUMENT),
-                the catalogue's (NOT_FOUND …). Nothing was begun.
+                CIRCUIT_OPEN (UNAVAILABLE), FEATURE_DISABLED (PERMISSION_DENIED), REQUEST_MALFORMED, FIELD_REQUIRED,
+                MODEL_TASK_MISMATCH (INVALID_ARGUMENT), the catalogue's (NOT_FOUND …). Nothing was begun.
         """
         now = self._clock.monotonic()
         size = len(request)
@@ -119,6 +122,7 @@ class InferenceHandler:
         elif version.generates:
             if sink is None:
                 raise wrong_task(version)
+            self._features.require(GENERATE, caller.tenant_id)
             call.parts = AnswerParts(request=request, meters=call.meters.generation, sink=sink)
             call.affinity = session_affinity(fields.session) if fields.session else prompt_affinity(request)
             call.places = min(fields.completions, PLACES_MAX)
@@ -145,6 +149,7 @@ class InferenceHandler:
         version = self._catalog.resolve(caller.tenant_id, fields.model_name, fields.model_version)
         if not version.generates:
             raise wrong_task(version)
+        self._features.require(GENERATE, caller.tenant_id)
         meters = self._metrics.version(version)
         parts = TokenStream(
             request=request,

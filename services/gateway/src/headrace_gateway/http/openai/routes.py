@@ -18,7 +18,7 @@ from headrace_client.contracts.headrace.gateway.v1.inference_pb2 import InferReq
 from headrace_client.contracts.headrace.registry.v1 import models_pb2
 from headrace_client.errors import HeadraceError
 from headrace_client.model_reference import parse
-from headrace_gateway.http.dependencies import CurrentCall, CurrentFront, CurrentSession
+from headrace_gateway.http.dependencies import CurrentCall, CurrentFront, OpenAISession
 from headrace_gateway.http.failures import http_status
 from headrace_gateway.http.front import Front
 from headrace_gateway.http.json_models import parsed, request_body
@@ -76,7 +76,7 @@ router = APIRouter(tags=["openai"])
     responses=_STREAMED,
 )
 @router.post("/v1/chat/completions", include_in_schema=False)
-async def chat(request: Request, front: CurrentFront, session: CurrentSession, call: CurrentCall) -> Response:
+async def chat(request: Request, front: CurrentFront, session: OpenAISession, call: CurrentCall) -> Response:
     asked = await _read(ChatRequest, request, front)
     head = head_of("chatcmpl", asked.model, call)
     message = asked.to_generate(parse(asked.model), request_id=call.request_id)
@@ -98,7 +98,7 @@ async def chat(request: Request, front: CurrentFront, session: CurrentSession, c
     responses=_STREAMED,
 )
 @router.post("/v1/completions", include_in_schema=False)
-async def complete(request: Request, front: CurrentFront, session: CurrentSession, call: CurrentCall) -> Response:
+async def complete(request: Request, front: CurrentFront, session: OpenAISession, call: CurrentCall) -> Response:
     asked = await _read(CompletionRequest, request, front)
     head = head_of("cmpl", asked.model, call)
     messages = asked.to_generate(parse(asked.model), request_id=call.request_id)
@@ -125,7 +125,7 @@ async def complete(request: Request, front: CurrentFront, session: CurrentSessio
     responses=_ERRORS,
 )
 @router.post("/v1/embeddings", include_in_schema=False)
-async def embed(request: Request, front: CurrentFront, session: CurrentSession, call: CurrentCall) -> Response:
+async def embed(request: Request, front: CurrentFront, session: OpenAISession, call: CurrentCall) -> Response:
     asked = await _read(embedding.EmbeddingRequest, request, front)
     model = parse(asked.model)
     groups = list(embedding.infer_requests(model, asked.texts(), request_id=call.request_id))
@@ -137,7 +137,7 @@ async def embed(request: Request, front: CurrentFront, session: CurrentSession, 
 
 
 @router.get("/openai/v1/models", summary="The tenant's models, as OpenAI lists them", responses=_ERRORS)
-async def list_models(session: CurrentSession, call: CurrentCall) -> Response:
+async def list_models(session: OpenAISession, call: CurrentCall) -> Response:
     documents: list[dict[str, Any]] = []
     request = models_pb2.ListModelsRequest(page_size=_PAGE)
     while True:
@@ -149,7 +149,7 @@ async def list_models(session: CurrentSession, call: CurrentCall) -> Response:
 
 
 @router.get("/openai/v1/models/{model}", summary="One model, as OpenAI tells of it", responses=_ERRORS)
-async def get_model(model: str, session: CurrentSession, call: CurrentCall) -> Response:
+async def get_model(model: str, session: OpenAISession, call: CurrentCall) -> Response:
     reference = parse(model)
     answer = await session.unary(rpcs.GET_MODEL, models_pb2.GetModelRequest(name=reference.name), call=call)
     if reference.number:
