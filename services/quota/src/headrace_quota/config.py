@@ -34,3 +34,10 @@ class QuotaSettings(ServiceSettings):
         1.0, ge=0.05, le=10, description="Seconds between looks at the revision where no notification came."
     )
     feed_heartbeat_s: float = Field(1.0, ge=0.05, le=10, description="Seconds between signs of life on an idle feed.")
+    lease_expire_s: float = Field(
+        300.0,
+        ge=2,
+        le=3_600,
+        description="Seconds for which a gateway that reports no more keeps its share, slices of calendar quotas and "
+        "its places for calls under way.",
+    )

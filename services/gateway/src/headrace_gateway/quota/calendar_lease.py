@@ -31,6 +31,10 @@ class CalendarLease(Lease):
         self._demand_per_s = former.demand_per_s(now_s)
         self._measured_s = now_s
 
+    def retry_in_s(self, now_s: float) -> float:
+        """Used up is used up until the window ends; what others only hold may come back."""
+        return self.renews_in_s(now_s) if self.used >= self.limit.amount else super().retry_in_s(now_s)
+
     @property
     def idle(self) -> bool:
         return super().idle and not self._returned

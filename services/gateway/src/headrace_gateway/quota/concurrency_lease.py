@@ -52,7 +52,6 @@ class ConcurrencyLease(Lease):
     def grant(self, need: Need, granted: int, until_s: float) -> None:
         self._hold(granted)
         self.until_s = until_s
-        self.granted_before = self.granted_before or granted > 0
 
     def void(self) -> None:
         self._hold(0)

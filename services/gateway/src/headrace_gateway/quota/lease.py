@@ -77,7 +77,6 @@ class Lease(ABC):
         epoch: Number of the last report that told of it.
         refused_until_s: Until when the last answer, that there is nothing, need not be asked for again.
         used: How much of the limit was used and held in the whole mesh, as told with that answer; -1 if nobody knew.
-        granted_before: Whether there ever was a grant.
     """
 
     __slots__ = (
@@ -87,7 +86,6 @@ class Lease(ABC):
         "epoch",
         "field",
         "free",
-        "granted_before",
         "key",
         "least",
         "limit",
@@ -109,7 +107,6 @@ class Lease(ABC):
         self.asked = 0
         self.refused_until_s = 0.0
         self.used = 0
-        self.granted_before = False
         self.epoch = 0
         self._demand_per_s = 0.0
         self._measured_s = now_s
@@ -137,6 +134,16 @@ class Lease(ABC):
         """When a limit that is used up lets calls through again, at the latest, seconds from now."""
         return max(0.0, self.over_s - now_s) if self.over_s != float("inf") else 1.0
 
+    def retry_in_s(self, now_s: float) -> float:
+        """When asking again makes sense after a refusal, seconds from now."""
+        return self.refused_until_s - now_s
+
+    def retire(self, now_s: float) -> None:
+        """Expects no calls any more: nothing is kept for them."""
+        self.asked = 0
+        self._demand_per_s = 0.0
+        self._measured_s = now_s
+
     def share_ready_in_s(self, amount: int, now_s: float, share: Share) -> float | None:
         """Seconds until the share lets `amount` through; None if there is none of this limit."""
         return None
@@ -162,7 +169,6 @@ class Lease(ABC):
         """Takes the answer to `need`."""
         self.free += granted - need.held
         self.until_s = until_s
-        self.granted_before = self.granted_before or granted > 0
 
     def void(self) -> None:
         """Quota doesn't know the limit: nothing holds any more."""

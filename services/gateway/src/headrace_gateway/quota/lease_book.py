@@ -15,7 +15,7 @@ from headrace_gateway.quota.calendar_lease import CALENDAR_WINDOWS, CalendarLeas
 from headrace_gateway.quota.concurrency_lease import ConcurrencyLease
 from headrace_gateway.quota.lease import NOTHING_NEEDED, Lease, LeaseKey, Need, Share
 from headrace_gateway.quota.rate_lease import RateLease
-from headrace_gateway.quota.refusals import exceeded, unavailable
+from headrace_gateway.quota.refusals import exceeded, resource_name, unavailable
 from headrace_gateway.quota.reservation import NO_LIMITS, Reservation
 
 _WAITERS_MAX = 10_000
@@ -52,19 +52,28 @@ class LeaseBook:
     Args:
         limits_of: A tenant's limits that hold, the same object until they change.
         wake: Called when a report should go out without delay.
+        refused: Told of each refusal: its reason, and what the limit counts.
 
     Attributes:
         share: What holds while nobody grants anything.
         live: Leases that quota must hear of.
     """
 
-    def __init__(self, *, limits_of: Callable[[str], Sequence[Limit]], clock: Clock, wake: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        *,
+        limits_of: Callable[[str], Sequence[Limit]],
+        clock: Clock,
+        wake: Callable[[], None],
+        refused: Callable[[str, str], None] = lambda _reason, _resource: None,
+    ) -> None:
         self.share = Share()
         self.live: dict[LeaseKey, Lease] = {}
         self._limits_of = limits_of
         self._clock = clock
         self._now = clock.monotonic
         self._wake = wake
+        self._refused = refused
         self._tenants: dict[str, _TenantLeases] = {}
         self._waiters: dict[_Waiter, None] = {}
         self._epoch = 0
@@ -145,27 +154,35 @@ class LeaseBook:
             self._connected = False
             self._patient_until_s = self._now() + _PATIENCE_S
 
-    def needs(self, sequence: int) -> list[tuple[Lease, Need]]:
+    def needs(self, sequence: int, *, most: int) -> list[tuple[Lease, Need]]:
         """What the next report says of each limit; from now on the gateway keeps to it.
 
         Args:
             sequence: Number of the report.
+            most: How many limits it may have: those that calls wait for first, then those that waited longest.
         """
         now_s = self._now()
         self._epoch = sequence
         waiting = self._waiting_amounts(now_s)
         self._prepare_next_windows(now_s)
         needs: list[tuple[Lease, Need]] = []
-        for key, lease in list(self.live.items()):
-            lease.epoch = sequence
+        for lease in list(dict.fromkeys([*waiting, *self.live.values()]))[:most]:
+            # To the end of the line, or out of it.
+            self.live.pop(lease.key, None)
             if lease.over_s <= now_s:
-                del self.live[key]
                 continue
+            lease.epoch = sequence
             need = lease.need(now_s, waiting.get(lease, 0), self.share)
-            if lease.idle and need == NOTHING_NEEDED:
-                del self.live[key]
+            if need != NOTHING_NEEDED or not lease.idle:
+                self.live[lease.key] = lease
             needs.append((lease, need))
         return needs
+
+    def leave(self) -> None:
+        """The next report is the last one: all but calls under way goes back."""
+        self.share = Share()
+        for lease in self.live.values():
+            lease.retire(self._now())
 
     def renewed(self, *, share: Share, store_lost: bool) -> None:
         """A report was answered: the share is this one now.
@@ -177,7 +194,7 @@ class LeaseBook:
         self.share = share
         self._store_lost = store_lost
         for lease in self.live.values():
-            if not isinstance(lease, RateLease) and lease.granted_before:
+            if isinstance(lease, CalendarLease):
                 lease.until_s = min(share.until_s, lease.over_s)
 
     def answer_waiting(self) -> None:
@@ -206,7 +223,11 @@ class LeaseBook:
             amount = lease.amount(estimate)
             self.live[lease.key] = lease
             if amount and lease.available(now_s, self.share) < amount:
-                self._refuse_or_wait(lease, amount, now_s)
+                try:
+                    self._refuse_or_wait(lease, amount, now_s)
+                except HeadraceError as error:
+                    self._refused(error.reason, resource_name(lease.limit))
+                    raise
                 missing = True
         if missing:
             return None
@@ -225,7 +246,8 @@ class LeaseBook:
         if amount > lease.most:
             raise exceeded(lease.limit, used=max(0, lease.used), retry_after_s=lease.renews_in_s(now_s))
         if now_s < lease.refused_until_s:
-            left_s = lease.refused_until_s - now_s
+            lease.asked += amount
+            left_s = lease.retry_in_s(now_s)
             if lease.used < 0:
                 raise unavailable(lease.limit, retry_after_s=left_s)
             raise exceeded(lease.limit, used=lease.used, retry_after_s=left_s)

@@ -51,6 +51,11 @@ def unavailable(limit: pb.Limit, *, retry_after_s: float) -> QuotaUnavailable:
     )
 
 
+def resource_name(limit: pb.Limit) -> str:
+    """What a limit counts, for metrics."""
+    return pb.Resource.Name(limit.resource).removeprefix("RESOURCE_").lower()
+
+
 def _window(limit: pb.Limit) -> str:
     if limit.window == pb.WINDOW_RATE:
         return f"{limit.period.seconds + limit.period.nanos / 1e9 or 1:g} s"
