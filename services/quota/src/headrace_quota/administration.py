@@ -11,9 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
 from random import Random
 
-from headrace_common import catalogue
 from headrace_common.clock import Clock
-from headrace_common.errors import AuthError
 from headrace_common.principal import Principal
 from headrace_quota.api_keys import (
     ApiKey,
@@ -27,6 +25,7 @@ from headrace_quota.api_keys import (
 )
 from headrace_quota.resource_policies import ResourcePolicy
 from headrace_quota.store import KeyPosition, TenantStore
+from headrace_quota.tenant_access import is_operator, require_admin, require_operator, visible_tenant
 from headrace_quota.tenant_change import TenantChange
 from headrace_quota.tenants import (
     OPERATORS_TENANT,
@@ -39,11 +38,6 @@ from headrace_quota.tenants import (
     tenant_not_found,
     tenant_protected,
 )
-
-
-def is_operator(principal: Principal) -> bool:
-    """Whether the caller runs the mesh: an admin of the tenant `default`."""
-    return principal.tenant_id == OPERATORS_TENANT and Role.ADMIN in principal.roles
 
 
 class TenantAdministration:
@@ -75,7 +69,7 @@ class TenantAdministration:
             ValidationError: INVALID_ARGUMENT, naming the field and its limit.
             TenantError: TENANT_ID_INVALID (INVALID_ARGUMENT), TENANT_ALREADY_EXISTS (ALREADY_EXISTS).
         """
-        _require_operator(caller)
+        require_operator(caller)
         draft = TenantDraft.checked(
             tenant_id=tenant_id, display_name=display_name, tier=tier, metadata=metadata, isolation=isolation
         )
@@ -90,7 +84,7 @@ class TenantAdministration:
         Raises:
             TenantError: TENANT_NOT_FOUND (NOT_FOUND) for absent and foreign ones.
         """
-        wanted = _visible_tenant(caller, tenant_id, field="id")
+        wanted = visible_tenant(caller, tenant_id, field="id")
         tenant = await self._store.tenant(wanted)
         if tenant is None:
             raise tenant_not_found(wanted)
@@ -102,7 +96,7 @@ class TenantAdministration:
         Raises:
             AuthError: ROLE_FORBIDDEN (PERMISSION_DENIED) for who isn't an operator.
         """
-        _require_operator(caller)
+        require_operator(caller)
         return await self._store.tenants(after_id=after_id, limit=limit)
 
     async def set_status(self, caller: Principal, tenant_id: str, status: TenantStatus) -> Tenant:
@@ -114,8 +108,8 @@ class TenantAdministration:
                 (FAILED_PRECONDITION) for suspending the operators' tenant.
         """
         check_tenant_id(tenant_id, field="id")
-        _visible_tenant(caller, tenant_id, field="id")
-        _require_operator(caller)
+        visible_tenant(caller, tenant_id, field="id")
+        require_operator(caller)
         if status is TenantStatus.SUSPENDED and tenant_id == OPERATORS_TENANT:
             raise tenant_protected(tenant_id)
         tenant = await self._store.set_tenant_status(tenant_id, status)
@@ -131,8 +125,8 @@ class TenantAdministration:
             ValidationError: FIELD_TOO_LONG (INVALID_ARGUMENT): with the new pairs the metadata has too many.
             TenantError: TENANT_NOT_FOUND (NOT_FOUND) for absent and foreign tenants.
         """
-        _visible_tenant(caller, change.tenant_id, field="tenant.id")
-        _require_operator(caller)
+        visible_tenant(caller, change.tenant_id, field="tenant.id")
+        require_operator(caller)
         tenant = await self._store.update_tenant(change)
         if tenant is None:
             raise tenant_not_found(change.tenant_id)
@@ -195,7 +189,7 @@ class TenantAdministration:
             ValidationError: INVALID_ARGUMENT where the id is no UUID.
             TenantError: KEY_NOT_FOUND (NOT_FOUND) for absent and foreign keys.
         """
-        _require_admin(caller)
+        require_admin(caller)
         wanted = checked_key_id(key_id)
         scope = None if is_operator(caller) else caller.tenant_id
         key = await self._store.revoke_api_key(wanted, tenant_id=scope)
@@ -214,7 +208,7 @@ class TenantAdministration:
             TenantError: KEY_NOT_FOUND (NOT_FOUND) for absent and foreign keys, KEY_ENDED (FAILED_PRECONDITION),
                 KEY_LIMIT_REACHED (RESOURCE_EXHAUSTED), TENANT_SUSPENDED (PERMISSION_DENIED) unless an operator asks.
         """
-        _require_admin(caller)
+        require_admin(caller)
         wanted = checked_key_id(key_id)
         check_expiry(expire_time, self._clock.now())
         operator = is_operator(caller)
@@ -231,36 +225,8 @@ class TenantAdministration:
         return stored, material.key, former
 
 
-def _visible_tenant(caller: Principal, tenant_id: str, *, field: str) -> str:
-    """The tenant that is meant, if the caller may know of it."""
-    if not tenant_id:
-        return caller.tenant_id
-    check_tenant_id(tenant_id, field=field)
-    if tenant_id != caller.tenant_id and not is_operator(caller):
-        raise tenant_not_found(tenant_id)
-    return tenant_id
-
-
 def _administered_tenant(caller: Principal, tenant_id: str) -> str:
     """The tenant whose keys are meant, if the caller may manage them."""
-    wanted = _visible_tenant(caller, tenant_id, field="tenant_id")
-    _require_admin(caller)
+    wanted = visible_tenant(caller, tenant_id, field="tenant_id")
+    require_admin(caller)
     return wanted
-
-
-def _require_admin(caller: Principal) -> None:
-    if Role.ADMIN not in caller.roles:
-        raise AuthError(
-            "this needs the role admin",
-            entry=catalogue.ROLE_FORBIDDEN,
-            context={"required": Role.ADMIN.value},
-        )
-
-
-def _require_operator(caller: Principal) -> None:
-    if not is_operator(caller):
-        raise AuthError(
-            f"this needs the role admin in the tenant '{OPERATORS_TENANT}'",
-            entry=catalogue.ROLE_FORBIDDEN,
-            context={"required": Role.ADMIN.value},
-        )

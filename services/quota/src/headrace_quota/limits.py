@@ -134,12 +134,16 @@ def effective_limits(own: Iterable[Limit], planned: Iterable[Limit]) -> tuple[Ef
     return tuple(held[key] for key in sorted(held))
 
 
-def _check_one(limit: Limit, *, field: str) -> None:
-    if limit.model and _MODEL_NAME.fullmatch(limit.model) is None:
+def check_model(model: str, *, field: str) -> None:
+    """Raises FIELD_INVALID (INVALID_ARGUMENT) for what is neither empty nor a model's name."""
+    if model and _MODEL_NAME.fullmatch(model) is None:
         raise _invalid(
-            f"{field}.model",
-            "must be empty, or a letter or digit followed by up to 127 letters, digits, '.', '_' or '-'",
+            field, "must be empty, or a letter or digit followed by up to 127 letters, digits, '.', '_' or '-'"
         )
+
+
+def _check_one(limit: Limit, *, field: str) -> None:
+    check_model(limit.model, field=f"{field}.model")
     if (limit.resource is Resource.CONCURRENCY) != (limit.window is Window.MOMENT):
         raise _invalid(f"{field}.window", "must be MOMENT for CONCURRENCY, and for nothing else")
     if not 1 <= limit.amount <= AMOUNT_MAX:

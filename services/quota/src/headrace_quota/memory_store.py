@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
@@ -11,6 +11,7 @@ from headrace_common.clock import Clock
 from headrace_common.features import switches
 from headrace_common.revision_feed import FeedHead
 from headrace_quota.api_keys import ApiKey, KeyDraft, Rotation, key_limit_reached
+from headrace_quota.limits import Limit
 from headrace_quota.principal_history import Change, KeyState, Snapshot, TenantState
 from headrace_quota.store import KeyPosition
 from headrace_quota.tenant_change import TenantChange
@@ -42,6 +43,7 @@ class MemoryTenantStore:
         self._history: list[_Entry] = []
         self._tenants: dict[str, Tenant] = {}
         self._keys: dict[str, ApiKey] = {}
+        self.limits_of: Callable[[Tenant], tuple[tuple[Limit, ...], bool]] = _no_limits
 
     async def insert_tenant(self, draft: TenantDraft) -> tuple[Tenant, bool]:
         stored = self._tenants.get(draft.id)
@@ -152,9 +154,18 @@ class MemoryTenantStore:
         since = self._clock.now() - timedelta(seconds=self._dead_keys_shown_s)
         return Snapshot(
             head=await self.head(),
-            tenants=[_tenant_state(tenant) for _, tenant in sorted(self._tenants.items())],
+            tenants=[self._tenant_state(tenant) for _, tenant in sorted(self._tenants.items())],
             keys=[_key_state(key) for key in self._keys.values() if _worked_after(key, since)],
         )
+
+    def on_tier(self, tier: str) -> list[Tenant]:
+        """The tenants that are on a tier."""
+        return [tenant for _, tenant in sorted(self._tenants.items()) if tenant.tier == tier]
+
+    def record_tenants(self, tenant_ids: Iterable[str]) -> None:
+        """Tells that each of these tenants changed."""
+        for tenant_id in tenant_ids:
+            self._record(tenant_id, None)
 
     def _check_owner(self, tenant_id: str, *, even_if_suspended: bool) -> None:
         tenant = self._tenants.get(tenant_id)
@@ -196,8 +207,24 @@ class MemoryTenantStore:
 
     def _state(self, entry: _Entry) -> TenantState | KeyState:
         if entry.key_id is None:
-            return _tenant_state(self._tenants[entry.tenant_id])
+            return self._tenant_state(self._tenants[entry.tenant_id])
         return _key_state(self._keys[entry.key_id])
+
+    def _tenant_state(self, tenant: Tenant) -> TenantState:
+        limits, aggregate_streams = self.limits_of(tenant)
+        return TenantState(
+            tenant_id=tenant.id,
+            status=tenant.status,
+            tier=tenant.tier,
+            limits=limits,
+            aggregate_streams=aggregate_streams,
+            features=switches(tenant.metadata),
+            isolation=tenant.isolation,
+        )
+
+
+def _no_limits(tenant: Tenant) -> tuple[tuple[Limit, ...], bool]:
+    return (), False
 
 
 def _told(tenant: Tenant) -> object:
@@ -207,16 +234,6 @@ def _told(tenant: Tenant) -> object:
 def _worked_after(key: ApiKey, since: datetime) -> bool:
     ends = [time for time in (key.revoke_time, key.expire_time) if time is not None]
     return not ends or min(ends) > since
-
-
-def _tenant_state(tenant: Tenant) -> TenantState:
-    return TenantState(
-        tenant_id=tenant.id,
-        status=tenant.status,
-        tier=tenant.tier,
-        features=switches(tenant.metadata),
-        isolation=tenant.isolation,
-    )
 
 
 def _key_state(key: ApiKey) -> KeyState:

@@ -18,6 +18,7 @@ PAGE_SIZE_DEFAULT = 100
 PAGE_SIZE_MAX = 1_000
 
 _TENANTS = {"listing": "tenants"}
+_PLANS = {"listing": "plans"}
 
 
 def page_size(wanted: int) -> int:
@@ -53,13 +54,21 @@ def tenant_position(token: str) -> str:
     Raises:
         ValidationError: PAGE_TOKEN_INVALID (INVALID_ARGUMENT).
     """
-    match decode_page_token(token, _TENANTS):
-        case None:
-            return ""
-        case (str() as last_id,) if "\0" not in last_id:
-            return last_id
-        case _:
-            raise _invalid()
+    return _name_position(token, _TENANTS)
+
+
+def plan_token(last_name: str) -> str:
+    """The token of the page of plans after `last_name`."""
+    return encode_page_token(_PLANS, (last_name,))
+
+
+def plan_position(token: str) -> str:
+    """The name that a page of plans begins after; empty for the first page.
+
+    Raises:
+        ValidationError: PAGE_TOKEN_INVALID (INVALID_ARGUMENT).
+    """
+    return _name_position(token, _PLANS)
 
 
 def key_token(tenant_id: str, last: KeyPosition) -> str:
@@ -82,6 +91,16 @@ def key_position(token: str, tenant_id: str) -> KeyPosition | None:
                 return KeyPosition(_aware(datetime.fromisoformat(create_time)), str(uuid.UUID(key_id)))
             except ValueError:
                 raise _invalid() from None
+        case _:
+            raise _invalid()
+
+
+def _name_position(token: str, listing: dict[str, str]) -> str:
+    match decode_page_token(token, listing):
+        case None:
+            return ""
+        case (str() as last_name,) if "\0" not in last_name:
+            return last_name
         case _:
             raise _invalid()
 
