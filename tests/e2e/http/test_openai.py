@@ -201,9 +201,12 @@ def test_events_of_other_protocols_say_the_same(talking: Mesh, channel: grpc.Cha
         *chunks, done = _events(client, "/v1/infer/stream", infer)
         assert "".join(chunk["outputs"]["text_output"]["data"][0] for chunk in chunks) == expected
         assert done["metadata"]["parameters"]["completion_tokens"] == TOKENS
+        assert (done["runnerName"], done["deviceType"]) == ("llamacpp-cpu", "cpu")
+        assert done["metadata"]["replica"].startswith("runner") and done["metadata"]["computeMs"] > 0
         tensor = {"shape": [1], "dtype": "STRING", "data": ["a cat"]}
         chunk, done = _events(client, "/v1/infer/stream", {"modelId": EMBEDDING_MODEL, "inputs": {"text": tensor}})
         assert chunk["outputs"]["embedding"]["shape"][0] == 1 and done["metadata"]["model"] == EMBEDDING_MODEL
+        assert (done["runnerName"], done["metadata"]["backend"]) == ("llamacpp-cpu", "llamacpp")
         made = client.post(f"/v2/models/{EMBEDDING_MODEL}/generate", json={"text": "a cat"}).json()
         assert np.allclose(made["embedding"], chunk["outputs"]["embedding"]["data"][0])
 

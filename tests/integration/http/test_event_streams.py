@@ -57,7 +57,17 @@ def failing(message: str, reason: str) -> ModelStreamInferResponse:
     return response
 
 
-TEXT = [part("The"), part(" cat", final=True, completion_tokens=2)]
+def ran(message: ModelStreamInferResponse) -> ModelStreamInferResponse:
+    """The same with what a gateway says of a call's execution to who asks."""
+    parameters = message.infer_response.parameters
+    for name, text in (("runner", "runner-1"), ("backend", "llamacpp"), ("device_type", "cpu")):
+        parameters[f"headrace_{name}"].string_param = text
+    for name, microseconds in (("queue", 250), ("compute", 20_000)):
+        parameters[f"headrace_{name}_us"].int64_param = microseconds
+    return message
+
+
+TEXT = [part("The"), ran(part(" cat", final=True, completion_tokens=2))]
 
 
 @dataclass
@@ -129,7 +139,10 @@ async def test_outputs_come_as_chunks_and_the_end_is_told() -> None:
         {"text_output": {"shape": [1], "dtype": "BYTES", "data": [text]}} for text in ("The", " cat")
     ]
     done = events[-1][1]
-    assert done["metadata"] == {"model": "m", "version": "4", "parameters": {"completion_tokens": 2}}
+    assert (done["runnerName"], done["deviceType"]) == ("llamacpp-cpu", "cpu")
+    ran_at = {"replica": "runner-1", "backend": "llamacpp", "queueMs": 0.25, "computeMs": 20.0}
+    assert done["metadata"] == {"model": "m", "version": "4", **ran_at, "parameters": {"completion_tokens": 2}}
+    assert front.mesh.calls[0].metadata["headrace-execution"] == "true"
     assert done["latencyMs"] > 0
     assert (asked.model_name, asked.model_version, list(asked.raw_input_contents)) == (
         "m",
@@ -187,7 +200,7 @@ async def test_generate_answers_at_once() -> None:
         "sampling_parameters": {"stop": ["."]},
         "parameters": {"max_tokens": 2, "temperature": 0.5},
     }
-    async with served([part("The cat", final=True, completion_tokens=2)]) as front:
+    async with served([ran(part("The cat", final=True, completion_tokens=2))]) as front:
         answer = await front.post("/v2/models/m/generate", body)
         versioned = await front.post("/v2/models/m/versions/4/generate", body)
         asked, other = front.requests

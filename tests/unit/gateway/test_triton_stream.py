@@ -25,7 +25,14 @@ LIMITS = StreamLimits(
 class Stage:
     """A stream of the tenant acme, whose model `m` is loaded on one runner."""
 
-    def __init__(self, *, ends_on_error: bool = False, gate: int = 100, remaining_s: float | None = None) -> None:
+    def __init__(
+        self,
+        *,
+        ends_on_error: bool = False,
+        tells_execution: bool = False,
+        gate: int = 100,
+        remaining_s: float | None = None,
+    ) -> None:
         self.core = GatewayCore()
         self.runner: Runner = self.core.join()
         self.runner.loaded(self.core.register("m"))
@@ -39,6 +46,7 @@ class Stage:
             request_id="stream",
             traceparent="",
             ends_on_error=ends_on_error,
+            tells_execution=tells_execution,
             wake=self._wake,
             remaining_s=lambda: remaining_s,
         )
@@ -84,6 +92,19 @@ async def test_answers_come_as_they_finish_and_each_is_marked_as_the_last() -> N
     stage.runner.answer(third, response("c"))
     assert len(stage.answered()) == 1
     assert (stage.stream.in_flight, stage.gate.taken) == (0, 0)
+
+
+async def test_who_asks_is_told_where_each_call_ran_and_nobody_else() -> None:
+    for asks in (False, True):
+        stage = Stage(tells_execution=asks)
+        stage.send("a")
+        (call,) = stage.runner.received()
+        stage.runner.answer(call, response("a"))
+        (answer,) = stage.answered()
+        parameters = answer.infer_response.parameters
+        names = {"headrace_runner", "headrace_backend", "headrace_device_type", "headrace_queue_us"}
+        assert parameters.keys() == {"triton_final_response"} | (names | {"headrace_compute_us"} if asks else set())
+        assert not asks or parameters["headrace_runner"].string_param == stage.runner.session.hello.runner_name
 
 
 async def test_a_failure_is_an_answer_that_names_its_request() -> None:

@@ -32,7 +32,7 @@ from headrace_gateway.inference.packed_stream import PackedStream, StreamLimits
 from headrace_gateway.inference.payload_gate import PayloadGate
 from headrace_gateway.inference.stream_endpoint import Opening, StreamEndpoint
 from headrace_gateway.inference.tenant_streams import TenantStreams
-from headrace_gateway.inference.triton_stream import ERROR_AS_STATUS_KEY, TritonStream
+from headrace_gateway.inference.triton_stream import ERROR_AS_STATUS_KEY, EXECUTION_KEY, TritonStream
 from headrace_gateway.mesh_service import MeshService
 from headrace_gateway.model_repository import LOAD_TIMEOUT_S, ModelRepository
 from headrace_gateway.open_inference import OpenInference
@@ -114,6 +114,7 @@ def inference_endpoints(
             request_id=opening.request_id,
             traceparent=accept_traceparent(opening.metadata.get(TRACEPARENT_KEY)),
             ends_on_error=opening.metadata.get(ERROR_AS_STATUS_KEY) == "true",
+            tells_execution=opening.metadata.get(EXECUTION_KEY) == "true",
             wake=opening.wake,
             remaining_s=opening.remaining_s,
         )

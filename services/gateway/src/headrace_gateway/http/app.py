@@ -49,6 +49,7 @@ from headrace_gateway.http.server import HttpServer
 from headrace_gateway.http.server_protocol import ConnectionLimits
 from headrace_gateway.http.server_sent_events import OpenStreams
 from headrace_gateway.http.sessions import Session, Sessions
+from headrace_gateway.http.streamed_inference import ASKS_EXECUTION
 from headrace_gateway.http.uploads import Uploads
 
 ROUTERS = (
@@ -109,7 +110,7 @@ def make_front(settings: HttpSettings, metrics: Metrics) -> Front:
             endpoint=settings.gateway_address,
             api_key=None,
             tls=None if local else _gateway_tls(settings),
-            headers=headers,
+            headers=(*headers, ASKS_EXECUTION),
             own_connection=False,
         )
         return Session(options=options, timeout_s=settings.call_timeout_s, message_bytes_max=settings.message_bytes_max)

@@ -11,7 +11,7 @@ from headrace_client import model_reference
 from headrace_client.contracts.headrace.gateway.v1 import inference_pb2
 from headrace_client.contracts.inference import open_inference_pb2
 from headrace_client.errors import InternalError
-from headrace_client.inference import execution_of, parameter_value
+from headrace_client.inference import Execution, execution_of, parameter_value
 from headrace_gateway.http.document_fields import (
     SHOWN,
     WHOLE,
@@ -124,10 +124,7 @@ def answer_document(
     metadata: Object = {
         "model": response.model_name,
         "version": response.model_version,
-        "replica": execution.runner,
-        "backend": execution.backend,
-        "queueMs": round(execution.queue_s * 1_000, 3),
-        "computeMs": round(execution.compute_s * 1_000, 3),
+        **replica_fields(execution),
     }
     if response.parameters:
         metadata["parameters"] = {name: parameter_value(value) for name, value in response.parameters.items()}
@@ -135,10 +132,24 @@ def answer_document(
         "requestId": request_id,
         "outputs": outputs,
         "latencyMs": round((time.perf_counter() - started) * 1_000, 3),
-        "runnerName": f"{execution.backend}-{execution.device_type}",
-        "deviceType": execution.device_type,
+        **runner_fields(execution),
         "timestamp": datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z"),
         "metadata": metadata,
+    }
+
+
+def runner_fields(execution: Execution) -> Object:
+    """What kind of runner answered."""
+    return {"runnerName": f"{execution.backend}-{execution.device_type}", "deviceType": execution.device_type}
+
+
+def replica_fields(execution: Execution) -> Object:
+    """Of the metadata: which runner it was, and the time that the call had there."""
+    return {
+        "replica": execution.runner,
+        "backend": execution.backend,
+        "queueMs": round(execution.queue_s * 1_000, 3),
+        "computeMs": round(execution.compute_s * 1_000, 3),
     }
 
 

@@ -17,15 +17,22 @@ from starlette.responses import Response
 from headrace_client.contracts.headrace.gateway.v1.inference_pb2 import InferRequest
 from headrace_client.contracts.inference.open_inference_pb2 import ModelInferRequest
 from headrace_client.errors import HeadraceError
+from headrace_client.inference import Execution
 from headrace_gateway.http import infer_schema
 from headrace_gateway.http.dependencies import CurrentCall, CurrentFront, CurrentSession
 from headrace_gateway.http.document_fields import Object, parse_json
 from headrace_gateway.http.failures import document as failure_document
-from headrace_gateway.http.infer_document import Inference, output_documents, read_inference
+from headrace_gateway.http.infer_document import (
+    Inference,
+    output_documents,
+    read_inference,
+    replica_fields,
+    runner_fields,
+)
 from headrace_gateway.http.negotiation import Form, body_form
 from headrace_gateway.http.server_sent_events import EventStream, event
 from headrace_gateway.http.sessions import CallContext, Session
-from headrace_gateway.http.streamed_inference import streamed, told_parameters
+from headrace_gateway.http.streamed_inference import execution_in, is_final, streamed, told_parameters
 
 # Triton's levels of priority, in which 1 is most urgent, for ours.
 _TRITON_PRIORITIES = 10
@@ -71,10 +78,14 @@ async def _events(
     session: Session, inference: Inference, call: CallContext, started: float
 ) -> AsyncGenerator[bytes, None]:
     metadata: Object = {}
+    execution: Execution | None = None
     async with aclosing(streamed(session, _open_inference(inference.message), call=call)) as parts:
         async for part in parts:
             if part.model_name:
                 metadata.update(model=part.model_name, version=part.model_version)
+            if is_final(part):
+                execution = execution_in(part)
+                metadata.update(replica_fields(execution))
             if parameters := told_parameters(part):
                 metadata["parameters"] = parameters
             if part.outputs:
@@ -83,6 +94,7 @@ async def _events(
     done: Object = {
         "requestId": call.request_id,
         "latencyMs": round((time.perf_counter() - started) * 1_000, 3),
+        **(runner_fields(execution) if execution is not None else {}),
         "timestamp": datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z"),
         "metadata": metadata,
     }

@@ -11,6 +11,7 @@ from headrace_client.contracts.inference.open_inference_pb2 import (
     ModelStreamInferResponse,
 )
 from headrace_client.errors import HeadraceError, InternalError
+from headrace_client.inference import Execution, parameter_value
 from headrace_client.rpcs import Rpc
 from headrace_common import catalogue
 from headrace_gateway.http.failures import failed
@@ -19,6 +20,9 @@ from headrace_gateway.http.sessions import CallContext, Session
 # A stream of one request is on the wire what a single request is.
 _STREAM_INFER = Rpc("/inference.GRPCInferenceService/ModelStreamInfer", ModelInferRequest, ModelStreamInferResponse)
 _FINAL, _REASON = "triton_final_response", "headrace_reason"
+_OURS = "headrace_"
+ASKS_EXECUTION = ("headrace-execution", "true")
+"""Metadata that has the gateway tell in the last part where the call ran."""
 
 
 async def streamed(
@@ -41,12 +45,24 @@ def is_final(response: ModelInferResponse) -> bool:
     return response.parameters[_FINAL].bool_param if _FINAL in response.parameters else False
 
 
+def execution_in(response: ModelInferResponse) -> Execution:
+    """Where and how long the call ran, in the last part of an answer; nothing in others."""
+    said = {name: parameter_value(parameter) for name, parameter in response.parameters.items()}
+    return Execution(
+        runner=str(said.get(f"{_OURS}runner", "")),
+        backend=str(said.get(f"{_OURS}backend", "")),
+        device_type=str(said.get(f"{_OURS}device_type", "")),
+        queue_s=float(said.get(f"{_OURS}queue_us", 0)) / 1e6,
+        compute_s=float(said.get(f"{_OURS}compute_us", 0)) / 1e6,
+    )
+
+
 def told_parameters(response: ModelInferResponse) -> dict[str, str | int | float | bool]:
     """The parameters that are not about the protocol."""
     told: dict[str, str | int | float | bool] = {}
     for name, parameter in response.parameters.items():
         kind = parameter.WhichOneof("parameter_choice")
-        if kind is not None and name != _FINAL:
+        if kind is not None and name != _FINAL and not name.startswith(_OURS):
             told[name] = getattr(parameter, kind)
     return told
 

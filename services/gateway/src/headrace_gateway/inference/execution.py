@@ -8,6 +8,7 @@ from headrace.gateway.internal.v1.raw_inference_pb2 import RawInferResponse
 from headrace.gateway.v1.execution_pb2 import Execution
 from headrace_gateway.inference.call import InferenceCall
 from headrace_gateway.mesh.session_calls import Answer
+from inference import open_inference_pb2 as oip
 
 _US_PER_S = 1_000_000
 
@@ -27,6 +28,20 @@ def write_execution(into: Execution, call: InferenceCall, answer: Answer) -> Non
         into.backend = session.backend_of(call.version.uid)
     _write_duration(into.queue_time, answer.queue_us)
     _write_duration(into.compute_time, answer.compute_us)
+
+
+def execution_parameters(call: InferenceCall, answer: Answer) -> bytes:
+    """The same as parameters of a ModelInferResponse, serialised: more fields of one that is serialised."""
+    execution = Execution()
+    write_execution(execution, call, answer)
+    parameters = {
+        "headrace_runner": oip.InferParameter(string_param=execution.runner),
+        "headrace_backend": oip.InferParameter(string_param=execution.backend),
+        "headrace_device_type": oip.InferParameter(string_param=execution.device_type),
+        "headrace_queue_us": oip.InferParameter(int64_param=answer.queue_us),
+        "headrace_compute_us": oip.InferParameter(int64_param=answer.compute_us),
+    }
+    return oip.ModelInferResponse(parameters=parameters).SerializeToString()
 
 
 def _write_duration(into: Duration, microseconds: int) -> None:

@@ -11,6 +11,7 @@ from headrace_common.errors import HeadraceError, ValidationError
 from headrace_common.rpc_runtime import AdmissionGate
 from headrace_common.rpc_status import to_status
 from headrace_gateway.inference.call import TIMEOUT_MAX_S, Caller, InferenceCall, Outcome
+from headrace_gateway.inference.execution import execution_parameters
 from headrace_gateway.inference.generation.answer_parts import PART_OVERHEAD_BYTES, UNREAD_BYTES_MAX
 from headrace_gateway.inference.handler import InferenceHandler
 from headrace_gateway.inference.message_bounds import STREAM_ID_CHARS, reader_too_slow
@@ -21,6 +22,8 @@ from inference import open_inference_pb2 as oip
 
 ERROR_AS_STATUS_KEY = "triton_grpc_error"
 """Metadata by which a client asks, with the value `true`, that the first failure ends the stream with its status."""
+EXECUTION_KEY = "headrace-execution"
+"""Metadata by which a client asks, with the value `true`, where each call ran: parameters of its last answer."""
 
 _INFER_RESPONSE = 2
 _ECHO_BYTES_MAX = 4_096
@@ -48,6 +51,7 @@ class TritonStream:
         tenant_id: Whose models the requests may use.
         request_id: The stream's own; calls get it with their number added.
         ends_on_error: Whether the first failure ends the stream instead of being an answer.
+        tells_execution: Whether the last answer of a call tells where it ran.
         wake: Called whenever `next_message` may have something.
         remaining_s: Tells the time left of the stream, None where it has no end.
     """
@@ -62,6 +66,7 @@ class TritonStream:
         request_id: str,
         traceparent: str,
         ends_on_error: bool,
+        tells_execution: bool,
         wake: Callable[[], None],
         remaining_s: Callable[[], float | None],
     ) -> None:
@@ -70,6 +75,7 @@ class TritonStream:
         self._request_id = request_id
         self._traceparent = traceparent
         self._ends_on_error = ends_on_error
+        self._tells_execution = tells_execution
         self._wake = wake
         self._remaining_s = remaining_s
         # Until its answer is in a message a call is in flight.
@@ -183,7 +189,8 @@ class TritonStream:
         elif self._answers and self._unread_bytes + len(outcome.payload) > self._limits.unread_bytes_max:
             self._fail(number, request, reader_too_slow(self._limits.unread_bytes_max))
         else:
-            self._answer(number, _wrapped(outcome.payload, _FINAL))
+            last = _FINAL + execution_parameters(call, outcome) if self._tells_execution else _FINAL
+            self._answer(number, _wrapped(outcome.payload, last))
         self._wake()
 
     def _fail(self, number: int, request: bytes, failure: HeadraceError) -> None:
