@@ -17,6 +17,7 @@ import psycopg
 from psycopg import sql
 
 from headrace_common.migrations import migrate
+from support.folders import temporary_root
 from support.processes import Unprivileged, command_as, free_port, stop
 
 _START_TIMEOUT_S = 60.0
@@ -28,6 +29,7 @@ _SETTINGS = {
     "full_page_writes": "off",
     "max_connections": "200",
     "shared_buffers": "64MB",
+    "max_wal_size": "128MB",
     "autovacuum": "off",
     "log_min_messages": "warning",
 }
@@ -99,7 +101,7 @@ def _url(port: int, database: str) -> str:
 def running_postgres() -> Generator[str]:
     """A fresh server; yields the URL of its `postgres` database for the superuser, without a password."""
     user = Unprivileged.current()
-    base = Path(tempfile.mkdtemp(prefix="headrace-test-postgres-"))
+    base = Path(tempfile.mkdtemp(prefix="headrace-test-postgres-", dir=temporary_root()))
     process: subprocess.Popen[bytes] | None = None
     try:
         base.chmod(0o755)

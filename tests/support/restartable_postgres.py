@@ -12,6 +12,7 @@ from pathlib import Path
 
 import psycopg
 
+from support.folders import temporary_root
 from support.postgres import _SETTINGS as SETTINGS  # pyright: ignore[reportPrivateUsage]
 from support.postgres import _reachable_install as reachable_install  # pyright: ignore[reportPrivateUsage]
 from support.processes import HeldPort, Unprivileged, command_as, stop
@@ -76,7 +77,9 @@ class RestartablePostgres:
 def restartable_postgres() -> Generator[RestartablePostgres]:
     """A server with an empty data directory, not started yet."""
     user = Unprivileged.current()
-    with tempfile.TemporaryDirectory(prefix="headrace-test-postgres-", ignore_cleanup_errors=True) as name:
+    with tempfile.TemporaryDirectory(
+        prefix="headrace-test-postgres-", dir=temporary_root(), ignore_cleanup_errors=True
+    ) as name:
         base = Path(name)
         base.chmod(0o755)
         user.own(base)
