@@ -362,6 +362,28 @@ async def test_pages_of_other_origins_may_call_only_where_the_operator_says_so(s
         assert "access-control-allow-origin" not in other.headers
 
 
+async def test_each_request_has_a_line_without_credentials_or_tensors(
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    for wanted in (True, False):
+        async with front(access_log=wanted) as served:
+            answer = await served.infer(document(), **{"x-request-id": "mine"})
+            await served.client.get("/v1/nothing?secret=the-key")
+            if served.http.front.access_log is not None:
+                served.http.front.access_log.flush()
+        lines = [orjson.loads(line) for line in capfd.readouterr().err.splitlines() if '"event": "request"' in line]
+        if not wanted:
+            assert not lines
+            continue
+        first, second = lines
+        assert (first["method"], first["route"], first["status"]) == ("POST", "/v1/infer", 200)
+        assert first["request_id"] == "mine" and first["duration_ms"] > 0
+        assert first["response_bytes"] == len(answer.content)
+        assert first["request_bytes"] == len(answer.request.content)
+        assert (second["route"], second["status"]) == ("unknown", 404)
+        assert "the-key" not in orjson.dumps(lines).decode()
+
+
 async def test_front_shows_its_routes_its_counts_and_how_it_is(served: Served) -> None:
     await served.infer(document())
     assert (await served.client.get("/health")).json() == {"status": "UP"}

@@ -55,6 +55,24 @@ class Counting(io.StringIO):
         return super().write(text)
 
 
+@pytest.mark.parametrize("fmt", ["json", "console"])
+async def test_an_http_request_s_line_is_what_structlog_would_write(fmt: str) -> None:
+    fields = {"method": "POST", "route": "/v1/infer", "status": 200, "request_bytes": 9, "response_bytes": 1}
+    ours, theirs = io.StringIO(), io.StringIO()
+    log = AccessLog(service="http", fmt=fmt, stream=ours)
+    log.request(**fields, duration_s=0.0123456, request_id=f"id:{KEY}")  # pyright: ignore[reportArgumentType]
+    log.flush()
+    configure_logs(service="http", fmt=fmt, stream=theirs)
+    structlog.stdlib.get_logger("x").info("request", **fields, duration_ms=12.346, request_id=f"id:{KEY}")
+    lines = [stream.getvalue() for stream in (ours, theirs)]
+    if fmt == "json":
+        told, expected = map(json.loads, lines)
+        assert {**told, "timestamp": ""} == {**expected, "timestamp": ""} and told["request_id"] == "id:hr_abcd1234_***"
+    else:
+        told, expected = (line.split(maxsplit=1)[1] for line in lines)
+        assert told == expected and "hr_abcd1234_***" in told
+
+
 @pytest.mark.parametrize("reason", ["", "MODEL_NOT_FOUND"])
 @pytest.mark.parametrize("fmt", ["json", "console"])
 async def test_a_line_is_what_structlog_would_write(reason: str, fmt: str) -> None:

@@ -1,10 +1,12 @@
-"""One line for each call of a busy method, at a cost that a busy method can bear."""
+"""One line for each call of a busy method or HTTP request, at a cost that these can bear."""
 
 from __future__ import annotations
 
 import asyncio
+import json
 import sys
 import time
+from collections.abc import Mapping
 from contextlib import suppress
 from datetime import UTC, datetime
 from typing import TextIO
@@ -50,8 +52,7 @@ class AccessLog:
         request_bytes: int,
     ) -> None:
         """Takes note of a finished call; the line is written within a tenth of a second."""
-        if "hr_" in request_id or "eyJ" in request_id:
-            request_id = redact_text(request_id)
+        request_id = _shown(request_id)
         duration_ms = f"{duration_s * 1000:.3f}"
         if self._json:
             said = f'"{reason}"' if reason else "null"
@@ -67,12 +68,35 @@ class AccessLog:
                 f"grpc_code={grpc_code} key_id={key_id} method={method} reason={reason or None} "
                 f"request_id={request_id} service={self._service} tenant_id={tenant_id}\n"
             )
-        self._lines.append(line)
-        if len(self._lines) >= _BUFFERED_LINES_MAX:
-            self.flush()
-        elif not self._flush_due:
-            self._flush_due = True
-            asyncio.get_running_loop().call_later(_FLUSH_S, self._flush)
+        self._append(line)
+
+    def request(
+        self,
+        *,
+        method: str,
+        route: str,
+        status: int,
+        duration_s: float,
+        request_id: str,
+        request_bytes: int,
+        response_bytes: int,
+    ) -> None:
+        """Takes note of an HTTP request that ended; `route` is the pattern of its path, the bytes are its bodies'."""
+        fields: Mapping[str, str | int | float] = {
+            "method": method,
+            "route": route,
+            "status": status,
+            "duration_ms": round(duration_s * 1000, 3),
+            "request_id": _shown(request_id),
+            "request_bytes": request_bytes,
+            "response_bytes": response_bytes,
+        }
+        if self._json:
+            told = {**fields, "event": "request", "level": "info", "timestamp": self._now(), "service": self._service}
+            self._append(json.dumps(told) + "\n")
+        else:
+            said = " ".join(f"{name}={value}" for name, value in sorted({**fields, "service": self._service}.items()))
+            self._append(f"{self._now()} [info     ] {'request':<{_EVENT_WIDTH}} {said}\n")
 
     def flush(self) -> None:
         """Writes what has gathered. Whoever stops the process calls it last."""
@@ -82,6 +106,14 @@ class AccessLog:
             with suppress(OSError):
                 self._stream.write("".join(lines))
                 self._stream.flush()
+
+    def _append(self, line: str) -> None:
+        self._lines.append(line)
+        if len(self._lines) >= _BUFFERED_LINES_MAX:
+            self.flush()
+        elif not self._flush_due:
+            self._flush_due = True
+            asyncio.get_running_loop().call_later(_FLUSH_S, self._flush)
 
     def _flush(self) -> None:
         self._flush_due = False
@@ -94,3 +126,7 @@ class AccessLog:
             self._second = second
             self._second_text = datetime.fromtimestamp(second, UTC).strftime("%Y-%m-%dT%H:%M:%S")
         return f"{self._second_text}.{int((now - second) * 1e6):06d}Z"
+
+
+def _shown(request_id: str) -> str:
+    return redact_text(request_id) if "hr_" in request_id or "eyJ" in request_id else request_id

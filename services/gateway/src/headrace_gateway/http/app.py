@@ -15,6 +15,7 @@ from starlette.types import ASGIApp
 
 from headrace_client.errors import HeadraceError
 from headrace_client.options import ClientOptions, Tls
+from headrace_common.access_log import AccessLog
 from headrace_common.addresses import is_loopback
 from headrace_common.metrics import Metrics
 from headrace_common.ready_file import write_ready_file
@@ -74,7 +75,7 @@ _LAST_WORDS_S = 1.0
 
 def application(front: Front) -> ASGIApp:
     """Everything that answers requests, for any ASGI server."""
-    return Envelope(app=_around(HotPaths(app=routes(front)), front), metrics=front.metrics)
+    return Envelope(app=_around(HotPaths(app=routes(front)), front), metrics=front.metrics, log=front.access_log)
 
 
 def routes(front: Front) -> FastAPI:
@@ -118,6 +119,7 @@ def make_front(settings: HttpSettings, metrics: Metrics) -> Front:
     # A key that is for this machine only doesn't open the mesh to whoever reaches this listener.
     own_headers = () if is_loopback(settings.address) else (("x-original-host", settings.address),)
     draining = asyncio.Event()
+    logged = settings.access_log and settings.log_level in ("debug", "info")
     front = Front(
         settings=settings,
         sessions=Sessions(make=session, sessions_max=settings.sessions_max),
@@ -133,6 +135,7 @@ def make_front(settings: HttpSettings, metrics: Metrics) -> Front:
         uploads=Uploads(folder=settings.state_dir / "uploads", uploads_max=settings.uploads_max),
         metrics=HttpMetrics(registry=metrics.registry),
         registry=metrics.registry,
+        access_log=AccessLog(service=settings.service, fmt=settings.log_format) if logged else None,
         own_headers=own_headers,
         draining=draining,
     )
@@ -176,6 +179,8 @@ async def serve(settings: HttpSettings, stop: Stop) -> None:
         finally:
             await _end(settings, front, server)
             await metrics.close()
+            if front.access_log is not None:
+                front.access_log.flush()
 
 
 async def _start(settings: HttpSettings, front: Front, server: HttpServer, metrics: Metrics) -> None:

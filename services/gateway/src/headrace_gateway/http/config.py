@@ -59,6 +59,9 @@ class HttpSettings(ServiceSettings):
         1_024, ge=1, description="Credentials for which streams to the gateway are kept open at once."
     )
     batch_requests_max: int = Field(256, ge=1, description="Requests of one /v1/infer/batch.")
+    access_log: bool = Field(
+        True, description="Whether each request writes a line, at the log levels info and debug; it has no credential."
+    )
     cors_origins: CommaList = Field(
         (), description="Origins whose pages may call, as https://app.example.com,… or * for any; none by default."
     )

@@ -1,4 +1,4 @@
-"""Around every request: its id, its counts, and an end without noise when its client has left."""
+"""Around every request: its id, its counts, its line in the log, and an end without noise when its client has left."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import time
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from headrace_common.access_log import AccessLog
 from headrace_common.request_id import REQUEST_ID_KEY, accept_request_id
 from headrace_gateway.http.http_metrics import HttpMetrics
 
@@ -20,22 +21,33 @@ class Envelope:
     Args:
         app: What answers.
         metrics: Where requests are counted.
+        log: Where each has a line; None writes none.
     """
 
-    def __init__(self, *, app: ASGIApp, metrics: HttpMetrics) -> None:
+    def __init__(self, *, app: ASGIApp, metrics: HttpMetrics, log: AccessLog | None = None) -> None:
         self._app = app
         self._metrics = metrics
+        self._log = log
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """The hook of ASGI."""
         request_id = _request_id(scope)
         scope["headrace.request_id"] = request_id
         status = _GONE
+        request_bytes = response_bytes = 0
         started = time.perf_counter()
 
+        async def receive_on() -> Message:
+            nonlocal request_bytes
+            message = await receive()
+            request_bytes += len(message.get("body", b""))
+            return message
+
         async def send_on(message: Message) -> None:
-            nonlocal status
-            if message["type"] == "http.response.start":
+            nonlocal status, response_bytes
+            if message["type"] == "http.response.body":
+                response_bytes += len(message.get("body", b""))
+            elif message["type"] == "http.response.start":
                 status = message["status"]
                 headers = message.setdefault("headers", [])
                 if not any(name == _REQUEST_ID for name, _ in headers):
@@ -45,7 +57,7 @@ class Envelope:
         metrics = self._metrics
         metrics.in_flight += 1
         try:
-            await self._app(scope, receive, send_on)
+            await self._app(scope, receive_on, send_on)
         except asyncio.CancelledError:
             # The client has left: nobody is there to be told.
             status = _GONE
@@ -56,7 +68,18 @@ class Envelope:
         finally:
             metrics.in_flight -= 1
             route = getattr(scope.get("route"), "path", "unknown")
-            metrics.ended(route=route, method=scope["method"], status=status, seconds=time.perf_counter() - started)
+            seconds = time.perf_counter() - started
+            metrics.ended(route=route, method=scope["method"], status=status, seconds=seconds)
+            if self._log is not None:
+                self._log.request(
+                    method=scope["method"],
+                    route=route,
+                    status=status,
+                    duration_s=seconds,
+                    request_id=request_id,
+                    request_bytes=request_bytes,
+                    response_bytes=response_bytes,
+                )
 
 
 def _request_id(scope: Scope) -> str:

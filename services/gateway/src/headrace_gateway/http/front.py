@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from prometheus_client import CollectorRegistry
 
+from headrace_common.access_log import AccessLog
 from headrace_gateway.http.bodies import Bodies
 from headrace_gateway.http.config import HttpSettings
 from headrace_gateway.http.http_metrics import HttpMetrics
@@ -26,6 +27,7 @@ class Front:
         uploads: Room for uploads of models.
         streams: Its streams of events.
         metrics: What it counts.
+        access_log: Gets a line for each request; None writes none.
         registry: All metrics of the process.
         own_headers: Metadata that it adds to every call.
         draining: Set when the front is to end: it is not ready any more.
@@ -38,5 +40,6 @@ class Front:
     streams: OpenStreams
     metrics: HttpMetrics
     registry: CollectorRegistry
+    access_log: AccessLog | None
     own_headers: tuple[tuple[str, str], ...] = ()
     draining: asyncio.Event = field(default_factory=asyncio.Event)
