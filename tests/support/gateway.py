@@ -109,6 +109,8 @@ class Backends:
             "HEADRACE_PRINCIPAL_KEY_FILE": str(self.folder / "gateway.jwk"),
             # Most tests are over when they close it; a grace costs each of them half a second.
             "HEADRACE_SHUTDOWN_GRACE_S": "0",
+            "HEADRACE_GATEWAY_SPOOL_DRAIN_S": "0",
+            "HEADRACE_STATE_DIR": str(self.folder / "state"),
         }
 
     def settings(self, **variables: str) -> GatewaySettings:

@@ -8,6 +8,7 @@ from typing import Any
 from prometheus_client import CollectorRegistry
 
 from headrace.gateway.v1 import mesh_pb2 as gateway_pb2
+from headrace.quota.v1.quotas_pb2 import Limit
 from headrace.registry.internal.v1.catalog_pb2 import CatalogEntry
 from headrace.registry.v1 import manifest_pb2, models_pb2
 from headrace.runner.internal.v1 import mesh_pb2
@@ -16,6 +17,7 @@ from headrace_common.lanes import ByteBudget, LaneLimits
 from headrace_common.loop_load import LoopLoad
 from headrace_common.rpc_status import to_status
 from headrace_common.testing import FakeClock
+from headrace_gateway.accounting.call_accounts import CallAccounts
 from headrace_gateway.catalog import Catalog
 from headrace_gateway.features import Features
 from headrace_gateway.inference.dispatcher import Dispatcher
@@ -30,6 +32,8 @@ from headrace_gateway.mesh.placement import Wants
 from headrace_gateway.mesh.runner_session import RunnerSession
 from headrace_gateway.metrics import GatewayMetrics
 from headrace_gateway.principal_table import PrincipalTable
+from headrace_gateway.quota.lease_book import LeaseBook
+from support.call_log import ListedCalls
 from support.placement import placement
 
 MIB = 1 << 20
@@ -64,10 +68,20 @@ class GatewayCore:
         )
         ResilienceMetrics(dispatcher=self.dispatcher, registry=registry)
         self.registry = registry
+        self.log = ListedCalls()
+        self.limits: dict[str, list[Limit]] = {}
+        self.book = LeaseBook(
+            limits_of=lambda tenant_id: self.limits.get(tenant_id, ()), clock=self.clock, wake=lambda: None
+        )
+        self.aggregated: set[str] = set()
+        self.accounts = CallAccounts(
+            log=self.log, book=self.book, aggregates=self.aggregated.__contains__, clock=self.clock
+        )
         self.handler = InferenceHandler(
             catalog=self.catalog,
             features=Features(table=self.principals),
             dispatcher=self.dispatcher,
+            accounts=self.accounts,
             payloads=self.payloads,
             metrics=self.metrics,
             clock=self.clock,

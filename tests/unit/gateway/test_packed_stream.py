@@ -56,6 +56,7 @@ class Stage:
             gate=self.gate,
             limits=limits,
             tenant_id=tenant_id,
+            subject="key:k",
             request_id="stream",
             wake=self._wake,
         )

@@ -43,6 +43,7 @@ class Stage:
             gate=self.gate,
             limits=LIMITS,
             tenant_id="acme",
+            subject="key:k",
             request_id="stream",
             traceparent="",
             ends_on_error=ends_on_error,

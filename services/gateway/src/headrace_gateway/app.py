@@ -23,6 +23,7 @@ from headrace_common.secrets import read_secret
 from headrace_common.service_main import Stop
 from headrace_common.tasks import TaskGuard
 from headrace_common.tls import TlsFiles
+from headrace_gateway.accounting.accounting import Accounting
 from headrace_gateway.catalog import Catalog, CatalogVersion
 from headrace_gateway.config import GatewaySettings, check_settings, placement_policy, resilience_limits, routing_rules
 from headrace_gateway.deadlines import Deadlines
@@ -59,6 +60,7 @@ from headrace_gateway.public_services import (
     open_inference_endpoints,
     reflection_endpoints,
 )
+from headrace_gateway.quota.lease_book import LeaseBook
 from headrace_gateway.readiness import Readiness
 
 ARTIFACT_AUDIENCE = "headrace-registry-artifact"
@@ -125,6 +127,7 @@ class Gateway:
         self._identity = Identity(table=self._table, clock=clock, community=settings.community)
         self._payloads = PayloadGate(bytes_max=settings.request_bytes_max)
         self._results = ByteBudget(total_bytes=settings.result_bytes_max)
+        self._accounting = self._accounts()
         self._inference = self._inference_handler()
         self._listening = asyncio.Event()
         self._public = self._public_server()
@@ -148,6 +151,7 @@ class Gateway:
         self._tasks.spawn(self._load.run(), name="loop load")
         freed = FreedMemory(seen=lambda: self._payloads.huge + self._results.huge)
         self._tasks.spawn(freed.run(), name="freed memory")
+        self._accounting.start(self._tasks)
         (self.mesh_address,) = await self._mesh.start()
         if self._settings.share_port:
             self._tasks.spawn(self._listen_when_ready(), name="public listener")
@@ -188,7 +192,9 @@ class Gateway:
         except TimeoutError:
             pass
         await self._mesh.stop(0)
+        await self._accounting.close(self._settings.spool_drain_s)
         await self._tasks.close()
+        self._accounting.release()
         await self._neighbours.close()
         if self._access_log is not None:
             self._access_log.flush()
@@ -263,6 +269,23 @@ class Gateway:
         RoutingMetrics(router=router, registry=self._registry)
         return router
 
+    def _accounts(self) -> Accounting:
+        settings = self._settings
+        accounting = Accounting(
+            parent=settings.spool_dir or settings.state_dir / "spool",
+            bytes_max=settings.spool_bytes_max,
+            gateway_id=self.id,
+            book=LeaseBook(limits_of=lambda _tenant_id: (), clock=self._clock, wake=lambda: None),
+            aggregates=self._table.aggregates_streams,
+            channel=self._neighbours.usage_channel,
+            metadata=self._neighbours.quota_metadata,
+            replaced=lambda _gateway_id: None,
+            clock=self._clock,
+            random=Random(),  # noqa: S311 - spreads reconnects, guards nothing
+        )
+        self.catalog.add_listener(accounting.calls.forget)
+        return accounting
+
     def _inference_handler(self) -> InferenceHandler:
         dispatcher = self._dispatcher = Dispatcher(
             directory=self._directory,
@@ -278,6 +301,7 @@ class Gateway:
             catalog=self.catalog,
             features=self._features,
             dispatcher=dispatcher,
+            accounts=self._accounting.calls,
             payloads=self._payloads,
             metrics=self._metrics,
             clock=self._clock,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import ClassVar, Literal
 
 from pydantic import Field
@@ -123,6 +124,19 @@ class GatewaySettings(ServiceSettings):
     )
     principal_ttl_s: float = Field(
         60.0, ge=5, le=300, description="Life of the signed principal that upstream services get, seconds."
+    )
+    spool_dir: Path | None = Field(
+        None,
+        description="Folder for usage records that quota doesn't have yet; must outlive the process. Empty means "
+        "`spool` in the state directory.",
+    )
+    spool_bytes_max: int = Field(
+        256 << 20,
+        ge=16 << 20,
+        description="Bytes of usage records that are kept at most; when full, calls are refused.",
+    )
+    spool_drain_s: float = Field(
+        2.0, ge=0, le=60, description="How long a stopping gateway goes on sending usage records, seconds."
     )
     transfer_timeout_s: float = Field(
         3_600.0, gt=0, description="Deadline of an upload or download whose client sent none, seconds."

@@ -10,7 +10,7 @@ import grpc.aio
 
 from headrace_common.clock import Clock
 from headrace_common.feed_follower import FeedFollower
-from headrace_common.grpc_client import Caller, open_channel
+from headrace_common.grpc_client import Caller, MetadataPairs, open_channel
 from headrace_common.principal import PRINCIPAL_KEY, PrincipalSigner
 from headrace_common.tls import TlsFiles
 from headrace_gateway.catalog import Catalog
@@ -34,7 +34,11 @@ class _Neighbour:
 
 
 class Neighbours:
-    """Both services. Build it inside a running event loop; `close` it there."""
+    """Both services. Build it inside a running event loop; `close` it there.
+
+    Attributes:
+        usage_channel: Where usage records go.
+    """
 
     def __init__(
         self, *, settings: GatewaySettings, signer: PrincipalSigner, tls: TlsFiles | None, clock: Clock
@@ -44,6 +48,8 @@ class Neighbours:
         self._tls = tls
         self._clock = clock
         self._quota = self._neighbour("quota", settings.quota_address, QUOTA_AUDIENCE)
+        # Usage comes in batches, which shall delay neither a revocation nor a permit.
+        self.usage_channel = open_channel(settings.quota_address, tls=tls, own_connection=True)
         self._registry = self._neighbour("registry", settings.registry_address, REGISTRY_AUDIENCE)
 
     @property
@@ -53,6 +59,10 @@ class Neighbours:
     @property
     def registry(self) -> Upstream:
         return self._registry.upstream
+
+    def quota_metadata(self) -> MetadataPairs:
+        """What proves to quota that a gateway calls on its own behalf."""
+        return ((PRINCIPAL_KEY, self._quota.upstream.tokens.service_token()),)
 
     def feeds(
         self, *, table: PrincipalTable, catalog: Catalog, snapshot: Callable[[str], None]
@@ -75,6 +85,7 @@ class Neighbours:
         for neighbour in (self._quota, self._registry):
             await neighbour.upstream.channel.close()
             await neighbour.feed_channel.close()
+        await self.usage_channel.close()
 
     def _neighbour(self, name: str, address: str, audience: str) -> _Neighbour:
         tokens = PrincipalTokens(

@@ -47,6 +47,7 @@ class PrincipalTable:
         self._tiers: dict[str, str] = {}
         self._features_off: dict[str, frozenset[str]] = {}
         self._limits: dict[str, tuple[Limit, ...]] = {}
+        self._aggregated: set[str] = set()
         self._ready = False
 
     @property
@@ -60,6 +61,7 @@ class PrincipalTable:
     def replace(self, tenants: Iterable[TenantRecord], keys: Iterable[KeyRecord]) -> None:
         """Takes a complete snapshot in place of everything known so far."""
         self._keys, self._digests, self._active, self._tiers, self._features_off = {}, {}, {}, {}, {}
+        self._aggregated.clear()
         self.apply(tenants, keys)
         self._ready = True
 
@@ -69,6 +71,7 @@ class PrincipalTable:
             self._active[tenant.tenant_id] = tenant.status == tenants_pb2.TENANT_STATUS_ACTIVE
             self._tiers[tenant.tenant_id] = tenant.tier
             self._limits[tenant.tenant_id] = tuple(tenant.limits)
+            (self._aggregated.add if tenant.aggregate_streams else self._aggregated.discard)(tenant.tenant_id)
             self._features_off[tenant.tenant_id] = frozenset(
                 feature for feature, switch in tenant.features.items() if switch == OFF
             )
@@ -95,6 +98,10 @@ class PrincipalTable:
     def features_off(self, tenant_id: str) -> frozenset[str]:
         """Names of the features that are switched off for the tenant."""
         return self._features_off.get(tenant_id, _ALL_ON)
+
+    def aggregates_streams(self, tenant_id: str) -> bool:
+        """Whether the usage of the tenant's packed streams is written by model and second."""
+        return tenant_id in self._aggregated
 
     def limits(self, tenant_id: str) -> tuple[Limit, ...]:
         """The limits that hold for a tenant: the same object until the feed tells of a change."""

@@ -101,6 +101,7 @@ def inference_endpoints(
             gate=gate,
             limits=limits,
             tenant_id=opening.tenant_id,
+            subject=opening.subject,
             request_id=opening.request_id,
             wake=opening.wake,
         )
@@ -111,6 +112,7 @@ def inference_endpoints(
             gate=gate,
             limits=limits,
             tenant_id=opening.tenant_id,
+            subject=opening.subject,
             request_id=opening.request_id,
             traceparent=accept_traceparent(opening.metadata.get(TRACEPARENT_KEY)),
             ends_on_error=opening.metadata.get(ERROR_AS_STATUS_KEY) == "true",

@@ -9,6 +9,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Iterator
 from enum import IntEnum
+from mmap import mmap
 from typing import Any, NamedTuple, TypeAlias
 from zlib import crc32
 
@@ -29,7 +30,7 @@ _pack_header = _HEADER.pack
 _pack_admitted = _ADMITTED.pack
 _pack_ended = _ENDED.pack
 
-Buffer: TypeAlias = "bytes | memoryview"
+Buffer: TypeAlias = "bytes | memoryview | mmap"
 Texts: TypeAlias = tuple[str, ...]
 
 
@@ -214,7 +215,7 @@ def read_admitted(body: Buffer) -> Admitted:
 def read_ended(body: Buffer, at: int, end: int) -> Ended:
     """The end whose body is there. Raises struct.error where it is none."""
     values: Any = _ENDED.unpack_from(body, at)
-    return Ended(*values[1:], _text(body[at + _ENDED.size : end]))
+    return Ended._make((*values[1:], _text(body[at + _ENDED.size : end])))
 
 
 def read_texts(body: Buffer) -> Texts:

@@ -15,9 +15,14 @@ from headrace_gateway.mesh.session_calls import Answer
 from headrace_gateway.version_meters import VersionMeters
 
 if TYPE_CHECKING:
+    import asyncio
+
+    from headrace_gateway.accounting.call_accounts import Account
+    from headrace_gateway.accounting.records import Estimate
     from headrace_gateway.inference.generation.answer_parts import AnswerParts
     from headrace_gateway.inference.resilience.hedge import Hedge
     from headrace_gateway.inference.resilience.traffic import ReplicaTraffic
+    from headrace_gateway.quota.reservation import Reservation
 
 Outcome: TypeAlias = Answer | HeadraceError
 Ended: TypeAlias = "Callable[[InferenceCall, Outcome], None]"
@@ -34,6 +39,8 @@ class Caller(NamedTuple):
         timeout_s: Time left of the client's deadline; None where it set none for this call.
         priority: 0 to 9, 9 is most urgent; None leaves it to the request's parameters.
         within_s: Time left of the stream that the call came by.
+        subject: Which key or token it is, as the ledger says it.
+        kind: How the call came, as the ledger says it.
     """
 
     tenant_id: str
@@ -42,6 +49,8 @@ class Caller(NamedTuple):
     timeout_s: float | None
     priority: int | None = None
     within_s: float = TIMEOUT_MAX_S
+    subject: str = ""
+    kind: str = "unary"
 
 
 @dataclass(slots=True, eq=False)
@@ -73,6 +82,14 @@ class InferenceCall:
         held_bytes: What the gateway holds for it, by its own count.
         sequence: Tells its sequence from others of the version, whose state a runner keeps; empty where it has none.
         sequence_start: Whether it begins it.
+        request_bytes: Of the request as its client sent it.
+        tokens_max: Tokens that each completion may have; 0 where the request doesn't say.
+        sends: How often it went to a runner, copies included.
+        account: What it is written down under; `estimate` is what it is expected to use.
+        reservation: Its part of its tenant's limits; None while it has none.
+        grant: Waits for that, if there was none at once.
+        admitted_at: Reading of the monotonic clock when it was admitted; `row` is its number in the spool, 0 before
+            that and after its end.
     """
 
     version: CatalogVersion
@@ -108,6 +125,15 @@ class InferenceCall:
     affinity: bytes = b""
     places: int = 1
     held_bytes: int = 0
+    request_bytes: int = 0
+    tokens_max: int = 0
+    sends: int = 0
+    account: Account | None = None
+    estimate: Estimate | None = None
+    reservation: Reservation | None = None
+    grant: asyncio.Task[None] | None = None
+    admitted_at: float = 0.0
+    row: int = 0
 
     @property
     def version_uid(self) -> str:

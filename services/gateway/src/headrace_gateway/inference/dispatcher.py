@@ -146,6 +146,7 @@ class Dispatcher:
         call.sent_at = now
         replica.began(now, call.places)
         call.id = session.calls.send(call)
+        call.sends += 1
         if model.hedge_after_s and not call.attempt and not call.sequence and call.parts is None:
             self.hedges.plan(call, now + model.hedge_after_s)
         return True

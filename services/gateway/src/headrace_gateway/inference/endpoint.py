@@ -94,6 +94,7 @@ class OneRequestEndpoint:
                 request_id=request_id,
                 traceparent=accept_traceparent(metadata.get(TRACEPARENT_KEY)),
                 timeout_s=self._timeout_s(context),
+                subject=principal.subject,
             )
             with self._place(principal.tenant_id):
                 answering = self._serve(request, caller, context)

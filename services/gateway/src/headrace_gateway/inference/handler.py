@@ -9,7 +9,8 @@ from headrace.runner.internal.v1 import mesh_pb2
 from headrace_common import catalogue
 from headrace_common.clock import Clock
 from headrace_common.deadline_wheel import DeadlineWheel
-from headrace_common.errors import HeadraceError, InferenceTimeout
+from headrace_common.errors import HeadraceError, InferenceTimeout, InternalError
+from headrace_gateway.accounting.call_accounts import CallAccounts
 from headrace_gateway.catalog import Catalog, CatalogVersion
 from headrace_gateway.features import GENERATE, Features
 from headrace_gateway.inference.call import TIMEOUT_MAX_S, Caller, Ended, InferenceCall, Outcome
@@ -17,6 +18,7 @@ from headrace_gateway.inference.dispatcher import Dispatcher
 from headrace_gateway.inference.generation.answer_parts import AnswerParts, Sink
 from headrace_gateway.inference.generation.prompt_fields import (
     PLACES_MAX,
+    TOKENS_MAX,
     prompt_affinity,
     read_generate,
     session_affinity,
@@ -40,6 +42,7 @@ class InferenceHandler:
 
     Args:
         payloads: Bounds the bytes of the requests that are held.
+        accounts: Reserves what a call may use, and writes down what it has used.
         message_bytes_max: Largest request; larger ones were received but are refused.
         call_timeout_s: Time of a call whose client states none, and `generate_timeout_s` where the model generates.
     """
@@ -50,6 +53,7 @@ class InferenceHandler:
         catalog: Catalog,
         features: Features,
         dispatcher: Dispatcher,
+        accounts: CallAccounts,
         payloads: PayloadGate,
         metrics: GatewayMetrics,
         clock: Clock,
@@ -60,6 +64,7 @@ class InferenceHandler:
         self._catalog = catalog
         self._features = features
         self._dispatcher = dispatcher
+        self._accounts = accounts
         self._payloads = payloads
         self._metrics = metrics
         self._clock = clock
@@ -91,9 +96,10 @@ class InferenceHandler:
             sink: Takes all parts of the answer but the last; None where it must come whole.
 
         Raises:
-            HeadraceError: MESSAGE_TOO_LARGE, SERVER_OVERLOADED, CONCURRENCY_EXCEEDED (RESOURCE_EXHAUSTED),
-                CIRCUIT_OPEN (UNAVAILABLE), FEATURE_DISABLED (PERMISSION_DENIED), REQUEST_MALFORMED, FIELD_REQUIRED,
-                MODEL_TASK_MISMATCH (INVALID_ARGUMENT), the catalogue's (NOT_FOUND …). Nothing was begun.
+            HeadraceError: MESSAGE_TOO_LARGE, SERVER_OVERLOADED, CONCURRENCY_EXCEEDED, those of the tenant's limits
+                (RESOURCE_EXHAUSTED), CIRCUIT_OPEN, SPOOL_FULL, QUOTA_UNAVAILABLE (UNAVAILABLE), FEATURE_DISABLED
+                (PERMISSION_DENIED), REQUEST_MALFORMED, FIELD_REQUIRED, MODEL_TASK_MISMATCH (INVALID_ARGUMENT), the
+                catalogue's (NOT_FOUND …). Nothing was begun.
         """
         now = self._clock.monotonic()
         size = len(request)
@@ -126,7 +132,8 @@ class InferenceHandler:
             call.parts = AnswerParts(request=request, meters=call.meters.generation, sink=sink)
             call.affinity = session_affinity(fields.session) if fields.session else prompt_affinity(request)
             call.places = min(fields.completions, PLACES_MAX)
-        return self._admit(call)
+            call.tokens_max = min(fields.tokens_max, TOKENS_MAX)
+        return self._admit(call, caller, size)
 
     def generate(self, request: bytes, caller: Caller, ended: Ended, sink: Sink) -> InferenceCall:
         """Starts a call whose answer are GenerateResponses: the last one is the answer, `sink` gets those before.
@@ -159,25 +166,25 @@ class InferenceHandler:
             meters=meters.generation,
             sink=sink,
         )
-        return self._admit(
-            InferenceCall(
-                version,
-                caller.request_id,
-                caller.traceparent,
-                fields.priority,
-                now,
-                now + self._timeout_s(caller, version),
-                parts.request,
-                meters,
-                ended,
-                0,
-                self._finished,
-                parts=parts,
-                kind=mesh_pb2.CALL_KIND_GENERATE,
-                affinity=fields.affinity,
-                places=fields.places,
-            )
+        call = InferenceCall(
+            version,
+            caller.request_id,
+            caller.traceparent,
+            fields.priority,
+            now,
+            now + self._timeout_s(caller, version),
+            parts.request,
+            meters,
+            ended,
+            0,
+            self._finished,
+            parts=parts,
+            kind=mesh_pb2.CALL_KIND_GENERATE,
+            affinity=fields.affinity,
+            places=fields.places,
+            tokens_max=fields.tokens_max,
         )
+        return self._admit(call, caller, len(request))
 
     def _timeout_s(self, caller: Caller, version: CatalogVersion, stated_us: int = 0) -> float:
         """How long the call may take: what the request states replaces the default and shortens a deadline."""
@@ -201,16 +208,17 @@ class InferenceHandler:
             if call.ended is not None:
                 self.give_up(call, error)
 
-    def _admit(self, call: InferenceCall) -> InferenceCall:
+    def _admit(self, call: InferenceCall, caller: Caller, request_bytes: int) -> InferenceCall:
         now, size = call.arrived_at, len(call.payload)
         call.held_bytes = size
         try:
             self._payloads.enter(size)
             try:
+                self._accounts.open(call, caller, request_bytes)
                 if call.sequence:
                     self._start_in_turn(call)
                 else:
-                    self._dispatcher.start(call)
+                    self._start(call)
             except BaseException:
                 self._payloads.leave(size)
                 raise
@@ -229,7 +237,9 @@ class InferenceHandler:
         if call.ended is not None:
             self._dispatcher.cancel(call)
             self._close(call)
-            call.meters.failed(catalogue.CALL_CANCELLED.reason, self._clock.monotonic() - call.arrived_at)
+            now = self._clock.monotonic()
+            call.meters.failed(catalogue.CALL_CANCELLED.reason, now - call.arrived_at)
+            self._accounts.ended(call, None, now)
 
     async def model_infer(self, request: bytes, caller: Caller) -> bytes:
         """Serialised ModelInferRequest in, serialised ModelInferResponse out.
@@ -272,11 +282,41 @@ class InferenceHandler:
         for call in self._deadlines.expired(self._clock.monotonic()):
             self._expire(call)
 
+    def _start(self, call: InferenceCall) -> None:
+        """Reserves what the call needs and sends it, or lets it wait for a grant."""
+        if self._accounts.reserve(call):
+            self._send(call)
+        else:
+            call.grant = asyncio.get_running_loop().create_task(self._send_when_granted(call), name="grant")
+
+    def _send(self, call: InferenceCall) -> None:
+        """Gives the call to the dispatcher and writes it down; what it sends leaves only after this has returned."""
+        try:
+            self._dispatcher.start(call)
+        except BaseException:
+            self._accounts.refused(call)
+            raise
+        self._accounts.admitted(call)
+
+    async def _send_when_granted(self, call: InferenceCall) -> None:
+        try:
+            await self._accounts.granted(call)
+            call.grant = None
+            self._send(call)
+        except HeadraceError as error:
+            call.grant = None
+            self._finished(call, error)
+        except Exception:
+            # A defect: nobody else would tell the client.
+            call.grant = None
+            self._finished(call, InternalError("the call could not be started"))
+            raise
+
     def _start_in_turn(self, call: InferenceCall) -> None:
         """Starts a call of a sequence, or keeps it until those before it have ended."""
         if self._order.enter((call.version_uid, call.sequence), call):
             try:
-                self._dispatcher.start(call)
+                self._start(call)
             except BaseException:
                 self._pass_turn(call)
                 raise
@@ -290,7 +330,7 @@ class InferenceHandler:
     def _start_following(self, call: InferenceCall) -> None:
         if call.ended is not None:
             try:
-                self._dispatcher.start(call)
+                self._start(call)
             except HeadraceError as error:
                 self._finished(call, error)
 
@@ -316,10 +356,14 @@ class InferenceHandler:
             call.meters.failed(outcome.reason, now - call.arrived_at)
         else:
             call.meters.answered(outcome, call.arrived_at, now, first_at=parts.first_at if parts is not None else 0.0)
+        self._accounts.ended(call, outcome, now)
         ended(call, outcome)
 
     def _close(self, call: InferenceCall) -> None:
         call.ended = None
+        if call.grant is not None:
+            call.grant.cancel()
+            call.grant = None
         call.meters.in_flight -= 1
         self._deadlines.discard(call, call.deadline)
         self._payloads.leave(call.held_bytes)

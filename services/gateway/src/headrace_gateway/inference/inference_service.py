@@ -13,6 +13,7 @@ from headrace_common.clock import Clock
 from headrace_common.errors import DeadlineError, HeadraceError, ValidationError
 from headrace_common.rpc_runtime import AdmissionGate
 from headrace_common.rpc_status import to_status
+from headrace_gateway.accounting.call_accounts import BATCH
 from headrace_gateway.inference.call import Caller, InferenceCall, Outcome
 from headrace_gateway.inference.execution import write_response
 from headrace_gateway.inference.handler import InferenceHandler
@@ -171,7 +172,9 @@ class _Batch:
             raise DeadlineError(
                 "the batch's deadline was over before this request could begin", entry=catalogue.DEADLINE_ALREADY_OVER
             )
-        caller = prioritised(self._caller, message, f"requests[{index}].priority")._replace(timeout_s=remaining_s)
+        caller = prioritised(self._caller, message, f"requests[{index}].priority")._replace(
+            timeout_s=remaining_s, kind=BATCH
+        )
         self._open.begin(index, message.request, caller, self._ended)
 
     def _ended(self, call: InferenceCall, outcome: Outcome) -> None:

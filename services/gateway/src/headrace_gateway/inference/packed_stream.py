@@ -16,6 +16,7 @@ from headrace_common.request_id import accept_request_id
 from headrace_common.reused_message import ReusedMessage
 from headrace_common.rpc_runtime import AdmissionGate
 from headrace_common.rpc_status import to_status
+from headrace_gateway.accounting.call_accounts import STREAM
 from headrace_gateway.inference.call import Caller, InferenceCall, Outcome, accept_traceparent
 from headrace_gateway.inference.execution import write_response
 from headrace_gateway.inference.handler import InferenceHandler
@@ -59,6 +60,7 @@ class PackedStream:
     Args:
         gate: Bounds the calls of all streams.
         tenant_id: Whose models the calls may use.
+        subject: Which key or token opened it.
         request_id: The stream's own; calls without one get it with their identifier added.
         wake: Called whenever `next_message` may have something.
     """
@@ -70,11 +72,13 @@ class PackedStream:
         gate: AdmissionGate,
         limits: StreamLimits,
         tenant_id: str,
+        subject: str,
         request_id: str,
         wake: Callable[[], None],
     ) -> None:
         self._limits = limits
         self._tenant_id = tenant_id
+        self._subject = subject
         self._request_id = request_id
         self._wake = wake
         # Until its answer is in a message a call is in flight.
@@ -227,6 +231,8 @@ class PackedStream:
             accept_traceparent(call.traceparent) if call.traceparent else "",
             timeout_s,
             priority,
+            subject=self._subject,
+            kind=STREAM,
         )
         return infer.request, caller
 

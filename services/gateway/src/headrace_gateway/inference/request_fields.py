@@ -14,7 +14,9 @@ _BOOL, _INT64, _STRING, _UINT64 = 1, 2, 3, 5
 _PARAMETER_FIELDS_MAX = 64
 _SEQUENCE_BYTES_MAX = 128
 
-_ROUTING = frozenset(("priority", "timeout", "latency_critical", "sequence_id", "sequence_start", "session", "n"))
+_ROUTING = frozenset(
+    ("priority", "timeout", "latency_critical", "sequence_id", "sequence_start", "session", "n", "max_tokens")
+)
 
 PRIORITY_DEFAULT = 5
 """Between 0 and 9, 9 is most urgent."""
@@ -31,7 +33,8 @@ class RequestFields(NamedTuple):
             none here, and refused by runners.
         sequence_start: The parameter of that name; so is `latency_critical`.
         session: The parameter of that name, or else the sequence: requests that should go to the same replica.
-        completions: The parameter `n` of a request to generate, 1 where it is none that can be right.
+        completions: The parameter `n` of a request to generate, 1 where it is none that can be right; so is
+            `tokens_max`, the parameter `max_tokens`, 0 where it is none.
     """
 
     model_name: str
@@ -43,6 +46,7 @@ class RequestFields(NamedTuple):
     latency_critical: bool = False
     session: str = ""
     completions: int = 1
+    tokens_max: int = 0
 
 
 class RequestFieldReader:
@@ -103,6 +107,7 @@ def _walk(request: bytes, raw_sizes: list[int]) -> RequestFields:
         session if session and isinstance(session, str) else sequence,
         # Runners refuse what can't be right; to a model that doesn't generate it may mean anything.
         n if isinstance(n := read.get("n"), int) and n > 0 else 1,
+        tokens if isinstance(tokens := read.get("max_tokens"), int) and tokens > 0 else 0,
     )
 
 

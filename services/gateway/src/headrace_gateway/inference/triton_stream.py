@@ -10,6 +10,7 @@ from headrace_common import wire
 from headrace_common.errors import HeadraceError, ValidationError
 from headrace_common.rpc_runtime import AdmissionGate
 from headrace_common.rpc_status import to_status
+from headrace_gateway.accounting.call_accounts import STREAM
 from headrace_gateway.inference.call import TIMEOUT_MAX_S, Caller, InferenceCall, Outcome
 from headrace_gateway.inference.execution import execution_parameters
 from headrace_gateway.inference.generation.answer_parts import PART_OVERHEAD_BYTES, UNREAD_BYTES_MAX
@@ -49,6 +50,7 @@ class TritonStream:
     Args:
         gate: Bounds the calls of all streams.
         tenant_id: Whose models the requests may use.
+        subject: Which key or token opened it.
         request_id: The stream's own; calls get it with their number added.
         ends_on_error: Whether the first failure ends the stream instead of being an answer.
         tells_execution: Whether the last answer of a call tells where it ran.
@@ -63,6 +65,7 @@ class TritonStream:
         gate: AdmissionGate,
         limits: StreamLimits,
         tenant_id: str,
+        subject: str,
         request_id: str,
         traceparent: str,
         ends_on_error: bool,
@@ -72,6 +75,7 @@ class TritonStream:
     ) -> None:
         self._limits = limits
         self._tenant_id = tenant_id
+        self._subject = subject
         self._request_id = request_id
         self._traceparent = traceparent
         self._ends_on_error = ends_on_error
@@ -116,6 +120,8 @@ class TritonStream:
             # The stream lives longer than its calls, so its deadline is none of theirs.
             timeout_s=None,
             within_s=TIMEOUT_MAX_S if remaining_s is None else remaining_s,
+            subject=self._subject,
+            kind=STREAM,
         )
         try:
             if self._refusing:

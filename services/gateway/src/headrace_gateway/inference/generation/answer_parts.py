@@ -11,6 +11,7 @@ from headrace_common import catalogue
 from headrace_common.errors import HeadraceError, InternalError, RunnerError
 from headrace_gateway.inference.generation.generation_meters import GenerationMeters
 from headrace_gateway.inference.resilience import failures
+from inference import open_inference_pb2 as oip
 
 if TYPE_CHECKING:
     from headrace_gateway.inference.call import InferenceCall, Outcome
@@ -37,6 +38,8 @@ class AnswerParts:
         first_at: Reading of the monotonic clock when its first token came, 0 before; `first_s` is how long after the
             call was sent.
         attempt_first_s: How long after it was sent the attempt under way had its first token; None before.
+        prompt_tokens: Tokens of the prompt, known at the end; `completion_tokens` are those generated so far.
+        sent_bytes: Bytes of the messages that went to the client, but for the last.
     """
 
     def __init__(self, *, request: bytes, meters: GenerationMeters, sink: Sink) -> None:
@@ -47,6 +50,9 @@ class AnswerParts:
         self.first_s = 0.0
         self.attempt_first_s: float | None = None
         self.last_at = 0.0
+        self.prompt_tokens = 0
+        self.completion_tokens = 0
+        self.sent_bytes = 0
         self._sink = sink
 
     def add(self, call: InferenceCall, payload: bytes, now: float) -> None:
@@ -77,7 +83,18 @@ class AnswerParts:
         """
         if not self.first_at:
             self.count(call, 1, now)
+        try:
+            parameters = oip.ModelInferResponse.FromString(answer.payload).parameters
+        except DecodeError:
+            # It goes to the client as it came.
+            return answer
+        self.used(parameters["prompt_tokens"].int64_param, parameters["completion_tokens"].int64_param)
         return answer
+
+    def used(self, prompt_tokens: int, completion_tokens: int) -> None:
+        """What the runner says at the end; less than what came of it can't be."""
+        self.prompt_tokens = max(0, prompt_tokens)
+        self.completion_tokens = max(self.completion_tokens, completion_tokens)
 
     @property
     def may_go_on(self) -> bool:
@@ -100,9 +117,11 @@ class AnswerParts:
         elif tokens:
             self.meters.inter_token.observe((now - self.last_at) / tokens)
         self.last_at = now
+        self.completion_tokens += tokens
 
     def send(self, call: InferenceCall, message: bytes) -> None:
         """Gives the client a message."""
+        self.sent_bytes += len(message)
         self._sink(call, message)
 
     def _failed(self, call: InferenceCall, error: HeadraceError) -> HeadraceError:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from hashlib import blake2b
 from itertools import islice
 from typing import NamedTuple
@@ -19,12 +19,14 @@ _NAME, _VERSION = 1, 2
 _TEXT, _TOKEN_IDS, _CHAT = 4, 5, 6
 _SAMPLING, _COMPLETIONS = 7, 8
 _PRIORITY, _SESSION, _CONTINUE = 11, 12, 13
-_JSON_SCHEMA, _GRAMMAR = 13, 14
+_MAX_TOKENS, _JSON_SCHEMA, _GRAMMAR = 1, 13, 14
 _IDS = 1
 _MESSAGES, _ROLE, _CONTENT = 1, 1, 2
 _INPUTS, _RAW_CONTENTS, _INPUT_NAME = 5, 7, 1
 _FIELDS_MAX = 64
 PLACES_MAX = 1_024
+TOKENS_MAX = 1 << 24
+"""Nobody generates more, whatever a request says."""
 # Looked at; whether there are too many is for runners to say.
 _SAMPLING_FIELDS, _MESSAGE_FIELDS = 2_048, 64
 _USER = memoryview(b"user")
@@ -42,6 +44,7 @@ class GenerateFields(NamedTuple):
         can_continue: Whether another replica may go on after what the client has: it may, and there is one completion
             without a constraint.
         places: How many completions it asks for; of more than any runner computes at once, some number above that.
+        tokens_max: Tokens that each may have; 0 where it doesn't say.
     """
 
     model_name: str
@@ -50,6 +53,7 @@ class GenerateFields(NamedTuple):
     affinity: bytes
     can_continue: bool
     places: int = 1
+    tokens_max: int = 0
 
 
 def read_generate(request: bytes | memoryview) -> GenerateFields:
@@ -60,6 +64,7 @@ def read_generate(request: bytes | memoryview) -> GenerateFields:
     """
     found: dict[int, int | memoryview] = {}
     constrained = False
+    tokens_max = 0
     for number, _, value in wire.fields(request, fields_max=_FIELDS_MAX):
         found[number] = value
         if number in (_TEXT, _TOKEN_IDS, _CHAT):
@@ -67,7 +72,11 @@ def read_generate(request: bytes | memoryview) -> GenerateFields:
             for other in {_TEXT, _TOKEN_IDS, _CHAT} - {number}:
                 found.pop(other, None)
         elif number == _SAMPLING:
-            constrained |= _is_constrained(_view(value))
+            looked_at = list(islice(wire.fields(_view(value)), _SAMPLING_FIELDS))
+            constrained |= _is_constrained(looked_at)
+            for name, _, field in looked_at:
+                if name == _MAX_TOKENS and isinstance(field, int):
+                    tokens_max = field
     if not found.get(_NAME):
         raise ValidationError(
             "model_name is required",
@@ -84,6 +93,7 @@ def read_generate(request: bytes | memoryview) -> GenerateFields:
         _affinity(found),
         continues,
         min(max(1, completions), PLACES_MAX),
+        min(tokens_max, TOKENS_MAX),
     )
 
 
@@ -141,8 +151,7 @@ def _opening(chat: memoryview) -> Iterator[bytes]:
                 return
 
 
-def _is_constrained(sampling: memoryview) -> bool:
-    looked_at = list(islice(wire.fields(sampling), _SAMPLING_FIELDS))
+def _is_constrained(looked_at: Sequence[tuple[int, int, int | memoryview]]) -> bool:
     return len(looked_at) == _SAMPLING_FIELDS or any(number in (_JSON_SCHEMA, _GRAMMAR) for number, _, _ in looked_at)
 
 

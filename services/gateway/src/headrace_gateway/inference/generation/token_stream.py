@@ -89,6 +89,7 @@ class TokenStream(AnswerParts):
         self._continued()
         payload = self._across(message) if self._emitted_before else answer.payload
         usage, tokens = message.usage, self.meters.tokens
+        self.used(usage.prompt_tokens, usage.completion_tokens)
         tokens["prompt"] += usage.prompt_tokens
         tokens["cached_prompt"] += usage.cached_prompt_tokens
         execution = Execution()

@@ -46,6 +46,7 @@ class Hedges:
             hedge = call.hedge = Hedge(call=call, replica=replica, sent_at=now, routed=answered)
             replica.began(now)
             hedge.id = replica.session.calls.send(hedge)
+            call.sends += 1
             self.sent += 1
 
     def win(self, hedge: Hedge, answer: Answer, now: float) -> None:

@@ -39,7 +39,9 @@ class IngestRequest(_message.Message):
     """Whether the spool's writer is known to have ended and this is the last of what it wrote: its leases are closed."""
     @_builtins.property
     def records(self) -> _containers.RepeatedCompositeFieldContainer[Global___SpoolRecord]:
-        """Records in the order of their sequence, at most 1000."""
+        """Records in the order of their sequence, at most 1000. The batch is committed whole: the cursor becomes the
+        sequence of the last one.
+        """
 
     def __init__(
         self,

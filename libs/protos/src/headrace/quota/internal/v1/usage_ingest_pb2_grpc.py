@@ -49,7 +49,8 @@ class UsageIngestServiceServicer:
     def Ingest(self, request_iterator, context):
         """Ingest takes batches of a spool in order and acknowledges each after its commit. A batch that begins at or before
         the spool's cursor is taken without what the cursor has seen. Needs a gateway's service token. A broken stream
-        loses nothing: what isn't acknowledged is sent again.
+        loses nothing: what isn't acknowledged is sent again. A request without records asks how far quota is: gateways
+        begin each stream so, because a batch sent again may be cut in another way.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

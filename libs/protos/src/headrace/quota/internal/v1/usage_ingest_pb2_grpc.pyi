@@ -36,7 +36,8 @@ class UsageIngestServiceStub:
     Ingest: _grpc.StreamStreamMultiCallable[_usage_ingest_pb2.IngestRequest, _usage_ingest_pb2.IngestResponse]
     """Ingest takes batches of a spool in order and acknowledges each after its commit. A batch that begins at or before
     the spool's cursor is taken without what the cursor has seen. Needs a gateway's service token. A broken stream
-    loses nothing: what isn't acknowledged is sent again.
+    loses nothing: what isn't acknowledged is sent again. A request without records asks how far quota is: gateways
+    begin each stream so, because a batch sent again may be cut in another way.
     """
 
 @_typing.type_check_only
@@ -47,7 +48,8 @@ class UsageIngestServiceAsyncStub(UsageIngestServiceStub):
     Ingest: _aio.StreamStreamMultiCallable[_usage_ingest_pb2.IngestRequest, _usage_ingest_pb2.IngestResponse]  # type: ignore[assignment]
     """Ingest takes batches of a spool in order and acknowledges each after its commit. A batch that begins at or before
     the spool's cursor is taken without what the cursor has seen. Needs a gateway's service token. A broken stream
-    loses nothing: what isn't acknowledged is sent again.
+    loses nothing: what isn't acknowledged is sent again. A request without records asks how far quota is: gateways
+    begin each stream so, because a batch sent again may be cut in another way.
     """
 
 class UsageIngestServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -61,7 +63,8 @@ class UsageIngestServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_abc.Iterator[_usage_ingest_pb2.IngestResponse], _abc.AsyncIterator[_usage_ingest_pb2.IngestResponse]]:
         """Ingest takes batches of a spool in order and acknowledges each after its commit. A batch that begins at or before
         the spool's cursor is taken without what the cursor has seen. Needs a gateway's service token. A broken stream
-        loses nothing: what isn't acknowledged is sent again.
+        loses nothing: what isn't acknowledged is sent again. A request without records asks how far quota is: gateways
+        begin each stream so, because a batch sent again may be cut in another way.
         """
 
 def add_UsageIngestServiceServicer_to_server(servicer: UsageIngestServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -145,20 +145,20 @@ class RequestRecord(_message.Message):
     attempts: _builtins.int
     """How often it was sent to a runner."""
     calls: _builtins.int
-    """How many calls the row stands for; 1 unless aggregated."""
+    """How many calls the row stands for; 1 unless aggregated. Bytes, tokens, device time and attempts are sums over them."""
     kind: _builtins.str
     """How it came: `unary`, `stream`, `batch`, `generate` or `job`."""
     @_builtins.property
     def admit_time(self) -> _timestamp_pb2.Timestamp:
-        """When it was admitted."""
+        """When it was admitted; of several calls the first."""
 
     @_builtins.property
     def end_time(self) -> _timestamp_pb2.Timestamp:
-        """When it ended."""
+        """When it ended; of several calls the last."""
 
     @_builtins.property
     def total_latency(self) -> _duration_pb2.Duration:
-        """Time between both."""
+        """Time between both; this latency and the next two are means where the row stands for several calls."""
 
     @_builtins.property
     def queue_latency(self) -> _duration_pb2.Duration:
