@@ -18,9 +18,12 @@ import psycopg
 import pytest
 
 from headrace.quota.v1 import tenants_pb2 as pb
+from headrace_common.errors import ConfigError
 from headrace_common.grpc_client import open_channel
 from headrace_common.secrets import write_secret_file
+from headrace_common.settings import load_settings
 from headrace_quota.api_keys import KeyMaterial
+from headrace_quota.config import QuotaSettings
 from support.quota import OPERATOR, Keys, QuotaClient
 
 ADMIN_KEY = KeyMaterial.mint(Random(11))
@@ -175,8 +178,6 @@ def test_process_that_waits_for_anothers_migration_stops_when_told(
         ("HEADRACE_POSTGRES_URL", ""),
         ("HEADRACE_PRINCIPAL_JWKS_FILE", ""),
         ("HEADRACE_PRINCIPAL_JWKS_FILE", "/nowhere/keys.jwks"),
-        ("HEADRACE_QUOTA_ACTIVE_KEYS_MAX", "0"),
-        ("HEADRACE_QUOTA_EMBEDDED_TENANTS", "perhaps"),
     ],
 )
 def test_wrong_setting_stops_the_start_and_is_named(
@@ -186,3 +187,12 @@ def test_wrong_setting_stops_the_start_and_is_named(
     processes.append(process)
     assert process.popen.wait(60) == 2
     assert variable in process.text()
+
+
+@pytest.mark.parametrize(
+    ("variable", "value"), [("HEADRACE_QUOTA_ACTIVE_KEYS_MAX", "0"), ("HEADRACE_QUOTA_EMBEDDED_TENANTS", "perhaps")]
+)
+def test_a_value_that_can_t_be_is_named(variables: dict[str, str], variable: str, value: str) -> None:
+    load_settings(QuotaSettings, environ=variables)
+    with pytest.raises(ConfigError, match=variable):
+        load_settings(QuotaSettings, environ=variables | {variable: value})

@@ -82,7 +82,7 @@ async def test_what_changes_nothing_makes_no_revision(client: RegistryClient) ->
 
 
 async def test_revisions_have_no_gap_under_concurrent_writers(registry: RunningRegistry) -> None:
-    writers, each = 8, 4
+    writers, each = 8, 2
     client = registry.client
 
     async def write(writer: int) -> None:
