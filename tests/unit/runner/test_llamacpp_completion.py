@@ -47,7 +47,17 @@ def test_events_come_out_of_whatever_pieces_they_arrive_in() -> None:
         assert found == [{"content": "🙂"}, {"stop": True}]
 
 
-@pytest.mark.parametrize("line", [b"data: {\n", b"data: [1]\n", b"data: " + b"[" * 100_000 + b"\n", b"x" * (9 << 20)])
+@pytest.mark.parametrize(
+    "line",
+    [
+        b"data: {\n",
+        b"data: {} {}\n",
+        b"data: \xff\n",
+        b"data: [1]\n",
+        b"data: " + b"[" * 100_000 + b"\n",
+        b"x" * (9 << 20),
+    ],
+)
 def test_a_stream_that_is_none_is_refused(line: bytes) -> None:
     with pytest.raises(StreamMalformed):
         EventReader().feed(line)

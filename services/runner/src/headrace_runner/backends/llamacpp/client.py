@@ -111,7 +111,7 @@ async def _document(response: aiohttp.ClientResponse) -> Any:
 
 async def _events(response: aiohttp.ClientResponse) -> AsyncGenerator[dict[str, Any], None]:
     reader = EventReader()
-    async for data in response.content.iter_any():
+    while data := await response.content.readany():
         for event in reader.feed(data):
             if "error" in event:
                 raise Refused(500, _error_of(event))

@@ -51,7 +51,7 @@ _RETRY_AFTER_MIN_S = 0.05
 _RETRY_AFTER_MAX_S = 5.0
 # Weight of the newest call in moving averages.
 _SMOOTHING = 0.05
-_TICK_S = 0.01
+_TICK_S = 0.025
 # How long what was cancelled may take to stop before the model is freed under it.
 _STOP_S = 1.0
 # Prompts that the model splits into tokens at the same time: each takes a connection to its process.
