@@ -93,10 +93,10 @@ async def test_stop_lets_running_calls_finish_within_the_grace() -> None:
 
 
 @asynccontextmanager
-async def two_on_a_port() -> AsyncGenerator[tuple[GrpcServer, Caller]]:
+async def two_on_a_port(echo: Echo | None = None) -> AsyncGenerator[tuple[GrpcServer, Caller]]:
     """A server, a caller that is connected to it, and another server where calls go that the first refuses."""
     shared = [("grpc.so_reuseport", 1)]
-    async with serving(Echo(), options=shared) as (server, address), calling(address) as caller:
+    async with serving(echo or Echo(), options=shared) as (server, address), calling(address) as caller:
         await say(caller, "connected")
         async with serving(Echo(), options=shared, address=address):
             yield server, caller
@@ -110,6 +110,20 @@ async def test_stop_answers_calls_that_had_come_and_were_not_taken() -> None:
         stopping = asyncio.ensure_future(server.stop(10))
         assert await asyncio.gather(*calls) == [str(number) for number in range(200)]
         await stopping
+
+
+async def test_stop_answers_the_next_calls_of_those_whose_calls_were_running() -> None:
+    echo = Echo()
+    async with two_on_a_port(echo) as (server, caller):
+        held = [asyncio.ensure_future(say(caller, "hold")) for _ in range(20)]
+        await eventually(lambda: len(echo.calls) == 21)
+        stopping = asyncio.ensure_future(server.stop(10))
+        await asyncio.sleep(0.06)  # longer than a silence would be
+        echo.release.set()
+        assert await asyncio.gather(*held) == ["hold"] * 20
+        assert await asyncio.gather(*(say(caller, "next", wait_for_ready=True) for _ in range(20))) == ["next"] * 20
+        await stopping
+    assert len(echo.calls) == 41, "it still served them itself"
 
 
 async def test_calls_of_every_kind_that_come_during_a_stop_are_answered() -> None:

@@ -82,7 +82,7 @@ class GrpcServer:
             # Merged by name: where an argument is given twice, grpc takes the first.
             options=list(dict([*server_options(runtime.message_bytes_max), *options]).items()),
         )
-        self._last_calls = LastCalls(handlers=all_handlers)
+        self._last_calls = LastCalls(handlers=all_handlers, running=lambda: runtime.calls.taken)
         self._server.add_generic_rpc_handlers([self._last_calls, *all_handlers])
         self._services = [handler for handler in all_handlers if isinstance(handler, ServiceHandler)]
         self.addresses: list[str] = []

@@ -33,10 +33,12 @@ class LastCalls(grpc.GenericRpcHandler):
 
     Args:
         handlers: What answers the calls, asked in this order; their methods are coroutines.
+        running: How many calls are being answered; those that wait here are not among them.
     """
 
-    def __init__(self, *, handlers: Sequence[grpc.GenericRpcHandler]) -> None:
+    def __init__(self, *, handlers: Sequence[grpc.GenericRpcHandler], running: Callable[[], int]) -> None:
         self._handlers = handlers
+        self._running = running
         self._stopped = asyncio.Event()
         self._holding = False
         self._taken = 0
@@ -56,6 +58,7 @@ class LastCalls(grpc.GenericRpcHandler):
         """From now on new calls wait.
 
         Returns in a silence of 30 ms, after 100 ms already in one of 5 ms, and after `within_s` in any case.
+        While calls run there is none: each answer may have its caller call again.
         """
         self._holding = True
         quiet = 0
@@ -63,7 +66,7 @@ class LastCalls(grpc.GenericRpcHandler):
         for look in range(int(within_s / _LOOK_S)):
             before = self._taken
             await asyncio.sleep(_LOOK_S)
-            quiet = quiet + 1 if self._taken == before else 0
+            quiet = quiet + 1 if self._taken == before and not self._running() else 0
             if quiet >= (_QUIET_LOOKS if look < _PATIENT_LOOKS else 1):
                 return
 
