@@ -25,14 +25,13 @@ _RETRY_S = 0.5
 _NEXT_WINDOW_S = 120.0
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class _Waiter:
     """A call that waits for a grant."""
 
     tenant_id: str
     model: str
     estimate: Amounts
-    answer: asyncio.Future[Reservation]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,7 +74,7 @@ class LeaseBook:
         self._wake = wake
         self._refused = refused
         self._tenants: dict[str, _TenantLeases] = {}
-        self._waiters: dict[_Waiter, None] = {}
+        self._waiters: dict[asyncio.Future[Reservation], _Waiter] = {}
         self._epoch = 0
         self._connected = False
         self._store_lost = False
@@ -124,9 +123,7 @@ class LeaseBook:
         if len(self._waiters) >= _WAITERS_MAX:
             raise QuotaUnavailable("too many calls wait for permits", retry_after_s=_RETRY_S)
         answer: asyncio.Future[Reservation] = asyncio.get_running_loop().create_future()
-        waiter = _Waiter(tenant_id=tenant_id, model=model, estimate=estimate, answer=answer)
-        self._waiters[waiter] = None
-        self._wake()
+        self.enqueue(tenant_id, model, estimate, answer)
         try:
             async with asyncio.timeout(timeout_s):
                 return await asyncio.shield(answer)
@@ -140,7 +137,16 @@ class LeaseBook:
                 raise QuotaUnavailable(f"permits did not come within {timeout_s:g} s", retry_after_s=_RETRY_S) from None
             raise
         finally:
-            self._waiters.pop(waiter, None)
+            self.withdraw(answer)
+
+    def enqueue(self, tenant_id: str, model: str, estimate: Amounts, answer: asyncio.Future[Reservation]) -> None:
+        """A call waits: `answer` gets its reservation, or why there is none."""
+        self._waiters[answer] = _Waiter(tenant_id=tenant_id, model=model, estimate=estimate)
+        self._wake()
+
+    def withdraw(self, answer: asyncio.Future[Reservation]) -> None:
+        """The call waits no more."""
+        self._waiters.pop(answer, None)
 
     # What the lease client tells -------------------------------------------------------------------------------------
 
@@ -199,21 +205,16 @@ class LeaseBook:
 
     def answer_waiting(self) -> None:
         """After a grant: lets through whom it allows, first come first served, and refuses whom it refuses."""
-        for waiter in list(self._waiters):
-            if waiter.answer.done():
+        for answer, waiter in self._waiters.items():
+            if answer.done():
                 continue
             try:
                 reservation = self.reserve(waiter.tenant_id, waiter.model, waiter.estimate)
             except HeadraceError as error:
-                waiter.answer.set_exception(error)
+                answer.set_exception(error)
             else:
                 if reservation is not None:
-                    waiter.answer.set_result(reservation)
-
-    def give_up_waiting(self) -> None:
-        """Nobody can be asked for now: those who wait get their share or are refused."""
-        self._patient_until_s = 0.0
-        self.answer_waiting()
+                    answer.set_result(reservation)
 
     # -----------------------------------------------------------------------------------------------------------------
 
@@ -259,7 +260,9 @@ class LeaseBook:
 
     def _waiting_amounts(self, now_s: float) -> dict[Lease, int]:
         amounts: dict[Lease, int] = {}
-        for waiter in self._waiters:
+        for answer, waiter in self._waiters.items():
+            if answer.done():
+                continue
             limits = self._limits_of(waiter.tenant_id)
             tenant = self._tenants.get(waiter.tenant_id)
             if tenant is None or tenant.limits is not limits or now_s >= tenant.until_s:

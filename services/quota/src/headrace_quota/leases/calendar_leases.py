@@ -44,9 +44,10 @@ class SliceGrant:
 
 @dataclass(frozen=True, slots=True)
 class Membership:
-    """The part of every limit that a gateway may go by on its own, and the sum of what all may believe to have."""
+    """The part of every limit that a gateway may go by on its own, what it may believe to have, and the sum of that."""
 
     share: float
+    counted: float
     total: float
 
 
@@ -67,7 +68,7 @@ class CalendarLeases:
             values = {"gateway_id": gateway_id, "share": share, "expire_s": self._expire_s}
             row = await (await connection.execute(statement("renew_gateway"), values)).fetchone()
         assert row is not None
-        return Membership(row["share"], row["total"])
+        return Membership(row["share"], row["counted"], row["total"])
 
     async def leave(self, gateway_ids: Sequence[str]) -> None:
         """Forgets gateways that have ended."""

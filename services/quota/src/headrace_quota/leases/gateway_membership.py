@@ -24,12 +24,13 @@ class _Member:
 
     Attributes:
         renewed_at_s: When the last renewal that succeeded began.
-        asked_at_s: When the last renewal began.
+        asked_at_s: When the last renewal began, and `reported` the share that the gateway went by then.
     """
 
     membership: Membership
     renewed_at_s: float = float("-inf")
     asked_at_s: float = float("-inf")
+    reported: float = -1.0
     renewal: asyncio.Task[None] | None = None
 
 
@@ -72,9 +73,10 @@ class GatewayMemberships:
         """
         member = self._members.get(gateway_id)
         if member is None:
-            member = self._members[gateway_id] = _Member(Membership(share, self._total))
+            member = self._members[gateway_id] = _Member(Membership(share, share, self._total))
         now_s = self._now()
-        if member.renewal is None and now_s - member.asked_at_s >= _RENEW_S:
+        if member.renewal is None and (now_s - member.asked_at_s >= _RENEW_S or share != member.reported):
+            member.reported = share
             member.asked_at_s = now_s
             member.renewal = self._guard.spawn(self._renew(gateway_id, member, share), name="gateway renewal")
         if member.renewal is not None and member.renewed_at_s < 0:

@@ -57,7 +57,7 @@ class LeaseDesk:
             share, share_for_s, counted = 0.0, 0.0, 0.0
         else:
             membership, share_for_s = await self._memberships.met(request.gateway_id, request.share)
-            share, counted = membership.share, max(membership.share, request.share)
+            share, counted = membership.share, membership.counted
         response = pb.LeaseResponse(
             sequence=request.sequence,
             share=share,

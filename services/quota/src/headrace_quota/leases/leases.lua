@@ -70,7 +70,7 @@ end
 -- Notes the report; returns what of it and of all gateways matters for limits, or nil for a report out of order.
 local function meet(key, report)
     local fields = read(key)
-    local now = math.max(now_ms(), number(fields.clock))
+    local now = math.max(report.now_ms or now_ms(), number(fields.clock))
     local born = fields.born and number(fields.born) or now
     local lost = fields.lost == '1'
     local own = fields['g:' .. report.gateway]
@@ -214,7 +214,8 @@ local function gcra(key, limit, gateway, mesh)
     local retry = 0
     if granted < limit.waiting then
         local unit = math.max(1, math.min(limit.waiting - granted, limit.burst / 8))
-        retry = clamp((unit - level) / (rate * math.max(0.01, 1 - mesh.carve)), RETRY_MIN, RETRY_MAX)
+        local least = math.max(RETRY_MIN, math.min(100, limit.burst / rate / 16))
+        retry = clamp((unit - level) / (rate * math.max(0.01, 1 - mesh.carve)), least, RETRY_MAX)
     end
     redis.call('HSET', key, 'level', text(level), 'at', text(mesh.now))
     local holding = { permits = held + granted, lapse = mesh.now + TTL, short = retry > 0 and mesh.now + SHORT_FOR or 0 }

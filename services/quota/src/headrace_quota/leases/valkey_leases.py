@@ -17,7 +17,7 @@ from redis.exceptions import RedisError, ResponseError
 from headrace.quota.v1 import quotas_pb2 as pb
 from headrace_common.clock import Clock
 
-_FUNCTION = "headrace_lease"
+FUNCTION = "headrace_lease"
 _GATEWAYS = "headrace:leases:gateways"
 _TIMEOUT_S = 0.7
 _PAUSE_S = 0.25
@@ -114,9 +114,9 @@ class ValkeyLeases:
         """
         if self._client is None or self._clock.monotonic() < self._again_at_s:
             raise StoreLost
-        keys = [_GATEWAYS, *(_key(wish) for wish in report.wishes)]
+        keys, document = function_arguments(report, expire_s=self._expire_s)
         # Shielded: a connection whose command was cancelled half-way can't be used again.
-        call = asyncio.ensure_future(self._call(keys, json.dumps(self._document(report))))
+        call = asyncio.ensure_future(self._call(keys, json.dumps(document)))
         try:
             async with asyncio.timeout(2 * _TIMEOUT_S):
                 answer = await asyncio.shield(call)
@@ -130,10 +130,7 @@ class ValkeyLeases:
         if self._lost:
             self._log.info("rates and concurrency are granted again")
             self._lost = False
-        if answer[0] == 0:
-            raise StaleReport
-        numbers = answer[2:]
-        return [Grant(*numbers[place : place + 4]) for place in range(0, len(numbers), 4)], answer[1] / 1e6
+        return read_answer(answer)
 
     async def close(self) -> None:
         """Closes the connections."""
@@ -142,28 +139,45 @@ class ValkeyLeases:
 
     async def _call(self, keys: list[str], document: str) -> list[int]:
         try:
-            return cast("list[int]", await self._client.fcall(_FUNCTION, len(keys), *keys, document))
+            return cast("list[int]", await self._client.fcall(FUNCTION, len(keys), *keys, document))
         except ResponseError as error:
             if "function not found" not in str(error).lower():
                 self._log.exception("lease function failed")
                 raise
-        await self._client.function_load(_source(), replace=True)
-        return cast("list[int]", await self._client.fcall(_FUNCTION, len(keys), *keys, document))
+        await self._client.function_load(function_source(), replace=True)
+        return cast("list[int]", await self._client.fcall(FUNCTION, len(keys), *keys, document))
 
-    def _document(self, report: Report) -> dict[str, Any]:
-        return {
-            "gateway": report.gateway_id,
-            "sequence": report.sequence,
-            "answered": report.answered,
-            "share": report.share,
-            "counted": report.counted,
-            "total": report.total,
-            "leaving": report.leaving,
-            "busy": any(wish.in_use for wish in report.wishes),
-            "replaces": list(report.replaces),
-            "expire_ms": self._expire_s * 1_000,
-            "limits": [_limit(wish) for wish in report.wishes],
-        }
+
+def function_arguments(report: Report, *, expire_s: float) -> tuple[list[str], dict[str, Any]]:
+    """The keys that the function touches, and the document that it reads. With `now_ms` added to that, the function
+    goes by this time, which must never go back, instead of the server's.
+    """
+    document: dict[str, Any] = {
+        "gateway": report.gateway_id,
+        "sequence": report.sequence,
+        "answered": report.answered,
+        "share": report.share,
+        "counted": report.counted,
+        "total": report.total,
+        "leaving": report.leaving,
+        "busy": any(wish.in_use for wish in report.wishes),
+        "replaces": list(report.replaces),
+        "expire_ms": expire_s * 1_000,
+        "limits": [_limit(wish) for wish in report.wishes],
+    }
+    return [_GATEWAYS, *(_key(wish) for wish in report.wishes)], document
+
+
+def read_answer(answer: Sequence[int]) -> tuple[list[Grant], float]:
+    """The grants in the function's answer, and the part of all limits that is left to gateways out of reach.
+
+    Raises:
+        StaleReport: The report is older than another one of the gateway.
+    """
+    if answer[0] == 0:
+        raise StaleReport
+    numbers = answer[2:]
+    return [Grant(*numbers[place : place + 4]) for place in range(0, len(numbers), 4)], answer[1] / 1e6
 
 
 def _limit(wish: Wish) -> dict[str, Any]:
@@ -199,5 +213,6 @@ def _forget(call: asyncio.Future[Any]) -> None:
 
 
 @cache
-def _source() -> str:
+def function_source() -> str:
+    """The functions as Lua."""
     return (files("headrace_quota.leases") / "leases.lua").read_text(encoding="utf-8")

@@ -1,3 +1,3 @@
--- A gateway lives: its share of every limit, and the sum of all shares.
-SELECT share, total
+-- A gateway lives: its share of every limit, what counts of it, and the sum of that over all.
+SELECT share, counted, total
 FROM quota.renew_gateway(%(gateway_id)s, %(share)s, %(expire_s)s)

@@ -19,7 +19,7 @@ COMMENT ON INDEX quota.lease_gateways_pkey IS 'renew_gateway(), leave_gateway().
 -- A gateway's report carries the share it goes by. Until a later report says that a smaller one has arrived, the larger
 -- one counts: whatever message is lost, the sum of what gateways believe to have is no more than 1.
 CREATE FUNCTION quota.renew_gateway(gateway_id text, reported double precision, expire_s double precision)
-RETURNS TABLE (share double precision, total double precision)
+RETURNS TABLE (share double precision, counted double precision, total double precision)
 LANGUAGE plpgsql AS $$
 DECLARE
     others  double precision;
@@ -37,11 +37,11 @@ BEGIN
     INSERT INTO quota.lease_gateways AS own (gateway_id, share, seen_at)
         VALUES (renew_gateway.gateway_id, greatest(granted, renew_gateway.reported), now())
         ON CONFLICT ON CONSTRAINT lease_gateways_pkey DO UPDATE SET share = excluded.share, seen_at = excluded.seen_at;
-    RETURN QUERY SELECT granted, others + greatest(granted, renew_gateway.reported);
+    RETURN QUERY SELECT granted, greatest(granted, renew_gateway.reported), others + greatest(granted, renew_gateway.reported);
 END;
 $$;
 COMMENT ON FUNCTION quota.renew_gateway(text, double precision, double precision) IS
-    'Notes that a gateway lives and gives it its share; forgets gateways that were not seen for expire_s. Returns the share and the sum of all.';
+    'Notes that a gateway lives and gives it its share; forgets gateways that were not seen for expire_s. Returns the share, what counts until a report shows that it has arrived, and the sum of that over all.';
 
 CREATE FUNCTION quota.leave_gateway(gateway_id text) RETURNS void
 LANGUAGE sql AS $$
