@@ -20,10 +20,22 @@ from headrace_common.tls import TlsFiles
 from headrace_quota.administration import TenantAdministration
 from headrace_quota.bootstrap import prepare_tenants, read_admin_key
 from headrace_quota.config import QuotaSettings
+from headrace_quota.ended_windows import forget_ended_windows
+from headrace_quota.leases.calendar_leases import CalendarLeases
+from headrace_quota.leases.gateway_membership import GatewayMemberships
+from headrace_quota.leases.lease_desk import LeaseDesk
+from headrace_quota.leases.lease_metrics import LeaseMetrics
+from headrace_quota.leases.lease_servicer import LEASE_SERVICE, LeaseServicer
+from headrace_quota.leases.limit_table import LimitTable, limit_follower
+from headrace_quota.leases.live_permits import ValkeyLiveUsage
+from headrace_quota.leases.valkey_leases import ValkeyLeases
 from headrace_quota.postgres_history import CHANNEL, PostgresPrincipalHistory
+from headrace_quota.postgres_quota_store import PostgresQuotaStore
 from headrace_quota.postgres_store import PostgresTenantStore
 from headrace_quota.principal_feed_servicer import PRINCIPAL_FEED_SERVICE, principal_feed_servicer
 from headrace_quota.principal_feed_source import Message, PrincipalFeedSource
+from headrace_quota.quota_administration import QuotaAdministration
+from headrace_quota.quota_servicer import QUOTA_SERVICE, QuotaServicer
 from headrace_quota.tenant_servicer import TENANT_SERVICE, TenantServicer
 
 AUDIENCE = "headrace-quota"
@@ -44,6 +56,10 @@ class QuotaService:
         self._admin_key = read_admin_key(settings.bootstrap_admin_key_file)
         self._database = Database(url=self._url, service="quota", connections_max=settings.postgres_pool_max)
         self._store = PostgresTenantStore(database=self._database)
+        self._quotas = PostgresQuotaStore(database=self._database)
+        self._live = ValkeyLiveUsage(
+            url=settings.redis_url.get_secret_value() if settings.redis_url is not None else None
+        )
         self.metrics = Metrics()
         self._source = PrincipalFeedSource(
             history=PostgresPrincipalHistory(database=self._database, dead_keys_shown_s=settings.dead_keys_shown_s),
@@ -56,11 +72,24 @@ class QuotaService:
             clock=clock,
             poll_s=settings.feed_poll_s,
         )
+        feed = RevisionFeed(source=self._source, tail=self._tail, heartbeat_s=settings.feed_heartbeat_s)
         self._feed = principal_feed_servicer(
-            feed=RevisionFeed(source=self._source, tail=self._tail, heartbeat_s=settings.feed_heartbeat_s),
+            feed=feed,
             tail=self._tail,
             registry=self.metrics.registry,
         )
+        self._limits = LimitTable()
+        self._limit_follower = limit_follower(feed=feed, table=self._limits, clock=clock)
+        self._valkey = ValkeyLeases(
+            url=settings.redis_url.get_secret_value() if settings.redis_url is not None else None,
+            expire_s=settings.lease_expire_s,
+            clock=clock,
+        )
+        calendar = CalendarLeases(database=self._database, expire_s=1.5 * settings.lease_expire_s)
+        self._memberships = GatewayMemberships(
+            store=calendar, expire_s=settings.lease_expire_s, clock=clock, guard=guard
+        )
+        self._leases = self._lease_servicer(calendar)
         self._server = self._composed_server()
 
     async def start(self) -> str:
@@ -92,6 +121,10 @@ class QuotaService:
             now=self._clock.now(),
         )
         self._guard.spawn(self._tail.run(), name="revision tail")
+        self._guard.spawn(forget_ended_windows(self._quotas), name="ended windows")
+        self._guard.spawn(self._limit_follower.run(), name="limits")
+        self._guard.spawn(self._memberships.expire(), name="lost gateways")
+        await self._limit_follower.ready.wait()
         self._server.health.set_serving(True)
 
     async def close(self) -> None:
@@ -100,8 +133,22 @@ class QuotaService:
         self._feed.end_streams()
         await self._server.stop(self._settings.shutdown_grace_s)
         await self._guard.close()
+        await self._valkey.close()
+        await self._live.close()
         await self._database.close()
         await self.metrics.close()
+
+    def _lease_servicer(self, calendar: CalendarLeases) -> LeaseServicer:
+        metrics = LeaseMetrics(registry=self.metrics.registry, store_lost=lambda: self._valkey.lost)
+        desk = LeaseDesk(
+            limits=self._limits,
+            valkey=self._valkey,
+            calendar=calendar,
+            memberships=self._memberships,
+            metrics=metrics,
+            clock=self._clock,
+        )
+        return LeaseServicer(desk=desk, metrics=metrics)
 
     def _composed_server(self) -> GrpcServer:
         settings = self._settings
@@ -127,10 +174,15 @@ class QuotaService:
             active_keys_max=settings.active_keys_max,
         )
         tenants = TenantServicer(administration=administration)
+        quotas = QuotaServicer(
+            administration=QuotaAdministration(store=self._quotas, live=self._live, clock=self._clock)
+        )
         return GrpcServer(
             listeners=[Listener(address=settings.grpc_address, tls=TlsFiles.from_settings(settings))],
             handlers=[
                 service_handler(TENANT_SERVICE, tenants.methods(), runtime=runtime, authenticate=tenant_caller),
+                service_handler(QUOTA_SERVICE, quotas.methods(), runtime=runtime, authenticate=tenant_caller),
+                service_handler(LEASE_SERVICE, self._leases.methods(), runtime=runtime, authenticate=service_caller),
                 service_handler(
                     PRINCIPAL_FEED_SERVICE, self._feed.methods(), runtime=runtime, authenticate=service_caller
                 ),
