@@ -14,6 +14,7 @@ import grpc
 from headrace.gateway.v1.inference_pb2_grpc import InferenceServiceStub
 from headrace.gateway.v1.mesh_pb2_grpc import MeshServiceStub
 from headrace.quota.v1 import tenants_pb2 as quota
+from headrace.quota.v1.quotas_pb2_grpc import QuotaServiceStub
 from headrace.quota.v1.tenants_pb2_grpc import TenantServiceStub
 from headrace.registry.v1 import models_pb2 as registry
 from headrace.registry.v1.models_pb2_grpc import ModelServiceStub
@@ -61,6 +62,10 @@ class Party:
     @property
     def tenants(self) -> TenantServiceStub:
         return TenantServiceStub(self.channel)
+
+    @property
+    def quotas(self) -> QuotaServiceStub:
+        return QuotaServiceStub(self.channel)
 
     @property
     def mesh(self) -> MeshServiceStub:

@@ -10,6 +10,7 @@ from google.protobuf.descriptor_pool import Default
 import headrace.gateway.v1.inference_pb2
 import headrace.gateway.v1.mesh_pb2
 import headrace.jobs.v1.jobs_pb2
+import headrace.quota.v1.quotas_pb2
 import headrace.quota.v1.tenants_pb2
 import headrace.registry.v1.models_pb2
 import inference.open_inference_pb2
@@ -21,6 +22,7 @@ SERVED = (
     headrace.gateway.v1.inference_pb2,
     headrace.gateway.v1.mesh_pb2,
     headrace.jobs.v1.jobs_pb2,
+    headrace.quota.v1.quotas_pb2,
     headrace.quota.v1.tenants_pb2,
     headrace.registry.v1.models_pb2,
     inference.open_inference_pb2,

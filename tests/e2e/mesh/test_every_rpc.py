@@ -24,6 +24,7 @@ from support.mesh import Mesh
 from support.open_inference_cases import INFERENCE, model_infer
 from support.packed_inference_cases import PACKED
 from support.parties import Party, operator, until
+from support.quota_cases import QUOTAS
 from support.refusals import refusal_of
 from support.rpc_cases import CASES, World, case
 
@@ -31,7 +32,7 @@ HEALTH = "grpc.health.v1.Health"
 MESH = "headrace.gateway.v1.MeshService"
 MODELS = "headrace.registry.v1.ModelService"
 TENANTS = "headrace.quota.v1.TenantService"
-PUBLIC = (HEALTH, PACKED, INFERENCE, MESH, MODELS, TENANTS)
+PUBLIC = (HEALTH, PACKED, INFERENCE, MESH, MODELS, TENANTS, QUOTAS)
 REFLECTION = ("grpc.reflection.v1.ServerReflection", "grpc.reflection.v1alpha.ServerReflection")
 NOT_SERVED = {f"{HEALTH}/List"}
 """What the contracts have and this release doesn't."""
@@ -264,7 +265,7 @@ def revoke_api_key(world: World) -> None:
 @case(f"{HEALTH}/Check")
 def health_check(world: World) -> None:
     stub: Any = health_pb2_grpc.HealthStub(world.channel)
-    for service in ("", INFERENCE, PACKED, MESH, MODELS, TENANTS):
+    for service in ("", INFERENCE, PACKED, MESH, MODELS, TENANTS, QUOTAS):
         answer = stub.Check(health_pb2.HealthCheckRequest(service=service), timeout=60)
         assert answer.status == health_pb2.HealthCheckResponse.SERVING
 

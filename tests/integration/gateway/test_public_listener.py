@@ -40,6 +40,7 @@ PUBLIC = {
     INFERENCE,
     PACKED,
     TENANTS,
+    "headrace.quota.v1.QuotaService",
     "headrace.gateway.v1.MeshService",
     "headrace.registry.v1.ModelService",
     "grpc.health.v1.Health",

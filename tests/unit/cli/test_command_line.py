@@ -32,6 +32,8 @@ COMMANDS = [
     "infer",
     *(f"keys {name}" for name in ("create", "list", "revoke", "rotate")),
     *(f"models {name}" for name in ("archive", "download", "list", "load", "push", "show", "stats", "unload")),
+    *(f"quota plans {name}" for name in ("delete", "list", "set", "show")),
+    *(f"quota {name}" for name in ("reset", "set", "show", "top", "usage")),
     "restart",
     *(f"runners {name}" for name in ("drain", "list", "watch")),
     "status",
@@ -41,16 +43,19 @@ COMMANDS = [
 ]
 
 
+GROUPS = ["", "keys", "models", "quota", "quota plans", "runners", "tenants"]
+
+
 def test_these_are_the_commands() -> None:
     every = sorted(" ".join(path) for path in paths(typer.main.get_command(app)))
-    assert [path for path in every if path not in {"", "keys", "models", "runners", "tenants"}] == COMMANDS
+    assert [path for path in every if path not in GROUPS] == COMMANDS
 
 
-@pytest.mark.parametrize("path", [*COMMANDS, "", "models", "keys", "runners", "tenants"])
+@pytest.mark.parametrize("path", [*COMMANDS, *GROUPS])
 def test_each_has_help(path: str) -> None:
     page = HEADRACE(*path.split(), "--help").stdout
     assert f"Usage: {' '.join(['headrace', *path.split()])}" in page
-    if path not in {"", "restart", "up", "version", "models", "keys", "runners", "tenants"}:
+    if path not in {"restart", "up", "version", *GROUPS}:
         assert all(option in page for option in ("--endpoint", "--api-key", "--profile", "--timeout", "--json"))
 
 
@@ -77,6 +82,12 @@ def test_each_has_help(path: str) -> None:
         (["generate", "m", "Hi", "--temperature", "warm"], "--temperature"),
         (["generate", "m", "Hi", "--logit-bias", "5"], "TOKEN=NUMBER"),
         (["generate", "m", "Hi", "--json-schema", "@/nowhere.json"], "/nowhere.json can't be read"),
+        (["quota", "set", "acme"], "--clear"),
+        (["quota", "set", "acme", "requests=5/day", "--clear"], "--clear"),
+        (["quota", "set", "acme", "requests=5/week"], "the window must be hour, day or month"),
+        (["quota", "plans", "set", "gold", "seats=5/day"], "the resource must be one of"),
+        (["quota", "top", "acme", "--all"], "a tenant or --all"),
+        (["quota", "top", "--interval", "0"], "--interval"),
         (["chat"], "MODEL"),
         (["embed", "m", "Hi", "--file", __file__], "either TEXT or --file"),
         (["embed", "m", " "], "no text to embed"),

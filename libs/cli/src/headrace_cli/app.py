@@ -6,7 +6,20 @@ from typing import Annotated
 
 import typer
 
-from headrace_cli.commands import chat, embed, generate, infer, keys, models, restart, runners, status, tenants, up
+from headrace_cli.commands import (
+    chat,
+    embed,
+    generate,
+    infer,
+    keys,
+    models,
+    quota,
+    restart,
+    runners,
+    status,
+    tenants,
+    up,
+)
 from headrace_cli.documents import print_json
 from headrace_cli.terminal import output
 
@@ -33,6 +46,7 @@ app.add_typer(models.app, name="models")
 app.add_typer(runners.app, name="runners")
 app.add_typer(tenants.app, name="tenants")
 app.add_typer(keys.app, name="keys")
+app.add_typer(quota.app, name="quota")
 
 
 @app.command("version")

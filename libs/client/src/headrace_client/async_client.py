@@ -13,6 +13,7 @@ from headrace_client import rpcs
 from headrace_client.async_administration import AsyncKeys, AsyncTenants
 from headrace_client.async_mesh import AsyncRunners, AsyncServer
 from headrace_client.async_models import AsyncModels
+from headrace_client.async_quotas import AsyncQuotas
 from headrace_client.contracts.headrace.gateway.v1 import generation_pb2
 from headrace_client.contracts.inference import model_config_pb2, model_statistics_pb2, open_inference_pb2
 from headrace_client.errors import HeadraceError
@@ -65,6 +66,7 @@ class AsyncClient:
         models: The tenant's models and their versions.
         tenants: Tenants, for operators.
         keys: API keys, for admins.
+        quotas: Plans, limits, and what is used of them.
         runners: The runners behind the mesh.
         server: The mesh itself.
 
@@ -94,6 +96,7 @@ class AsyncClient:
         self.models = AsyncModels(self._transport)
         self.tenants = AsyncTenants(self._transport)
         self.keys = AsyncKeys(self._transport)
+        self.quotas = AsyncQuotas(self._transport)
         self.runners = AsyncRunners(self._transport)
         self.server = AsyncServer(self._transport)
         self._streams: set[InferStream] = set()

@@ -23,6 +23,7 @@ from headrace_client.many import CONCURRENCY
 from headrace_client.mesh import Runners, Server
 from headrace_client.models import Models
 from headrace_client.options import Tls
+from headrace_client.quotas import Quotas
 from headrace_client.retries import RetryPolicy
 from headrace_client.stream import InferStream
 from headrace_client.tensors import Tensor
@@ -65,6 +66,7 @@ class Client:
         self.models = Models(self._client.models, self._loop)
         self.tenants = Tenants(self._client.tenants, self._loop)
         self.keys = Keys(self._client.keys, self._loop)
+        self.quotas = Quotas(self._client.quotas, self._loop)
         self.runners = Runners(self._client.runners, self._loop)
         self.server = Server(self._client.server, self._loop)
 

@@ -9,7 +9,7 @@ from google.protobuf.message import Message
 
 from headrace_client.contracts.headrace.gateway.v1 import generation_pb2, inference_pb2, mesh_pb2
 from headrace_client.contracts.headrace.jobs.v1 import jobs_pb2
-from headrace_client.contracts.headrace.quota.v1 import tenants_pb2
+from headrace_client.contracts.headrace.quota.v1 import quotas_pb2, tenants_pb2
 from headrace_client.contracts.headrace.registry.v1 import models_pb2
 from headrace_client.contracts.inference import model_repository_pb2, model_statistics_pb2, open_inference_pb2
 
@@ -70,6 +70,21 @@ REVOKE_API_KEY = Rpc(_TENANTS + "RevokeApiKey", tenants_pb2.RevokeApiKeyRequest,
 UPDATE_TENANT = Rpc(_TENANTS + "UpdateTenant", tenants_pb2.UpdateTenantRequest, tenants_pb2.UpdateTenantResponse)
 ROTATE_API_KEY = Rpc(
     _TENANTS + "RotateApiKey", tenants_pb2.RotateApiKeyRequest, tenants_pb2.RotateApiKeyResponse, repeatable=False
+)
+
+_QUOTAS = "/headrace.quota.v1.QuotaService/"
+SET_PLAN = Rpc(_QUOTAS + "SetPlan", quotas_pb2.SetPlanRequest, quotas_pb2.SetPlanResponse)
+GET_PLAN = Rpc(_QUOTAS + "GetPlan", quotas_pb2.GetPlanRequest, quotas_pb2.GetPlanResponse)
+LIST_PLANS = Rpc(_QUOTAS + "ListPlans", quotas_pb2.ListPlansRequest, quotas_pb2.ListPlansResponse)
+DELETE_PLAN = Rpc(_QUOTAS + "DeletePlan", quotas_pb2.DeletePlanRequest, quotas_pb2.DeletePlanResponse)
+SET_LIMITS = Rpc(_QUOTAS + "SetLimits", quotas_pb2.SetLimitsRequest, quotas_pb2.SetLimitsResponse)
+GET_LIMITS = Rpc(_QUOTAS + "GetLimits", quotas_pb2.GetLimitsRequest, quotas_pb2.GetLimitsResponse)
+GET_QUOTA_USAGE = Rpc(_QUOTAS + "GetQuotaUsage", quotas_pb2.GetQuotaUsageRequest, quotas_pb2.GetQuotaUsageResponse)
+RESET_QUOTA_USAGE = Rpc(
+    _QUOTAS + "ResetQuotaUsage", quotas_pb2.ResetQuotaUsageRequest, quotas_pb2.ResetQuotaUsageResponse
+)
+GET_QUOTA_STATISTICS = Rpc(
+    _QUOTAS + "GetQuotaStatistics", quotas_pb2.GetQuotaStatisticsRequest, quotas_pb2.GetQuotaStatisticsResponse
 )
 
 _JOBS = "/headrace.jobs.v1.JobService/"

@@ -37,6 +37,7 @@ PACKED = "headrace.gateway.v1.InferenceService"
 MESH = "headrace.gateway.v1.MeshService"
 MODELS = "headrace.registry.v1.ModelService"
 TENANTS = "headrace.quota.v1.TenantService"
+QUOTAS = "headrace.quota.v1.QuotaService"
 REFLECTION = ("grpc.reflection.v1.ServerReflection", "grpc.reflection.v1alpha.ServerReflection")
 
 _BY_SERVICE: dict[str, dict[str, Access]] = {
@@ -87,6 +88,17 @@ _BY_SERVICE: dict[str, dict[str, Access]] = {
         "RevokeApiKey": Access.ADMIN,
         "UpdateTenant": Access.VIEWER,
         "RotateApiKey": Access.ADMIN,
+    },
+    QUOTAS: {
+        "SetPlan": Access.OPERATOR,
+        "GetPlan": Access.VIEWER,
+        "ListPlans": Access.OPERATOR,
+        "DeletePlan": Access.OPERATOR,
+        "SetLimits": Access.VIEWER,
+        "GetLimits": Access.VIEWER,
+        "GetQuotaUsage": Access.VIEWER,
+        "ResetQuotaUsage": Access.VIEWER,
+        "GetQuotaStatistics": Access.OPERATOR,
     },
 }
 
