@@ -9,6 +9,7 @@ from headrace.runner.internal.v1 import mesh_pb2
 from headrace_common.errors import (
     HeadraceError,
 )
+from headrace_gateway.accounting.call_accounts import Book
 from headrace_gateway.inference.call import Caller, InferenceCall, Outcome
 from headrace_gateway.inference.resilience.limits import ResilienceLimits
 from inference import open_inference_pb2 as oip
@@ -24,8 +25,9 @@ class Stage:
         limits: ResilienceLimits = ResilienceLimits(),  # noqa: B008 - frozen
         *,
         hedge_after_s: float = 0.0,
+        book: Book | None = None,
     ) -> None:
-        self.core = GatewayCore(limits=limits)
+        self.core = GatewayCore(limits=limits, book=book)
         manifest = manifest_pb2.Manifest(backend="onnxruntime", batched=True)
         if hedge_after_s:
             manifest.routing.hedge_after.CopyFrom(Duration(nanos=int(hedge_after_s * 1e9)))
@@ -95,3 +97,6 @@ def assert_idle(stage: Stage) -> None:
         assert all(replica.in_flight == 0 for replica in model.replicas.values())
         assert (model.tenant.sent, len(model.tenant.room), len(model.tenant.hall)) == (0, 0, 0)
     assert not stage.core.dispatcher.line.models
+    log = stage.core.log
+    assert not log.open
+    assert len(log.rows) == log.admissions

@@ -8,7 +8,6 @@ from typing import Any
 from prometheus_client import CollectorRegistry
 
 from headrace.gateway.v1 import mesh_pb2 as gateway_pb2
-from headrace.quota.v1.quotas_pb2 import Limit
 from headrace.registry.internal.v1.catalog_pb2 import CatalogEntry
 from headrace.registry.v1 import manifest_pb2, models_pb2
 from headrace.runner.internal.v1 import mesh_pb2
@@ -17,7 +16,7 @@ from headrace_common.lanes import ByteBudget, LaneLimits
 from headrace_common.loop_load import LoopLoad
 from headrace_common.rpc_status import to_status
 from headrace_common.testing import FakeClock
-from headrace_gateway.accounting.call_accounts import CallAccounts
+from headrace_gateway.accounting.call_accounts import Book, CallAccounts
 from headrace_gateway.catalog import Catalog
 from headrace_gateway.features import Features
 from headrace_gateway.inference.dispatcher import Dispatcher
@@ -40,9 +39,20 @@ MIB = 1 << 20
 
 
 class GatewayCore:
-    """What a gateway process decides with; `policy` changes the default placement."""
+    """What a gateway process decides with; `policy` changes the default placement.
 
-    def __init__(self, *, limits: ResilienceLimits = ResilienceLimits(), **policy: Any) -> None:  # noqa: B008 - frozen
+    Attributes:
+        log: What is written down of the calls.
+        aggregated: Tenants whose streams are summed up.
+    """
+
+    def __init__(
+        self,
+        *,
+        limits: ResilienceLimits = ResilienceLimits(),  # noqa: B008 - frozen
+        book: Book | None = None,
+        **policy: Any,
+    ) -> None:
         registry = CollectorRegistry()
         self.clock = FakeClock()
         self.catalog = Catalog()
@@ -69,13 +79,12 @@ class GatewayCore:
         ResilienceMetrics(dispatcher=self.dispatcher, registry=registry)
         self.registry = registry
         self.log = ListedCalls()
-        self.limits: dict[str, list[Limit]] = {}
-        self.book = LeaseBook(
-            limits_of=lambda tenant_id: self.limits.get(tenant_id, ()), clock=self.clock, wake=lambda: None
-        )
         self.aggregated: set[str] = set()
         self.accounts = CallAccounts(
-            log=self.log, book=self.book, aggregates=self.aggregated.__contains__, clock=self.clock
+            log=self.log,
+            book=book or LeaseBook(limits_of=lambda _tenant_id: (), clock=self.clock, wake=lambda: None),
+            aggregates=self.aggregated.__contains__,
+            clock=self.clock,
         )
         self.handler = InferenceHandler(
             catalog=self.catalog,
@@ -193,6 +202,7 @@ class Runner:
         failure: HeadraceError | None = None,
         rows: int = 1,
         compute_us: int = 100,
+        calls: int = 1,
     ) -> None:
         """Ends a call."""
         self._received.remove(call)
@@ -208,6 +218,7 @@ class Runner:
             input_us=20,
             output_us=30,
             batch_rows=rows,
+            batch_calls=calls,
             leads_batch=True,
         )
         self.session.on_results(mesh_pb2.ResultFrame(results=[result]))

@@ -7,6 +7,7 @@ from typing import Any
 from headrace.gateway.v1 import generation_pb2 as generation
 from headrace.runner.internal.v1 import mesh_pb2
 from headrace_common.errors import HeadraceError
+from headrace_gateway.accounting.call_accounts import Book
 from headrace_gateway.inference.call import Caller, InferenceCall, Outcome
 from headrace_gateway.inference.resilience.limits import ResilienceLimits
 from headrace_gateway.mesh.session_calls import Answer
@@ -17,8 +18,15 @@ from support.generated_texts import GENERATES
 class GenerationStage:
     """A model that generates on some runners, and one call of it."""
 
-    def __init__(self, *, runners: int = 2, slots: int = 0, limits: ResilienceLimits = ResilienceLimits()) -> None:  # noqa: B008 - frozen
-        self.core = GatewayCore(limits=limits)
+    def __init__(
+        self,
+        *,
+        runners: int = 2,
+        slots: int = 0,
+        limits: ResilienceLimits = ResilienceLimits(),  # noqa: B008 - frozen
+        book: Book | None = None,
+    ) -> None:
+        self.core = GatewayCore(limits=limits, book=book)
         self.slots = slots
         self.uid = self.core.register("m", manifest=GENERATES)
         self.runners = [self.join(f"runner-{number}") for number in range(runners)]

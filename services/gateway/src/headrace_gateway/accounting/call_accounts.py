@@ -28,6 +28,7 @@ _FAILED = int(usage_pb2.REQUEST_STATUS_FAILED)
 _CANCELLED = int(usage_pb2.REQUEST_STATUS_CANCELLED)
 _CANCELLED_REASON = catalogue.CALL_CANCELLED.reason
 _ACCOUNTS_MAX = 10_000
+_UNKNOWN = Estimate(-1, 0, 0, 0.0)
 
 
 class CallLog(Protocol):
@@ -77,7 +78,7 @@ class Book(Protocol):
 
 
 class Account:
-    """What calls of one subject for one version have in common. The last amounts are kept: the next are often alike."""
+    """What calls of one subject for one version have in common. The last estimate is kept: the next is often alike."""
 
     __slots__ = ("amounts", "estimate", "labels", "model", "tenant_id", "use")
 
@@ -86,7 +87,7 @@ class Account:
         self.tenant_id = labels.tenant_id
         self.model = labels.model
         self.use = use
-        self.estimate = Estimate(-1, 0, 0, 0.0)
+        self.estimate = _UNKNOWN
         self.amounts = Amounts()
 
 
@@ -119,6 +120,7 @@ class CallAccounts:
             self._accounts.clear()
         for account in self._accounts.values():
             account.labels = self._labels(account.labels)
+            account.estimate = _UNKNOWN
 
     def forget(self, uid: str) -> None:
         """A version has left service."""

@@ -27,7 +27,7 @@ class Segment:
     last_event: int = 0
 
 
-def create(folder: Path, number: int, first: int) -> tuple[Segment, mmap.mmap]:
+def create(folder: Path, number: int, first: int, size: int) -> tuple[Segment, mmap.mmap]:
     """Makes a file and gives it its room.
 
     Raises:
@@ -37,8 +37,8 @@ def create(folder: Path, number: int, first: int) -> tuple[Segment, mmap.mmap]:
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     try:
         try:
-            os.posix_fallocate(descriptor, 0, SEGMENT_BYTES)
-            return Segment(path=path, first=first), mmap.mmap(descriptor, SEGMENT_BYTES)
+            os.posix_fallocate(descriptor, 0, size)
+            return Segment(path=path, first=first), mmap.mmap(descriptor, size)
         except BaseException:
             path.unlink(missing_ok=True)
             raise

@@ -16,7 +16,6 @@ from headrace_gateway.accounting.spool_folder import SpoolFolder
 _MARGIN_BYTES = 64 << 10
 """Left free at a segment's end, so that what belongs together need not look whether there is room for it."""
 EVENT_BYTES_MAX = 32 << 10
-_FULL_AT = SEGMENT_BYTES - _MARGIN_BYTES
 RETRY_AFTER_S = 2.0
 
 _pack_admitted = records.admitted
@@ -34,6 +33,7 @@ class Spool:
         folder: Where the files are; the spool owns it.
         left: What the last owner left in it; None where it is new.
         bytes_max: Of all files; when they are full, no call is admitted.
+        segment_bytes: Of each file, at least twice the margin at its end.
 
     Attributes:
         segments: The files that hold something that quota hasn't acknowledged, the last of them being written to.
@@ -43,13 +43,17 @@ class Spool:
         refused: Calls and events that there was no room for.
     """
 
-    def __init__(self, *, folder: SpoolFolder, left: Replayed | None, bytes_max: int) -> None:
+    def __init__(
+        self, *, folder: SpoolFolder, left: Replayed | None, bytes_max: int, segment_bytes: int = SEGMENT_BYTES
+    ) -> None:
         self.folder = folder
         self.segments: list[Segment] = list(left.segments) if left is not None else []
         self.sequence = left.sequence if left is not None else 0
         self.events = left.events if left is not None else 0
         self.refused = 0
-        self._files_max = max(2, bytes_max // SEGMENT_BYTES)
+        self._files_max = max(2, bytes_max // segment_bytes)
+        self._segment_bytes = segment_bytes
+        self._full_at = segment_bytes - _MARGIN_BYTES
         self._file_number = left.file_number if left is not None else 0
         self._open: dict[int, tuple[Labels, bytes]] = {}
         self._numbers: dict[Texts, int] = {}
@@ -81,7 +85,7 @@ class Spool:
         Raises:
             StorageUnavailable: SPOOL_FULL (UNAVAILABLE).
         """
-        if self.at <= _FULL_AT:
+        if self.at <= self._full_at:
             return
         if self._spare is None and len(self.segments) >= self._files_max:
             self.refused += 1
@@ -121,7 +125,7 @@ class Spool:
         request_id: bytes,
     ) -> None:
         """A call has ended; see `records.Ended`. Where there is no room on the disk it is written later."""
-        if self.at > _FULL_AT:
+        if self.at > self._full_at:
             try:
                 self._turn()
             except OSError:
@@ -194,7 +198,7 @@ class Spool:
         for labels, call in left.open.values():
             if call.sequence not in self._open:
                 continue
-            if self.at > _FULL_AT:
+            if self.at > self._full_at:
                 self._turn()
             estimate = call.estimate
             self.end(
@@ -238,7 +242,7 @@ class Spool:
             late, self._late = self._late, []
             for write in late:
                 write()
-        if self._spare is None and self.at > SEGMENT_BYTES // 2 and len(self.segments) < self._files_max:
+        if self._spare is None and self.at > self._segment_bytes // 2 and len(self.segments) < self._files_max:
             try:
                 self._spare = self._created()
             except OSError:
@@ -276,7 +280,7 @@ class Spool:
         for call, (labels, body) in list(self._open.items()):
             if call >= before:
                 break
-            if self.at > _FULL_AT:
+            if self.at > self._full_at:
                 self._turn()
             self._write(records.relabelled(body, self._numbers.get(labels) or self._note(labels)))
 
@@ -298,7 +302,7 @@ class Spool:
 
     def _created(self) -> tuple[Segment, mmap.mmap]:
         self._file_number += 1
-        return segments.create(self.folder.path, self._file_number, self.sequence + 1)
+        return segments.create(self.folder.path, self._file_number, self.sequence + 1, self._segment_bytes)
 
 
 def spool_full() -> StorageUnavailable:
