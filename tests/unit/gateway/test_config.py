@@ -10,6 +10,7 @@ from headrace_common.errors import ConfigError
 from headrace_common.settings import load_settings
 from headrace_gateway.config import GatewaySettings, check_settings, routing_rules
 from headrace_gateway.inference.routing_rules import Policy, RoutingRules
+from headrace_gateway.oidc.settings import token_rules
 
 NEEDED = {
     "HEADRACE_GATEWAY_QUOTA_ADDRESS": "127.0.0.1:1",
@@ -108,3 +109,43 @@ def test_routing_is_set_for_all_and_for_single_tenants() -> None:
 def test_every_setting_says_what_it_is_for() -> None:
     assert all(info.description for info in GatewaySettings.model_fields.values())
     assert Path(GatewaySettings.model_fields["grpc_address"].default).name
+
+
+OIDC = {
+    "HEADRACE_GATEWAY_OIDC_ISSUER": "https://login.example",
+    "HEADRACE_GATEWAY_OIDC_AUDIENCE": "headrace",
+    "HEADRACE_GATEWAY_OIDC_JWKS": "https://login.example/keys",
+}
+
+
+def test_tokens_are_accepted_where_an_issuer_is_set() -> None:
+    assert token_rules(load()) is None
+    rules = token_rules(load(**OIDC, HEADRACE_GATEWAY_OIDC_ROLES="ops=admin,all=viewer"))
+    assert rules is not None
+    assert (rules.issuer, rules.audience, rules.algorithms) == ("https://login.example", "headrace", {"RS256", "ES256"})
+    assert rules.roles == {"ops": "admin", "all": "viewer"}
+    for jwks in ("keys.json", "/etc/keys.json", "http://127.0.0.1:99/keys", "http://localhost/keys"):
+        assert token_rules(load(**OIDC | {"HEADRACE_GATEWAY_OIDC_JWKS": jwks})) is not None
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("AUDIENCE", None),
+        ("JWKS", None),
+        ("JWKS", "http://login.example/keys"),
+        ("JWKS", "ftp://login.example/keys"),
+        ("JWKS", "file:///etc/keys"),
+        ("JWKS", "https://"),
+        ("ALGORITHMS", "HS256"),
+        ("ALGORITHMS", "RS256,none"),
+        ("ROLES", "ops=owner"),
+        ("ROLES", "=admin"),
+    ],
+)
+def test_wrong_setting_of_an_issuer_names_its_variable(name: str, value: str | None) -> None:
+    variable = f"HEADRACE_GATEWAY_OIDC_{name}"
+    variables = {key: text for key, text in (OIDC | {variable: value}).items() if text is not None}
+    with pytest.raises(ConfigError) as refused:
+        token_rules(load(**variables))
+    assert variable in str(refused.value)

@@ -46,6 +46,9 @@ from headrace_gateway.mesh_service import MeshService
 from headrace_gateway.metrics import GatewayMetrics
 from headrace_gateway.model_repository import ModelRepository
 from headrace_gateway.neighbours import Neighbours
+from headrace_gateway.oidc.key_source import KeySource
+from headrace_gateway.oidc.settings import token_rules
+from headrace_gateway.oidc.tokens import Tokens
 from headrace_gateway.open_inference import OpenInference
 from headrace_gateway.passthrough import passthrough
 from headrace_gateway.policy import Access, policy
@@ -124,7 +127,8 @@ class Gateway:
         self.catalog.add_listener(self._metrics.forget)
         self._neighbours = Neighbours(settings=settings, signer=self._signer, tls=self._tls, clock=clock)
         self._features = Features(table=self._table)
-        self._identity = Identity(table=self._table, clock=clock, community=settings.community)
+        self._key_source, self._tokens = _tokens(settings, clock)
+        self._identity = Identity(table=self._table, clock=clock, community=settings.community, tokens=self._tokens)
         self._payloads = PayloadGate(bytes_max=settings.request_bytes_max)
         self._results = ByteBudget(total_bytes=settings.result_bytes_max)
         self._accounting = self._accounts()
@@ -149,6 +153,8 @@ class Gateway:
         self._tasks.spawn(self._wants.run(), name="wants")
         self._tasks.spawn(self._inference.watch_deadlines(), name="deadlines")
         self._tasks.spawn(self._load.run(), name="loop load")
+        if self._key_source is not None and self._tokens is not None:
+            self._tasks.spawn(self._key_source.run(self._tokens.use), name="issuer's keys")
         freed = FreedMemory(seen=lambda: self._payloads.huge + self._results.huge)
         self._tasks.spawn(freed.run(), name="freed memory")
         self._accounting.start(self._tasks)
@@ -411,6 +417,15 @@ async def _announce(settings: GatewaySettings, gateway: Gateway, metrics_url: st
         mesh=gateway.mesh_address,
         metrics=metrics_url,
     )
+
+
+def _tokens(settings: GatewaySettings, clock: Clock) -> tuple[KeySource | None, Tokens | None]:
+    """What checks the tokens of an issuer, and what reads the issuer's keys; nothing where there is none."""
+    rules = token_rules(settings)
+    if rules is None or settings.oidc_jwks is None:
+        return None, None
+    source = KeySource(location=settings.oidc_jwks, refresh_s=settings.oidc_refresh_s, clock=clock)
+    return source, Tokens(rules=rules, clock=clock, ask_again=source.ask)
 
 
 def _signer(settings: GatewaySettings, gateway_id: str) -> PrincipalSigner:

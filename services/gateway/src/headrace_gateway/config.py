@@ -122,6 +122,31 @@ class GatewaySettings(ServiceSettings):
     generate_timeout_s: float = Field(
         600.0, gt=0, description="Time of a call that generates, all of it, whose client states none, seconds."
     )
+    oidc_issuer: str | None = Field(
+        None, min_length=1, description="Issuer whose tokens callers may sign in with, to the letter; none by default."
+    )
+    oidc_audience: str | None = Field(None, min_length=1, description="The audience that such tokens must have.")
+    oidc_jwks: str | None = Field(
+        None, min_length=1, description="JWK set of the issuer's keys: an https URL or a path; read again now and then."
+    )
+    oidc_algorithms: CommaList = Field(
+        ("RS256", "ES256"), description="Algorithms by which such tokens may be signed; never a symmetric one."
+    )
+    oidc_clock_skew_s: float = Field(
+        30.0, ge=0, le=300, description="How far the clocks of issuer and gateway may be apart, seconds."
+    )
+    oidc_tenant_claim: str = Field(
+        "tenant", min_length=1, description="Claim that names the tenant; dots lead into others."
+    )
+    oidc_roles_claim: str = Field(
+        "roles", min_length=1, description="Claim that lists the roles; dots lead into others."
+    )
+    oidc_roles: CommaPairs = Field(
+        {}, description="What the words of that claim mean, as word=role,…; empty where they are roles themselves."
+    )
+    oidc_refresh_s: float = Field(
+        300.0, ge=1, le=86_400, description="Pause between readings of the issuer's keys, seconds."
+    )
     principal_ttl_s: float = Field(
         60.0, ge=5, le=300, description="Life of the signed principal that upstream services get, seconds."
     )

@@ -15,6 +15,8 @@ AUTHORIZATION = "authorization"
 TENANT_ID = "x-tenant-id"
 _NAMES = frozenset((API_KEY, AUTHORIZATION, TENANT_ID, FEATURE_KEY))
 _KEY = re.compile(r"[\x21-\x7e]{1,256}")
+_TOKEN = re.compile(r"eyJ[A-Za-z0-9_-]*\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-]*")
+_TOKEN_CHARS_MAX = 8_192
 _BEARER = "bearer "
 
 
@@ -22,18 +24,24 @@ class Presented(NamedTuple):
     """What a call presents.
 
     Attributes:
-        key: The API key.
+        credential: The API key, or a signed token.
+        token: Whether it is a token.
         tenant_ids: Every tenant that it says it is of.
         features: Every feature that it says it is part of.
     """
 
-    key: str
+    credential: str
+    token: bool = False
     tenant_ids: tuple[str | bytes, ...] = ()
     features: tuple[str, ...] = ()
 
 
-def presented(metadata: Iterable[tuple[str, str | bytes]]) -> Presented:
+def presented(metadata: Iterable[tuple[str, str | bytes]], *, tokens: bool = False) -> Presented:
     """What a call presents; its key from `x-api-key` or `authorization: Bearer`.
+
+    Args:
+        metadata: Of the call.
+        tokens: Whether signed tokens are accepted, as `authorization: Bearer`.
 
     Raises:
         AuthError: CREDENTIAL_MISSING when there is none; CREDENTIAL_MALFORMED when there is more than one (which of
@@ -66,9 +74,11 @@ def presented(metadata: Iterable[tuple[str, str | bytes]]) -> Presented:
         if found[: len(_BEARER)].lower() != _BEARER:
             raise _malformed(f"{AUTHORIZATION} must be 'Bearer <key>'")
         found = found[len(_BEARER) :]
+        if tokens and len(found) <= _TOKEN_CHARS_MAX and _TOKEN.fullmatch(found):
+            return Presented(found, True, tenant_ids, features)
     if not _KEY.fullmatch(found):
         raise _malformed("the API key must be 1 to 256 printable characters without spaces")
-    return Presented(found, tenant_ids, features)
+    return Presented(found, False, tenant_ids, features)
 
 
 def _malformed(message: str) -> AuthError:

@@ -1,0 +1,1 @@
+"""Callers who sign in with a token of an OpenID Connect issuer."""
