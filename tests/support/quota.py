@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 
 import grpc.aio
 from google.protobuf.message import Message
+from google.protobuf.message_factory import GetMessageClass
 from pydantic import SecretStr
 
 from headrace.quota.internal.v1 import principals_pb2 as feed_pb
@@ -21,7 +22,6 @@ from headrace_common.tasks import TaskGuard
 from headrace_quota.app import AUDIENCE, QuotaService
 from headrace_quota.config import QuotaSettings
 from headrace_quota.principal_feed_servicer import PRINCIPAL_FEED_SERVICE
-from headrace_quota.tenant_servicer import TENANT_SERVICE
 
 R = TypeVar("R", bound=Message)
 
@@ -66,13 +66,14 @@ class QuotaClient:
         return ((PRINCIPAL_KEY, self.signer.sign(principal, audience=AUDIENCE)),)
 
     async def call(self, principal: Principal, request: Message, *, timeout_s: float = 20.0) -> Any:
-        """Calls the TenantService method that a request message belongs to; failures are `HeadraceError`s."""
-        method = type(request).__name__.removesuffix("Request")
-        response: type[Message] = getattr(pb, f"{method}Response")
+        """Calls the method that a request message belongs to; failures are `HeadraceError`s."""
+        (service,) = request.DESCRIPTOR.file.services_by_name.values()
+        method = service.methods_by_name[type(request).__name__.removesuffix("Request")]
+        answer: Any = method.output_type
         return await self._caller.unary(
-            f"/{TENANT_SERVICE}/{method}",
+            f"/{service.full_name}/{method.name}",
             request,
-            response,
+            GetMessageClass(answer),
             metadata=self.token(principal),
             timeout_s=timeout_s,
         )
