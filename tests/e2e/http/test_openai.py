@@ -125,6 +125,14 @@ def test_embeddings_are_those_of_the_sdk(openai: OpenAI, talking: Mesh) -> None:
     plain = openai.embeddings.create(model=EMBEDDING_MODEL, input=texts, encoding_format="float")
     np.testing.assert_allclose([item.embedding for item in plain.data], expected, atol=1e-6)
     assert len(openai.embeddings.create(model=EMBEDDING_MODEL, input="one").data[0].embedding) == expected.shape[1]
+    tokens = [[504, 3403], [504], list(range(100, 120))]
+    one_by_one = [openai.embeddings.create(model=EMBEDDING_MODEL, input=row).data[0].embedding for row in tokens]
+    together = openai.embeddings.create(model=EMBEDDING_MODEL, input=tokens)
+    np.testing.assert_allclose([item.embedding for item in together.data], one_by_one, atol=1e-5)
+    assert together.usage.prompt_tokens == 23
+    for wrong in ([[1], [4_000_000_000]], [[1] * 9_000]):
+        with pytest.raises(BadRequestError):
+            openai.embeddings.create(model=EMBEDDING_MODEL, input=wrong)
     with pytest.raises(BadRequestError) as caught:
         openai.embeddings.create(model=EMBEDDING_MODEL, input="one", dimensions=7)
     assert caught.value.param == "dimensions"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 import time
 from collections.abc import Generator, Sequence
@@ -28,6 +29,7 @@ from headrace_runner.backends.llamacpp.embedding import EmbeddingModel
 from headrace_runner.backends.llamacpp.process import ModelProcess
 from headrace_runner.backends.llamacpp.reranking import RerankModel
 from headrace_runner.backends.llamacpp.settings import ProcessSettings
+from headrace_runner.loading.manifest_check import signature_of
 from headrace_runner.tensors.datatypes import Array
 from support.llama_process import running_llama
 from support.smollm2 import PROMPTS, model_file
@@ -102,6 +104,43 @@ def test_a_vector_is_the_same_whatever_it_is_asked_with(embedder: EmbeddingModel
 def test_the_tokens_of_each_text_are_told(embedder: EmbeddingModel) -> None:
     tokens, vectors = embedder.infer({"text": bytes_of(["a", "a a a"])}, ["tokens", "embedding"], {})
     assert (tokens.dtype, tokens.tolist(), vectors.shape) == (np.int32, [1, 3], (2, WIDTH))
+
+
+def embed_tokens(model: EmbeddingModel, *rows: Sequence[int]) -> Array:
+    width = max(map(len, rows))
+    padded = np.array([[*row, *[-1] * (width - len(row))] for row in rows], np.int64)
+    (vectors,) = model.infer({"token_ids": padded}, ["embedding"], {})
+    return vectors
+
+
+def test_tokens_in_place_of_a_text_have_the_text_s_vector(embedder: EmbeddingModel) -> None:
+    client = ModelClient(process=embedder.process)
+
+    async def tokens() -> list[list[int]]:
+        answers = [await client.ask("POST", "/tokenize", {"content": text, "add_special": True}) for text in TEXTS]
+        return [answer["tokens"] for answer in answers]
+
+    rows = asyncio.run(tokens())
+    assert len({len(row) for row in rows}) > 1
+    np.testing.assert_allclose(embed_tokens(embedder, *rows), embed(embedder, TEXTS), atol=1e-4)
+    assert signature_of(Manifest(), embedder).inputs.keys() == {"token_ids", "text"}
+
+
+@pytest.mark.parametrize(
+    ("row", "reason"),
+    [
+        ([], "TENSOR_ELEMENT_INVALID"),
+        ([1, -1, 2], "TENSOR_ELEMENT_INVALID"),
+        ([-2], "TENSOR_ELEMENT_INVALID"),
+        ([1, 49_152], "TENSOR_ELEMENT_INVALID"),
+        ([1 << 40], "TENSOR_ELEMENT_INVALID"),
+        ([1] * (CONTEXT + 1), "CONTEXT_LENGTH_EXCEEDED"),
+    ],
+)
+def test_tokens_that_can_t_be_are_refused(embedder: EmbeddingModel, row: list[int], reason: str) -> None:
+    with pytest.raises(HeadraceError, match="element 1 of input 'token_ids'") as caught:
+        embed_tokens(embedder, [1, 2], row)
+    assert caught.value.reason == reason
 
 
 @pytest.mark.parametrize(

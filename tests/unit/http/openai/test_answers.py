@@ -18,7 +18,7 @@ from headrace_client.model_reference import parse
 from headrace_gateway.http.openai.answer_head import AnswerHead
 from headrace_gateway.http.openai.chat_answer import ChatAnswer, ChatChunks
 from headrace_gateway.http.openai.completion_answer import CompletionAnswer, CompletionChunks
-from headrace_gateway.http.openai.embeddings import EmbeddingRequest, answer
+from headrace_gateway.http.openai.embeddings import EmbeddingRequest, answer, infer_requests
 from headrace_gateway.http.openai.errors import error_body, in_openai_terms, param_of
 
 STOP, LENGTH = pb.FINISH_REASON_STOP, pb.FINISH_REASON_LENGTH
@@ -196,9 +196,22 @@ def test_embeddings_that_a_model_does_not_make_are_refused() -> None:
     with pytest.raises(HeadraceError) as other:
         answer(request, [embedded([[1, 0]], name="logits")], model=parse("e"))
     assert other.value.reason == "MODEL_TASK_MISMATCH"
-    with pytest.raises(ValidationError, match="lists of tokens"):
-        EmbeddingRequest(model="e", input=[[1, 2]]).texts()
-    assert byte_elements.packed(EmbeddingRequest(model="e", input=["a"]).texts()) == b"\1\0\0\0a"
+
+
+def test_texts_and_tokens_are_embedded_in_groups_of_their_own_in_order() -> None:
+    request = EmbeddingRequest(model="e", input=["a", [7, 8], [4_294_967_295], "b"])
+    asked = [message.request for message in infer_requests(parse("e:2"), request.input, request_id="r")]
+    assert [(one.model_version, one.inputs[0].name, list(one.inputs[0].shape)) for one in asked] == [
+        ("2", "text", [1]),
+        ("2", "token_ids", [2, 2]),
+        ("2", "text", [1]),
+    ]
+    assert asked[0].raw_input_contents[0] == byte_elements.packed(["a"])
+    assert asked[1].raw_input_contents[0] == np.array([[7, 8], [4_294_967_295, -1]], "<i8").tobytes()
+    single = EmbeddingRequest(model="e", input=[1, 2, 3])  # pyright: ignore[reportArgumentType] - one list of tokens
+    (one,) = infer_requests(parse("e"), single.input, request_id="r")
+    assert list(one.request.inputs[0].shape) == [1, 3]
+    assert len(list(infer_requests(parse("e"), [[1]] * 33, request_id="r"))) == 3
 
 
 @pytest.mark.parametrize(

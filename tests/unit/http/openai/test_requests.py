@@ -217,7 +217,7 @@ def test_what_is_not_json_is_malformed(body: bytes) -> None:
 
 def test_texts_to_embed_go_in_groups() -> None:
     request = parsed(EmbeddingRequest, json.dumps({"model": "e", "input": ["é"] * 17}).encode())
-    first, second = infer_requests(parse("e@staging"), request.texts(), request_id="r")
+    first, second = infer_requests(parse("e@staging"), request.input, request_id="r")
     assert document(first)["request"] | {"rawInputContents": None} == {
         "modelName": "e",
         "modelVersion": "staging",

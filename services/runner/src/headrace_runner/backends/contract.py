@@ -16,7 +16,7 @@ from headrace_common.errors import HeadraceError
 from headrace_runner.backends.generation import GenerativeModel
 from headrace_runner.tensors.datatypes import Array
 from headrace_runner.tensors.parameters import ParameterValue
-from headrace_runner.tensors.signature import TensorSpec
+from headrace_runner.tensors.signature import RawInput, TensorSpec
 
 ENTRY_POINT_GROUP = "headrace.backends"
 
@@ -64,6 +64,16 @@ class BackendHealth:
 
     healthy: bool = True
     reason: str = ""
+
+
+@runtime_checkable
+class TakesInstead(Protocol):
+    """A model that has an input in whose place a request may bring what it is made of."""
+
+    @property
+    def instead(self) -> RawInput:
+        """That, and the name of the input."""
+        ...
 
 
 class LoadedModel(Protocol):

@@ -7,10 +7,10 @@ from collections.abc import Iterable, Sequence
 from headrace.registry.v1 import manifest_pb2
 from headrace_common import catalogue
 from headrace_common.errors import ModelError
-from headrace_runner.backends.contract import LoadedModel
+from headrace_runner.backends.contract import LoadedModel, TakesInstead
 from headrace_runner.execution.generation.triton_request import SIGNATURE as GENERATION
 from headrace_runner.tensors.datatypes import DATATYPES
-from headrace_runner.tensors.signature import Signature, TensorSpec
+from headrace_runner.tensors.signature import Processed, Signature, TensorSpec
 
 
 def signature_of(manifest: manifest_pb2.Manifest, model: LoadedModel) -> Signature:
@@ -36,7 +36,10 @@ def signature_of(manifest: manifest_pb2.Manifest, model: LoadedModel) -> Signatu
     for taken, given in states.items():
         if taken not in stated or given not in named:
             raise _mismatch("sequence", f"the model has no state from '{given}' to '{taken}'")
-    return Signature(inputs=inputs, outputs=outputs, states=states)
+    processed = None
+    if isinstance(model, TakesInstead):
+        processed = Processed(raw=model.instead, outputs=(), default=tuple(spec.name for spec in outputs))
+    return Signature(inputs=inputs, outputs=outputs, states=states, processed=processed)
 
 
 def check_generation(manifest: manifest_pb2.Manifest) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from base64 import b64encode
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import groupby
 from typing import Any, Literal
 
 import numpy as np
@@ -17,12 +18,12 @@ from headrace_client.model_reference import ModelReference
 from headrace_common import catalogue
 from headrace_gateway.http.failures import failed
 from headrace_gateway.http.json_models import STRICT
-from headrace_gateway.http.openai.forms import Inputs, Model
+from headrace_gateway.http.openai.forms import Inputs, Model, Prompt
 
-TEXT, EMBEDDING, TOKENS = "text", "embedding", "tokens"
-"""Tensors of models that embed; the tokens of each text are told by some."""
+TEXT, TOKEN_IDS, EMBEDDING, TOKENS = "text", "token_ids", "embedding", "tokens"
+"""Tensors of models that embed; some take tokens in place of texts, a row each, and some tell how many a text has."""
 GROUP = 16
-"""Texts of one inference: a model computes them one after another, and others wait meanwhile."""
+"""Inputs of one inference: a model computes them one after another, and others wait meanwhile."""
 
 
 class EmbeddingRequest(BaseModel):
@@ -36,32 +37,31 @@ class EmbeddingRequest(BaseModel):
     dimensions: int | None = Field(default=None, ge=1, description="None but what the model's vectors have.")
     user: str | None = Field(default=None, description="Accepted; means nothing here.")
 
-    def texts(self) -> list[str]:
-        """The inputs.
 
-        Raises:
-            ValidationError: FIELD_INVALID: one of them is tokens.
-        """
-        texts: list[str] = []
-        for item in self.input:
-            if not isinstance(item, str):
-                raise ValidationError(
-                    "input: the models here embed texts; lists of tokens can't be sent", field="input"
-                )
-            texts.append(item)
-        return texts
+def infer_requests(model: ModelReference, inputs: Sequence[Prompt], *, request_id: str) -> Iterator[InferRequest]:
+    """Requests for the vectors of the inputs, a group of texts or of tokens each, in order."""
+    for are_texts, alike in groupby(inputs, key=lambda item: isinstance(item, str)):
+        items = list(alike)
+        for start in range(0, len(items), GROUP):
+            group: Any = items[start : start + GROUP]
+            message = InferRequest()
+            request = message.request
+            request.model_name, request.model_version, request.id = model.name, model.model_version, request_id
+            if are_texts:
+                request.inputs.add(name=TEXT, datatype="BYTES", shape=[len(group)])
+                request.raw_input_contents.append(byte_elements.packed(group))
+            else:
+                rows = _rows(group)
+                request.inputs.add(name=TOKEN_IDS, datatype="INT64", shape=rows.shape)
+                request.raw_input_contents.append(rows.tobytes())
+            yield message
 
 
-def infer_requests(model: ModelReference, texts: Sequence[str], *, request_id: str) -> Iterator[InferRequest]:
-    """Requests for the vectors of the texts, a group each."""
-    for start in range(0, len(texts), GROUP):
-        group = texts[start : start + GROUP]
-        message = InferRequest()
-        request = message.request
-        request.model_name, request.model_version, request.id = model.name, model.model_version, request_id
-        request.inputs.add(name=TEXT, datatype="BYTES", shape=[len(group)])
-        request.raw_input_contents.append(byte_elements.packed(group))
-        yield message
+def _rows(items: Sequence[Sequence[int]]) -> NDArray[np.int64]:
+    rows = np.full((len(items), max(map(len, items))), -1, "<i8")
+    for row, item in zip(rows, items, strict=True):
+        row[: len(item)] = item
+    return rows
 
 
 def answer(request: EmbeddingRequest, responses: Iterable[InferResponse], *, model: ModelReference) -> dict[str, Any]:

@@ -128,7 +128,7 @@ async def complete(request: Request, front: CurrentFront, session: OpenAISession
 async def embed(request: Request, front: CurrentFront, session: OpenAISession, call: CurrentCall) -> Response:
     asked = await _read(embedding.EmbeddingRequest, request, front)
     model = parse(asked.model)
-    groups = list(embedding.infer_requests(model, asked.texts(), request_id=call.request_id))
+    groups = list(embedding.infer_requests(model, asked.input, request_id=call.request_id))
     try:
         responses = await _inferred(session, groups, call)
         return _json(embedding.answer(asked, responses, model=model))

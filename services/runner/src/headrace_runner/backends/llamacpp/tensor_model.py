@@ -41,6 +41,7 @@ class TensorModel(ABC):
         self._client = ModelClient(process=process)
         self._tokenizer = Tokenizer(client=self._client, context_length=context_length, vocabulary_size=vocabulary_size)
         self._context_length = context_length
+        self._vocabulary_size = vocabulary_size
         self._interrupting = Lock()
         self._running: dict[int, tuple[asyncio.AbstractEventLoop, asyncio.Task[Mapping[str, Array]]]] = {}
         self._log = structlog.stdlib.get_logger("llamacpp")
@@ -107,6 +108,28 @@ class TensorModel(ABC):
         self._require_room(tensor, index, len(tokens))
         return tokens
 
+    def _given_tokens(self, tensor: str, rows: Array) -> list[list[int]]:
+        """The tokens of inputs that come as such: a row each, whose end may be padded with -1.
+
+        Raises:
+            TensorError: TENSOR_BATCH_TOO_LARGE (INVALID_ARGUMENT); TENSOR_ELEMENT_INVALID (INVALID_ARGUMENT): a row is
+                empty, or has a token that is not in the vocabulary.
+            ModelError: CONTEXT_LENGTH_EXCEEDED (INVALID_ARGUMENT).
+        """
+        _require_few(tensor, len(rows))
+        prompts: list[list[int]] = []
+        for index, row in enumerate(rows):
+            used = np.flatnonzero(row != -1)
+            tokens = row[: used[-1] + 1 if used.size else 0]
+            if not tokens.size:
+                raise _element_invalid(tensor, index, "is empty", datatype="INT64")
+            self._require_room(tensor, index, tokens.size)
+            if tokens.min() < 0 or tokens.max() >= self._vocabulary_size:
+                why = f"has a token that is none of the model's, which are 0 to {self._vocabulary_size - 1}"
+                raise _element_invalid(tensor, index, why, datatype="INT64")
+            prompts.append(tokens.tolist())
+        return prompts
+
     def _require_room(self, tensor: str, index: int, tokens: int) -> None:
         if tokens > self._context_length:
             raise ModelError(
@@ -123,12 +146,7 @@ def texts_of(tensor: str, array: Array) -> list[str]:
         TensorError: TENSOR_BATCH_TOO_LARGE (INVALID_ARGUMENT): they are more than one call may have.
             TENSOR_ELEMENT_INVALID (INVALID_ARGUMENT): one is not UTF-8.
     """
-    if array.size > TEXTS_MAX:
-        raise TensorError(
-            f"input '{tensor}' has {array.size} texts, a call may have {TEXTS_MAX}",
-            entry=catalogue.TENSOR_BATCH_TOO_LARGE,
-            context={"limit": TEXTS_MAX, "actual": array.size},
-        )
+    _require_few(tensor, array.size)
     texts: list[str] = []
     for index, element in enumerate(np.ravel(array)):
         try:
@@ -138,11 +156,20 @@ def texts_of(tensor: str, array: Array) -> list[str]:
     return texts
 
 
-def _element_invalid(tensor: str, index: int, why: str) -> TensorError:
+def _require_few(tensor: str, count: int) -> None:
+    if count > TEXTS_MAX:
+        raise TensorError(
+            f"input '{tensor}' has {count} texts, a call may have {TEXTS_MAX}",
+            entry=catalogue.TENSOR_BATCH_TOO_LARGE,
+            context={"limit": TEXTS_MAX, "actual": count},
+        )
+
+
+def _element_invalid(tensor: str, index: int, why: str, *, datatype: str = "BYTES") -> TensorError:
     return TensorError(
         f"element {index} of input '{tensor}' {why}",
         entry=catalogue.TENSOR_ELEMENT_INVALID,
-        context={"tensor": tensor, "datatype": "BYTES"},
+        context={"tensor": tensor, "datatype": datatype},
     )
 
 
