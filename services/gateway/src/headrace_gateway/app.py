@@ -24,6 +24,9 @@ from headrace_common.service_main import Stop
 from headrace_common.tasks import TaskGuard
 from headrace_common.tls import TlsFiles
 from headrace_gateway.accounting.accounting import Accounting
+from headrace_gateway.accounting.key_uses import KeyUses
+from headrace_gateway.accounting.runner_history import RunnerHistory
+from headrace_gateway.accounting.spool_metrics import SpoolMetrics
 from headrace_gateway.catalog import Catalog, CatalogVersion
 from headrace_gateway.config import GatewaySettings, check_settings, placement_policy, resilience_limits, routing_rules
 from headrace_gateway.deadlines import Deadlines
@@ -63,7 +66,7 @@ from headrace_gateway.public_services import (
     open_inference_endpoints,
     reflection_endpoints,
 )
-from headrace_gateway.quota.lease_book import LeaseBook
+from headrace_gateway.quota.quota_leases import QuotaLeases
 from headrace_gateway.readiness import Readiness
 
 ARTIFACT_AUDIENCE = "headrace-registry-artifact"
@@ -131,6 +134,14 @@ class Gateway:
         self._identity = Identity(table=self._table, clock=clock, community=settings.community, tokens=self._tokens)
         self._payloads = PayloadGate(bytes_max=settings.request_bytes_max)
         self._results = ByteBudget(total_bytes=settings.result_bytes_max)
+        self._leases = QuotaLeases(
+            gateway_id=self.id,
+            limits_of=self._table.limits,
+            channel=self._neighbours.permit_channel,
+            metadata=self._neighbours.quota_metadata,
+            clock=clock,
+            registry=metrics.registry,
+        )
         self._accounting = self._accounts()
         self._inference = self._inference_handler()
         self._listening = asyncio.Event()
@@ -157,6 +168,7 @@ class Gateway:
             self._tasks.spawn(self._key_source.run(self._tokens.use), name="issuer's keys")
         freed = FreedMemory(seen=lambda: self._payloads.huge + self._results.huge)
         self._tasks.spawn(freed.run(), name="freed memory")
+        self._leases.start(self._tasks)
         self._accounting.start(self._tasks)
         (self.mesh_address,) = await self._mesh.start()
         if self._settings.share_port:
@@ -198,6 +210,7 @@ class Gateway:
         except TimeoutError:
             pass
         await self._mesh.stop(0)
+        await self._leases.close()
         await self._accounting.close(self._settings.spool_drain_s)
         await self._tasks.close()
         self._accounting.release()
@@ -229,6 +242,7 @@ class Gateway:
             features=self._features,
             runtime=self._runtime,
             metrics=self._metrics,
+            used=KeyUses(tell=self._accounting.tell_key_use, clock=self._clock).used,
         )
         return GrpcServer(
             listeners=[
@@ -281,15 +295,17 @@ class Gateway:
             parent=settings.spool_dir or settings.state_dir / "spool",
             bytes_max=settings.spool_bytes_max,
             gateway_id=self.id,
-            book=LeaseBook(limits_of=lambda _tenant_id: (), clock=self._clock, wake=lambda: None),
+            book=self._leases.book,
             aggregates=self._table.aggregates_streams,
             channel=self._neighbours.usage_channel,
             metadata=self._neighbours.quota_metadata,
-            replaced=lambda _gateway_id: None,
+            replaced=self._leases.replace,
             clock=self._clock,
             random=Random(),  # noqa: S311 - spreads reconnects, guards nothing
         )
         self.catalog.add_listener(accounting.calls.forget)
+        RunnerHistory(directory=self._directory, gateway_id=self.id, tell=accounting.tell_runner, clock=self._clock)
+        SpoolMetrics(accounting=accounting, now_s=asyncio.get_running_loop().time, registry=self._registry)
         return accounting
 
     def _inference_handler(self) -> InferenceHandler:

@@ -60,6 +60,11 @@ class Neighbours:
     def registry(self) -> Upstream:
         return self._registry.upstream
 
+    @property
+    def permit_channel(self) -> grpc.aio.Channel:
+        """Where permits come from: beside the feed, and before everything large."""
+        return self._quota.feed_channel
+
     def quota_metadata(self) -> MetadataPairs:
         """What proves to quota that a gateway calls on its own behalf."""
         return ((PRINCIPAL_KEY, self._quota.upstream.tokens.service_token()),)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Protocol, TypeAlias, runtime_checkable
 
 import grpc
@@ -56,7 +56,7 @@ class PublicHandler(grpc.GenericRpcHandler):
         features: What is switched off for whom.
         runtime: Shared limits, metrics and log.
         metrics: Counts refusals by reason.
-
+        used: Told who has called.
 
     Raises:
         ValueError: An endpoint has no line in `access`.
@@ -71,6 +71,7 @@ class PublicHandler(grpc.GenericRpcHandler):
         features: Features,
         runtime: RpcRuntime,
         metrics: GatewayMetrics,
+        used: Callable[[Principal], None],
     ) -> None:
         if bare := sorted(set(endpoints) - set(access)):
             raise ValueError(f"methods without a policy: {', '.join(bare)}")
@@ -79,6 +80,7 @@ class PublicHandler(grpc.GenericRpcHandler):
         self._features = features
         self._runtime = runtime
         self._metrics = metrics
+        self._used = used
         self._log = structlog.stdlib.get_logger("rpc")
 
     def service(self, handler_call_details: grpc.HandlerCallDetails) -> Handler:
@@ -109,6 +111,7 @@ class PublicHandler(grpc.GenericRpcHandler):
             endpoint.gate.check()
             return endpoint.handler(None)
         principal = self._identity.authenticate(metadata)
+        self._used(principal)
         require(demand, principal)
         if feature is not None:
             self._features.require(feature, principal.tenant_id)

@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from random import Random
 
 import grpc.aio
 import structlog
 
-from headrace.quota.v1.usage_pb2 import REQUEST_STATUS_ABANDONED
+from headrace.quota.internal.v1.usage_ingest_pb2 import KeyUse
+from headrace.quota.v1.usage_pb2 import REQUEST_STATUS_ABANDONED, RunnerEvent
 from headrace_common import catalogue
 from headrace_common.clock import Clock
-from headrace_common.errors import ConfigError
+from headrace_common.errors import ConfigError, HeadraceError
 from headrace_common.tasks import TaskGuard
 from headrace_gateway.accounting import spool_folder
 from headrace_gateway.accounting.call_accounts import Book, CallAccounts
+from headrace_gateway.accounting.records import Kind
 from headrace_gateway.accounting.replay import replayed
 from headrace_gateway.accounting.shipper import Metadata, Shipper
 from headrace_gateway.accounting.spool import Spool
@@ -88,6 +91,16 @@ class Accounting:
         self._shipping = tasks.spawn(self.shipper.run(), name="usage shipper")
         tasks.spawn(self._keep_ready(), name="spool")
         tasks.spawn(self._adopt(tasks), name="spool adoption")
+
+    def tell_runner(self, event: RunnerEvent) -> None:
+        """Something happened to a runner. While the spool is full, that is forgotten and counted."""
+        with suppress(HeadraceError):
+            self.spool.tell(Kind.RUNNER, event.SerializeToString())
+
+    def tell_key_use(self, use: KeyUse) -> None:
+        """A key was used; as `tell_runner`."""
+        with suppress(HeadraceError):
+            self.spool.tell(Kind.KEY_USE, use.SerializeToString())
 
     async def close(self, within_s: float) -> None:
         """No call is open any more: sends what is left, for a bounded time. What isn't sent stays for the next start.

@@ -181,13 +181,18 @@ class Spool:
         Raises:
             StorageUnavailable: SPOOL_FULL (UNAVAILABLE): it is not written.
         """
-        if len(message) > EVENT_BYTES_MAX:
-            raise ValueError(f"an event has at most {EVENT_BYTES_MAX} bytes")
         self.check_room()
-        self.sequence += 1
-        self._write(records.event(kind, self.sequence, message))
-        self._segment.last_event = self.sequence
-        self.events += 1
+        self._write_event(kind, message)
+
+    def tell_surely(self, kind: Kind, message: bytes) -> None:
+        """As `tell`, for what has already been done: beyond the bound, too. Where the disk has no room, later."""
+        if self.at > self._full_at:
+            try:
+                self._turn()
+            except OSError:
+                self._late.append(lambda: self.tell_surely(kind, message))
+                return
+        self._write_event(kind, message)
 
     def abandon(self, left: Replayed, *, status: int, reason: str) -> None:
         """Ends what the last owner left open, charged at its estimate.
@@ -262,6 +267,14 @@ class Spool:
             self.folder.remove()
         else:
             self.folder.release()
+
+    def _write_event(self, kind: Kind, message: bytes) -> None:
+        if len(message) > EVENT_BYTES_MAX:
+            raise ValueError(f"an event has at most {EVENT_BYTES_MAX} bytes")
+        self.sequence += 1
+        self._write(records.event(kind, self.sequence, message))
+        self._segment.last_event = self.sequence
+        self.events += 1
 
     def _write(self, body: bytes) -> None:
         framed = _frame(body)

@@ -31,6 +31,10 @@ class RunnerDirectory:
     def __len__(self) -> int:
         return len(self._sessions)
 
+    def find(self, runner_id: str) -> RunnerSession | None:
+        """A runner's session."""
+        return self._sessions.get(runner_id)
+
     def add(self, session: RunnerSession) -> None:
         """A session has all its lanes."""
         self._sessions[session.id] = session

@@ -83,6 +83,13 @@ class RunnerSession:
         return self.state == gateway_pb2.RUNNER_STATE_READY
 
     @property
+    def trouble(self) -> str:
+        """Why it is ejected, in words; empty when it isn't."""
+        if self._silent:
+            return "its heartbeats stopped"
+        return "its answers are worse than those of other runners" if self._outlier else ""
+
+    @property
     def backends(self) -> frozenset[str]:
         """Names of the backends that it can use and that work."""
         return frozenset(self.hello.backends) - self.unhealthy
