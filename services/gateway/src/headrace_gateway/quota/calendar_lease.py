@@ -19,6 +19,8 @@ _BASE_PARTS = 256
 class CalendarLease(Lease):
     """A slice of one window. What is used of it is told to quota by the ledger, not by reports."""
 
+    fade_s = 30.0
+
     __slots__ = ("_debt", "_returned")
 
     def __init__(self, *, key: LeaseKey, limit: Limit, now_s: float) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 from headrace.quota.v1.quotas_pb2 import (
     RESOURCE_CONCURRENCY,
@@ -23,6 +23,7 @@ CALLS = -1
 SMALL = 16
 """Limits that let through fewer at once are granted call by call: nothing is kept for calls to come."""
 _DEMAND_SPAN_S = 0.25
+_DEMAND_LEAST_PER_S = 1 / 60
 
 
 class LeaseKey(NamedTuple):
@@ -68,6 +69,7 @@ class Lease(ABC):
     """Permits of one limit. `free` and `until_s` decide without a call: `amount <= free and now < until_s`.
 
     Attributes:
+        fade_s: How slowly a demand is forgotten.
         field: Which of the amounts of a call it counts, or `CALLS`.
         free: Permits left. Below 0 calls have used more than they reserved, which later permits make up for.
         until_s: Until when they may be used.
@@ -78,6 +80,8 @@ class Lease(ABC):
         refused_until_s: Until when the last answer, that there is nothing, need not be asked for again.
         used: How much of the limit was used and held in the whole mesh, as told with that answer; -1 if nobody knew.
     """
+
+    fade_s: ClassVar[float] = 1.0
 
     __slots__ = (
         "_demand_per_s",
@@ -175,12 +179,12 @@ class Lease(ABC):
         self.free = min(self.free, 0)
 
     def demand_per_s(self, now_s: float) -> float:
-        """How much calls have asked for lately, a second: follows a rise at once and a fall within seconds."""
+        """How much calls have asked for lately, a second: follows a rise at once, and a fall by half each `fade_s`."""
         span_s = now_s - self._measured_s
         if span_s >= _DEMAND_SPAN_S:
             rate = self.asked / span_s
-            faded = self._demand_per_s * 0.5**span_s
-            self._demand_per_s = max(rate, faded if faded * 60 >= 1 else 0.0)
+            faded = self._demand_per_s * 0.5 ** (span_s / self.fade_s)
+            self._demand_per_s = max(rate, faded if faded >= _DEMAND_LEAST_PER_S else 0.0)
             self.asked = 0
             self._measured_s = now_s
         return self._demand_per_s

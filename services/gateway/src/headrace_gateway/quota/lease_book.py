@@ -187,6 +187,8 @@ class LeaseBook:
     def leave(self) -> None:
         """The next report is the last one: all but calls under way goes back."""
         self.share = Share()
+        for tenant in self._tenants.values():
+            self.live |= {lease.key: lease for lease in tenant.every if not lease.idle}
         for lease in self.live.values():
             lease.retire(self._now())
 

@@ -112,9 +112,10 @@ class LeaseExchange:
             return
         if self.store_lost and not calendar:
             return
-        lease.grant(
-            need, grant.granted, min(share.until_s, lease.over_s) if calendar else sent_s + grant.ttl_ms / 1_000
-        )
+        until_s = min(share.until_s, lease.over_s) if calendar else sent_s + grant.ttl_ms / 1_000
+        lease.grant(need, grant.granted, until_s)
+        if grant.granted:
+            self._book.live[lease.key] = lease
         if need.waiting > grant.granted - need.held:
             self._refused(lease, grant.used, grant.retry_after_ms / 1_000, now_s)
         else:
