@@ -248,6 +248,36 @@ def test_another_tenants_model_looks_like_one_that_is_not_there(world: World) ->
     assert "same" not in world.community("models", "list").stdout
 
 
+def test_an_operator_sets_limits_and_a_tenant_watches_them(world: World) -> None:
+    operator, tenant = world.operator, world.tenant
+    assert "3 limits" in operator("quota", "set", tenant, "requests=9000/day", "tokens=70/2s", "concurrency=90").stdout
+    shown = world.admin("quota", "show").stdout
+    assert "9,000" in shown and "at once" in shown and "own" in shown
+    assert len(world.admin("quota", "show", "--json").document["own_limits"]) == 3
+    used = world.admin("quota", "usage").stdout
+    assert "requests/day" in used and "tokens/2s" in used and "concurrency" in used and "in " in used
+    assert {use["limit"]["window"] for use in operator("quota", "usage", tenant, "--json").document} == {
+        "WINDOW_DAY",
+        "WINDOW_RATE",
+        "WINDOW_MOMENT",
+    }
+    lines = world.admin("quota", "top", "--looks", "2", "--interval", "0.2").stdout.splitlines()
+    assert len(lines) == 6 and sum(line.startswith("requests/day used=") for line in lines) == 2
+    looked = world.admin("quota", "top", "--looks", "1", "--json").stdout.splitlines()
+    assert [json.loads(line)["own"] for line in looked] == [True] * 3
+    operator("quota", "top", "--all", "--looks", "1")
+    assert "1 counters" in operator("quota", "reset", tenant, "--window", "day").stdout
+    plan = f"{tenant}-plan"
+    assert "9,000" in operator("quota", "plans", "set", plan, "requests=9000/day").stdout
+    assert plan in operator("quota", "plans", "list").stdout
+    assert operator("quota", "plans", "show", plan, "--json").document["limits"][0]["amount"] == "9000"
+    assert "is gone" in operator("quota", "plans", "delete", plan).stdout
+    assert "was not found" in operator("quota", "plans", "delete", plan, status=1).stderr
+    assert "role" in world.admin("quota", "set", tenant, "--clear", status=1).stderr
+    assert "0 limits" in operator("quota", "set", tenant, "--clear").stdout
+    assert "no limits" in world.admin("quota", "usage").stdout
+
+
 def test_an_operator_makes_tenants_and_keys_and_ends_them(world: World) -> None:
     operator, tenant = world.operator, world.tenant
     assert tenant in operator("tenants", "list").stdout

@@ -17,7 +17,16 @@ from headrace_client import AsyncClient, Client, HeadraceError, Tensor
 from headrace_client.contracts.headrace.gateway.v1 import mesh_pb2
 from headrace_client.contracts.headrace.registry.v1 import models_pb2
 from headrace_client.datatypes import ALL, DTYPES
-from headrace_client.errors import AuthError, ModelError, QuotaError, RunnerError, TenantError, TensorError
+from headrace_client.errors import (
+    AuthError,
+    ModelError,
+    QuotaError,
+    RunnerError,
+    TenantError,
+    TensorError,
+    ValidationError,
+)
+from headrace_client.limit_texts import limit_text
 from support import onnx_models
 from support.mesh import Mesh
 from support.parties import until
@@ -221,6 +230,28 @@ def test_tenants_and_keys_are_made_used_and_ended(world: World) -> None:
     until(lambda: reason() == "")
     operator(lambda client: client.keys.revoke(made.api_key.id))
     until(lambda: reason() in {"KEY_REVOKED", "CREDENTIAL_UNKNOWN"})
+
+
+def test_limits_are_set_and_read(world: World) -> None:
+    operator, tenant = world.operator, world.tenant
+    texts = ["requests=1000000/day", "tokens=5000/10s,burst=9000", "concurrency=1000"]
+    stored = operator(lambda client: client.quotas.set_limits(tenant, texts))
+    assert sorted(limit_text(limit) for limit in stored) == sorted(texts)
+    held = world.admin(lambda client: client.quotas.limits())
+    assert (list(held.limits), held.plan) == (stored, "standard")
+    assert len(world.admin(lambda client: client.quotas.usage())) == 3
+    assert operator(lambda client: client.quotas.reset(tenant, resource="requests", window="day")) == 1
+    assert operator(lambda client: client.quotas.statistics(5)).tenants_limited >= 1
+    assert operator(lambda client: client.quotas.set_limits(tenant, [])) == []
+    unknown = world.refusal(operator, lambda client: client.quotas.reset(tenant, resource="seats"))
+    assert isinstance(unknown, ValidationError)
+    plan = f"{tenant}-plan"
+    made = operator(lambda client: client.quotas.set_plan(plan, texts, aggregate_streams=True))
+    assert operator(lambda client: client.quotas.plan(plan)) == made
+    assert made in operator(lambda client: client.quotas.plans())
+    operator(lambda client: client.quotas.delete_plan(plan))
+    gone = world.refusal(operator, lambda client: client.quotas.plan(plan))
+    assert (type(gone), gone.reason) == (QuotaError, "PLAN_NOT_FOUND")
 
 
 def test_server_and_runners_answer(world: World) -> None:

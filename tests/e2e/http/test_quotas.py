@@ -1,0 +1,124 @@
+"""Plans, limits and usage by REST, on the mesh that all tests share."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Iterator
+from typing import Any
+
+import grpc
+import httpx
+import pytest
+
+from support.mesh import Mesh
+from support.parties import Party, Tenant, operator
+
+DAILY: dict[str, Any] = {"resource": "RESOURCE_REQUESTS", "window": "WINDOW_DAY", "amount": 100}
+STORED = {"model": "", "burst": 0, "algorithm": "RATE_ALGORITHM_UNSPECIFIED", **DAILY}
+
+
+def as_client(mesh: Mesh, party: Party) -> httpx.Client:
+    assert mesh.http is not None
+    return httpx.Client(base_url=mesh.http, headers=dict(party.metadata), timeout=60)
+
+
+@pytest.fixture(scope="module")
+def channel(mesh: Mesh) -> Iterator[grpc.Channel]:
+    with grpc.insecure_channel(mesh.grpc) as channel:
+        yield channel
+
+
+@pytest.fixture(scope="module")
+def tenant(mesh: Mesh, channel: grpc.Channel) -> Tenant:
+    return operator(mesh, channel).tenant()
+
+
+@pytest.fixture
+def admin(mesh: Mesh, tenant: Tenant) -> Iterator[httpx.Client]:
+    with as_client(mesh, tenant.admin) as client:
+        yield client
+
+
+@pytest.fixture
+def operators(mesh: Mesh, channel: grpc.Channel) -> Iterator[httpx.Client]:
+    with as_client(mesh, operator(mesh, channel)) as client:
+        yield client
+
+
+def reason(answer: httpx.Response) -> tuple[int, str, str | None]:
+    document = answer.json()
+    return answer.status_code, document["errorCode"], document["context"].get("field")
+
+
+def test_limits_are_set_shown_counted_and_reset(admin: httpx.Client, operators: httpx.Client, tenant: Tenant) -> None:
+    path = f"/v1/tenants/{tenant.id}"
+    rate = {"resource": "RESOURCE_TOKENS", "window": "WINDOW_RATE", "amount": "5", "period": "2.500s"}
+    stored = operators.put(f"{path}/limits", json={"limits": [DAILY, rate]}).json()
+    assert STORED in stored["limits"]
+    (kept,) = (limit for limit in stored["limits"] if limit["window"] == "WINDOW_RATE")
+    assert (kept["amount"], kept["period"], kept["burst"]) == (5, "2.500s", 5)
+    shown = admin.get("/v1/limits").json()
+    assert (shown["plan"], shown["limits"]) == ("standard", stored["limits"])
+    assert admin.get(f"{path}/limits").json() == shown
+    usages = {usage["limit"]["window"]: usage for usage in admin.get("/v1/quota-usage").json()["usages"]}
+    assert usages.keys() == {"WINDOW_DAY", "WINDOW_RATE"}
+    assert (usages["WINDOW_DAY"]["used"], usages["WINDOW_DAY"]["own"]) == (0, True)
+    assert "resetTime" in usages["WINDOW_DAY"] and "resetTime" not in usages["WINDOW_RATE"]
+    assert admin.get(f"{path}/quota-usage").status_code == 200
+    assert operators.post(f"{path}/quota-usage/reset").json() == {"counters": 1}
+    assert operators.get("/v1/quota-statistics", params={"tenantsMax": 1}).json()["tenantsLimited"] >= 1
+    assert operators.put(f"{path}/limits", json={"limits": []}).json() == {"limits": []}
+
+
+def test_plan_is_made_changed_listed_and_deleted(operators: httpx.Client) -> None:
+    name = f"plan-{secrets.token_hex(6)}"
+    made = operators.put(f"/v1/plans/{name}", json={"limits": [DAILY], "aggregateStreams": True}).json()
+    assert (made["name"], made["displayName"], made["limits"]) == (name, name, [STORED])
+    assert operators.get(f"/v1/plans/{name}").json() == made
+    changed = operators.put(f"/v1/plans/{name}", json={"displayName": "New", "limits": []}).json()
+    assert (changed["displayName"], changed["limits"], changed["aggregateStreams"]) == ("New", [], False)
+    assert name in {plan["name"] for plan in operators.get("/v1/plans", params={"pageSize": 1000}).json()["plans"]}
+    gone = operators.delete(f"/v1/plans/{name}")
+    assert (gone.status_code, gone.content) == (204, b"")
+    assert reason(operators.delete(f"/v1/plans/{name}"))[:2] == (404, "PLAN_NOT_FOUND")
+
+
+@pytest.mark.parametrize(
+    ("limit", "told"),
+    [
+        ({"amount": -1}, (400, "FIELD_INVALID", "limits[0].amount")),
+        ({"amount": 0}, (400, "FIELD_INVALID", "limits[0].amount")),
+        ({"amount": 10**15 + 1}, (400, "FIELD_INVALID", "limits[0].amount")),
+        ({"amount": 2**63}, (400, "FIELD_INVALID", None)),
+        ({"amount": 1.5}, (400, "FIELD_INVALID", None)),
+        ({"amount": "many"}, (400, "FIELD_INVALID", None)),
+        ({"resource": "RESOURCE_SEATS"}, (400, "FIELD_INVALID", None)),
+        ({"resource": "RESOURCE_UNSPECIFIED"}, (400, "FIELD_INVALID", "limits[0].resource")),
+        ({"window": 99}, (400, "FIELD_INVALID", "limits[0].window")),
+        ({"period": "1s"}, (400, "FIELD_INVALID", "limits[0].period")),
+        ({"seats": 5}, (400, "FIELD_INVALID", None)),
+    ],
+)
+def test_bad_limit_is_refused(
+    operators: httpx.Client, tenant: Tenant, limit: dict[str, Any], told: tuple[int, str, str | None]
+) -> None:
+    answer = operators.put(f"/v1/tenants/{tenant.id}/limits", json={"limits": [DAILY | limit]})
+    assert reason(answer) == told
+
+
+def test_what_is_anothers_is_not_there_and_only_operators_write(admin: httpx.Client, tenant: Tenant) -> None:
+    for verb, tail, body in (
+        ("GET", "limits", None),
+        ("PUT", "limits", {"limits": []}),
+        ("GET", "quota-usage", None),
+        ("POST", "quota-usage/reset", {}),
+    ):
+        foreign = admin.request(verb, f"/v1/tenants/community/{tail}", json=body)
+        absent = admin.request(verb, f"/v1/tenants/nobody-here/{tail}", json=body)
+        assert reason(foreign) == reason(absent) == (404, "TENANT_NOT_FOUND", None), tail
+    own = f"/v1/tenants/{tenant.id}"
+    assert reason(admin.put(f"{own}/limits", json={"limits": []}))[:2] == (403, "ROLE_FORBIDDEN")
+    assert reason(admin.post(f"{own}/quota-usage/reset"))[:2] == (403, "ROLE_FORBIDDEN")
+    assert reason(admin.get("/v1/plans"))[:2] == (403, "ROLE_FORBIDDEN")
+    assert reason(admin.get("/v1/quota-statistics"))[:2] == (403, "ROLE_FORBIDDEN")
+    assert reason(admin.get("/v1/plans/none"))[:2] == (404, "PLAN_NOT_FOUND")
