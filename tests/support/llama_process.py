@@ -72,7 +72,14 @@ class Llama:
 
 @contextmanager
 def running_llama(
-    model: Path, *, slots: int = 8, context: int = 512, threads: int = 0, prompt_batch: int = 64, pooling: str = ""
+    model: Path,
+    *,
+    slots: int = 8,
+    context: int = 512,
+    threads: int = 0,
+    prompt_batch: int = 64,
+    pooling: str = "",
+    environment: Mapping[str, str] | None = None,
 ) -> Generator[Llama]:
     """The library with a model file in memory.
 
@@ -83,6 +90,7 @@ def running_llama(
         threads: 0 means as many as there are cores.
         prompt_batch: Tokens that are computed at once.
         pooling: What it makes of the tokens in place of text: `mean` for vectors, `rank` for scores.
+        environment: Variables added to those of this process.
     """
     with tempfile.TemporaryDirectory(prefix="headrace-llama-") as folder:
         settings = {
@@ -95,7 +103,11 @@ def running_llama(
             "pooling": pooling,
         }
         process = subprocess.Popen(
-            [sys.executable, "-I", __file__], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+            [sys.executable, "-I", __file__],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env={**os.environ, **(environment or {})},
         )
         assert process.stdin is not None and process.stdout is not None
         try:

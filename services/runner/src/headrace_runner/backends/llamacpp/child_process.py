@@ -131,9 +131,13 @@ def _environment(threads: int) -> dict[str, str]:
         "PATH": "/usr/bin:/bin",
         # Otherwise llama.cpp starts a debugger when it aborts.
         "GGML_NO_BACKTRACE": "1",
-        "OMP_NUM_THREADS": str(threads),
-        "GOMP_SPINCOUNT": str(_SPINS),
+        **threads_environment(threads),
     }
+
+
+def threads_environment(threads: int) -> dict[str, str]:
+    """How many threads compute, and how they wait for each other."""
+    return {"OMP_NUM_THREADS": str(threads), "GOMP_SPINCOUNT": str(_SPINS)}
 
 
 def likely_cause(how: str) -> str:
