@@ -29,6 +29,12 @@ from headrace_quota.leases.lease_servicer import LEASE_SERVICE, LeaseServicer
 from headrace_quota.leases.limit_table import LimitTable, limit_follower
 from headrace_quota.leases.live_permits import ValkeyLiveUsage
 from headrace_quota.leases.valkey_leases import ValkeyLeases
+from headrace_quota.ledger.audit_servicer import AUDIT_SERVICE, AuditServicer
+from headrace_quota.ledger.ingest_servicer import INGEST_SERVICE, IngestServicer
+from headrace_quota.ledger.ledger_reader import LedgerReader
+from headrace_quota.ledger.ledger_writer import LedgerWriter
+from headrace_quota.ledger.upkeep import LedgerUpkeep
+from headrace_quota.ledger.usage_servicer import USAGE_SERVICE, UsageServicer
 from headrace_quota.postgres_history import CHANNEL, PostgresPrincipalHistory
 from headrace_quota.postgres_quota_store import PostgresQuotaStore
 from headrace_quota.postgres_store import PostgresTenantStore
@@ -122,6 +128,10 @@ class QuotaService:
         )
         self._guard.spawn(self._tail.run(), name="revision tail")
         self._guard.spawn(forget_ended_windows(self._quotas), name="ended windows")
+        upkeep = LedgerUpkeep(database=self._database, retention_days=self._settings.ledger_retention_days)
+        # The first row must find its day: a partition can't be made for a day that has rows elsewhere.
+        await upkeep.once()
+        self._guard.spawn(upkeep.run(), name="ledger upkeep")
         self._guard.spawn(self._limit_follower.run(), name="limits")
         self._guard.spawn(self._memberships.expire(), name="lost gateways")
         await self._limit_follower.ready.wait()
@@ -177,11 +187,18 @@ class QuotaService:
         quotas = QuotaServicer(
             administration=QuotaAdministration(store=self._quotas, live=self._live, clock=self._clock)
         )
+        ledger = LedgerReader(database=self._database)
+        usage = UsageServicer(ledger=ledger, clock=self._clock)
+        audit = AuditServicer(ledger=ledger)
+        ingest = IngestServicer(writer=LedgerWriter(database=self._database), registry=self.metrics.registry)
         return GrpcServer(
             listeners=[Listener(address=settings.grpc_address, tls=TlsFiles.from_settings(settings))],
             handlers=[
                 service_handler(TENANT_SERVICE, tenants.methods(), runtime=runtime, authenticate=tenant_caller),
                 service_handler(QUOTA_SERVICE, quotas.methods(), runtime=runtime, authenticate=tenant_caller),
+                service_handler(USAGE_SERVICE, usage.methods(), runtime=runtime, authenticate=tenant_caller),
+                service_handler(AUDIT_SERVICE, audit.methods(), runtime=runtime, authenticate=tenant_caller),
+                service_handler(INGEST_SERVICE, ingest.methods(), runtime=runtime, authenticate=service_caller),
                 service_handler(LEASE_SERVICE, self._leases.methods(), runtime=runtime, authenticate=service_caller),
                 service_handler(
                     PRINCIPAL_FEED_SERVICE, self._feed.methods(), runtime=runtime, authenticate=service_caller

@@ -41,3 +41,6 @@ class QuotaSettings(ServiceSettings):
         description="Seconds for which a gateway that reports no more keeps its share, slices of calendar quotas and "
         "its places for calls under way.",
     )
+    ledger_retention_days: int = Field(
+        400, ge=1, le=4_000, description="Days for which rows of the ledger and events of runners are kept."
+    )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import uuid
 from collections.abc import Sequence
 from datetime import UTC, datetime
@@ -17,6 +18,8 @@ T = TypeVar("T")
 PAGE_SIZE_DEFAULT = 100
 PAGE_SIZE_MAX = 1_000
 
+# A UUID, or a number.
+_ROW_ID = re.compile(r"[0-9]{1,18}|[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 _TENANTS = {"listing": "tenants"}
 _PLANS = {"listing": "plans"}
 
@@ -89,6 +92,29 @@ def key_position(token: str, tenant_id: str) -> KeyPosition | None:
         case (str() as create_time, str() as key_id):
             try:
                 return KeyPosition(_aware(datetime.fromisoformat(create_time)), str(uuid.UUID(key_id)))
+            except ValueError:
+                raise _invalid() from None
+        case _:
+            raise _invalid()
+
+
+def time_token(listing: dict[str, str], time: datetime, row_id: str) -> str:
+    """The token of the page after a row of a listing that is ordered by time."""
+    return encode_page_token(listing, (time.astimezone(UTC).isoformat(), row_id))
+
+
+def time_position(token: str, listing: dict[str, str]) -> tuple[datetime, str] | None:
+    """Time and identifier of the row that a page begins after; None for the first page.
+
+    Raises:
+        ValidationError: PAGE_TOKEN_INVALID (INVALID_ARGUMENT): damaged, or of another query.
+    """
+    match decode_page_token(token, listing):
+        case None:
+            return None
+        case (str() as time, str() as row_id) if _ROW_ID.fullmatch(row_id):
+            try:
+                return _aware(datetime.fromisoformat(time)), row_id
             except ValueError:
                 raise _invalid() from None
         case _:

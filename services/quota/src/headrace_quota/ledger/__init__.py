@@ -1,0 +1,1 @@
+"""The usage ledger: what gateways' spools bring, and what is asked of it."""

@@ -1,0 +1,26 @@
+-- Where COPY writes: it can't write to a table with row-level security. One a connection, empty after each transaction.
+CREATE TEMPORARY TABLE IF NOT EXISTS ledger_batch (
+    tenant_id         text COLLATE "C" NOT NULL,
+    id                uuid NOT NULL,
+    admitted_at       timestamptz NOT NULL,
+    ended_at          timestamptz NOT NULL,
+    subject           text NOT NULL,
+    request_id        text NOT NULL,
+    kind              text NOT NULL,
+    model             text COLLATE "C" NOT NULL,
+    version           text COLLATE "C" NOT NULL,
+    runner_id         text NOT NULL,
+    device_type       text NOT NULL,
+    status            text NOT NULL,
+    error_reason      text NOT NULL,
+    total_us          bigint NOT NULL,
+    queue_us          bigint NOT NULL,
+    execution_us      bigint NOT NULL,
+    input_bytes       bigint NOT NULL,
+    output_bytes      bigint NOT NULL,
+    prompt_tokens     bigint NOT NULL,
+    completion_tokens bigint NOT NULL,
+    device_ms         double precision NOT NULL,
+    attempts          integer NOT NULL,
+    calls             bigint NOT NULL
+) ON COMMIT DELETE ROWS
