@@ -28,6 +28,7 @@ def stored(given: TenantDraft, **changes: object) -> Tenant:
         "status": TenantStatus.ACTIVE,
         "tier": given.tier,
         "metadata": given.metadata,
+        "isolation": given.isolation,
         "create_time": now,
         "update_time": now,
     }
