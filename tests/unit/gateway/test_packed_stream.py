@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from headrace.gateway.v1 import inference_pb2 as pb
 from headrace_common import catalogue
 from headrace_common.errors import HeadraceError, TensorError
+from headrace_common.principal import ModelPolicy, Principal
 from headrace_common.rpc_runtime import AdmissionGate
 from headrace_common.rpc_status import from_status
 from headrace_gateway.inference.call import InferenceCall
@@ -35,6 +36,10 @@ TEN_THOUSAND_YEARS_S = 315_576_000_000
 NAME = "m"
 
 
+def principal(tenant_id: str, policies: tuple[ModelPolicy, ...] = ()) -> Principal:
+    return Principal(tenant_id=tenant_id, roles=frozenset({"user"}), key_id="k", subject="key:k", policies=policies)
+
+
 class Stage:
     """A stream of the tenant acme, whose model `m` is loaded on one runner."""
 
@@ -50,13 +55,14 @@ class Stage:
         self.draining = 0
         self.stream = self.open(limits)
 
-    def open(self, limits: StreamLimits = LIMITS, *, tenant_id: str = "acme") -> PackedStream:
+    def open(
+        self, limits: StreamLimits = LIMITS, *, tenant_id: str = "acme", policies: tuple[ModelPolicy, ...] = ()
+    ) -> PackedStream:
         return PackedStream(
             inference=self.core.handler,
             gate=self.gate,
             limits=limits,
-            tenant_id=tenant_id,
-            subject="key:k",
+            principal=principal(tenant_id, policies),
             request_id="stream",
             wake=self._wake,
         )
@@ -496,3 +502,15 @@ async def _happen(random: Random) -> None:
     for call_id, answer in answered.items():
         assert answer.WhichOneof("outcome") == "error" or answer.infer.response.id == f"stream/{call_id}"
     stage.check_idle()
+
+
+async def test_stream_of_a_bound_key_calls_the_models_of_its_policies_only() -> None:
+    stage = Stage()
+    infer = frozenset({"infer"})
+    stage.stream = stage.open(policies=(ModelPolicy(actions=infer, models=frozenset({"other"})),))
+    stage.send(call(1))
+    assert stage.refusals() == {1: "MODEL_NOT_FOUND"}
+    stage.stream, stage.limits = stage.open(policies=(ModelPolicy(actions=infer, prefixes=(NAME,)),)), None
+    stage.send(call(2))
+    assert stage.stream.in_flight == 1
+    stage.stream.close()

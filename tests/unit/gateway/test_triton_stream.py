@@ -8,6 +8,7 @@ import pytest
 
 from headrace_common import catalogue
 from headrace_common.errors import HeadraceError, TensorError
+from headrace_common.principal import Principal
 from headrace_common.rpc_runtime import AdmissionGate
 from headrace_gateway.inference.call import InferenceCall
 from headrace_gateway.inference.generation.answer_parts import UNREAD_BYTES_MAX
@@ -42,8 +43,7 @@ class Stage:
             inference=self.core.handler,
             gate=self.gate,
             limits=LIMITS,
-            tenant_id="acme",
-            subject="key:k",
+            principal=Principal(tenant_id="acme", roles=frozenset({"user"}), key_id="k", subject="key:k"),
             request_id="stream",
             traceparent="",
             ends_on_error=ends_on_error,

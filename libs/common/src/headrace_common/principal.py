@@ -38,6 +38,25 @@ TokenKind = Literal["principal", "service", "ticket"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ModelPolicy:
+    """Leave to do something with some models.
+
+    Attributes:
+        actions: Out of `infer`, `read` and `write`; each includes reading.
+        models: Names of models.
+        prefixes: What further names begin with; an empty one stands for all models.
+    """
+
+    actions: frozenset[str]
+    models: frozenset[str] = frozenset()
+    prefixes: tuple[str, ...] = ()
+
+    def is_about(self, model: str) -> bool:
+        """Whether it says anything of a model."""
+        return model in self.models or model.startswith(self.prefixes)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Principal:
     """The identity of a call.
 
@@ -45,13 +64,16 @@ class Principal:
         tenant_id: The tenant that every row and charge belongs to; empty for a service.
         roles: Names out of `ROLES`, or `service` alone.
         key_id: The API key's public id; empty for a service.
-        subject: Who signed in, for audit: `key:<id>` or `service:<name>`.
+        subject: Who signed in, for audit: `key:<id>`, `jwt:<subject>` or `service:<name>`.
+        policies: If there are any, nothing may be done with models but what one of them allows. Gateways see to that;
+            tokens don't carry them.
     """
 
     tenant_id: str
     roles: frozenset[str]
     key_id: str = ""
     subject: str = ""
+    policies: tuple[ModelPolicy, ...] = ()
 
     def allows(self, role: str) -> bool:
         """Whether one of the roles is `role` or includes it. `service` is included by no other role."""

@@ -17,6 +17,7 @@ from headrace_common.catalogue import (
     MODEL_VERSION_NOT_FOUND,
 )
 from headrace_common.errors import ModelError, RouteUnavailable
+from headrace_gateway.model_access import Policies, sees
 
 _VERSION = re.compile(r"[1-9][0-9]{0,18}")
 _NAME_CHARS_MAX = 128
@@ -162,7 +163,13 @@ class Catalog:
         self._tell(gone)
 
     def resolve(
-        self, tenant_id: str, model: str, version: str, *, version_field: str = "model_version"
+        self,
+        tenant_id: str,
+        model: str,
+        version: str,
+        *,
+        version_field: str = "model_version",
+        policies: Policies = (),
     ) -> CatalogVersion:
         """The version that a request means; an empty `version` means the highest that is ready, or is held for it.
 
@@ -171,6 +178,7 @@ class Catalog:
             model: Name of the model.
             version: Number of the version as text.
             version_field: What the request calls the version; a failure names it.
+            policies: The caller's; a model that they don't let it see is exactly as one that never existed.
 
         Raises:
             ModelError: MODEL_VERSION_INVALID (INVALID_ARGUMENT), MODEL_NOT_FOUND or MODEL_VERSION_NOT_FOUND
@@ -179,6 +187,9 @@ class Catalog:
             RouteUnavailable: CATALOG_NOT_READY (UNAVAILABLE) before the first snapshot.
         """
         known = self._models.get((tenant_id, model))
+        if policies and not sees(policies, model):
+            # There is no tenant without a name, so nothing of it is known.
+            tenant_id, known = "", None
         if known is not None:
             found = known.ready.get(version) if version else known.held or known.latest
             if found is not None:
@@ -199,9 +210,9 @@ class Catalog:
             known.held = None
             self.changes += 1
 
-    def newest(self, tenant_id: str, model: str) -> CatalogVersion:
+    def newest(self, tenant_id: str, model: str, *, policies: Policies = ()) -> CatalogVersion:
         """The highest version that is ready, also while requests go to another one; raises as `resolve` does."""
-        served = self.resolve(tenant_id, model, "")
+        served = self.resolve(tenant_id, model, "", policies=policies)
         return self._models[tenant_id, model].latest or served
 
     def served(self) -> Iterator[CatalogVersion]:
@@ -223,9 +234,9 @@ class Catalog:
         known = self._models.get((tenant_id, model))
         return sorted(known.ready.values(), key=lambda entry: entry.version) if known is not None else []
 
-    def of_tenant(self, tenant_id: str) -> list[CatalogVersion]:
+    def of_tenant(self, tenant_id: str, *, policies: Policies = ()) -> list[CatalogVersion]:
         """Every ready version of a tenant's models, by name and then by number. A pass over all tenants' models."""
-        names = sorted(name for owner, name in self._models if owner == tenant_id)
+        names = sorted(name for owner, name in self._models if owner == tenant_id and sees(policies, name))
         return [version for name in names for version in self.versions_of(tenant_id, name)]
 
     def by_uid(self, uid: str) -> CatalogVersion | None:

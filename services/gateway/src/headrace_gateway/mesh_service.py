@@ -85,7 +85,9 @@ class MeshService:
         return news
 
     def _visible(self, principal: Principal) -> list[mesh_pb2.Runner]:
-        return self._view.all() if is_operator(principal) else self._view.for_tenant(principal.tenant_id)
+        if is_operator(principal):
+            return self._view.all()
+        return self._view.for_tenant(principal.tenant_id, policies=principal.policies)
 
     def _told(self, runner: mesh_pb2.Runner) -> mesh_pb2.WatchRunnersResponse:
         return mesh_pb2.WatchRunnersResponse(gateway_id=self._gateway_id, runner=runner)

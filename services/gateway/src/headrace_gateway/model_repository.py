@@ -13,6 +13,7 @@ from headrace_gateway.catalog import Catalog, CatalogVersion
 from headrace_gateway.inference.outlook import why_not_wait
 from headrace_gateway.mesh.directory import RunnerDirectory
 from headrace_gateway.mesh.placement import Wants
+from headrace_gateway.model_access import WRITE, require_action
 from inference import model_repository_pb2 as repository
 
 LOAD_TIMEOUT_S = 600.0
@@ -45,7 +46,7 @@ class ModelRepository:
     ) -> repository.RepositoryIndexResponse:
         _refuse_repository(request.repository_name)
         response = repository.RepositoryIndexResponse()
-        for version in self._catalog.of_tenant(call.principal.tenant_id):
+        for version in self._catalog.of_tenant(call.principal.tenant_id, policies=call.principal.policies):
             state, reason = self._state(version)
             if state == READY or not request.ready:
                 response.models.add(name=version.model, version=version.version_text, state=state, reason=reason)
@@ -57,7 +58,8 @@ class ModelRepository:
         """Has the newest version loaded; one that failed is tried again."""
         name = _model_name(request)
         _check_parameters(request.parameters, known=())
-        version = self._catalog.newest(call.principal.tenant_id, name)
+        version = self._catalog.newest(call.principal.tenant_id, name, policies=call.principal.policies)
+        require_action(call.principal.policies, WRITE, name)
         limit = _Limit(self._clock, call, "loaded", name)
         if not self._directory.replicas(version.uid) and self._failed_somewhere(version):
             await self._let_go([version], limit)
@@ -76,7 +78,8 @@ class ModelRepository:
         """Takes every version of the model out of memory; a request that comes later has it loaded again."""
         name = _model_name(request)
         _check_parameters(request.parameters, known=("unload_dependents",))
-        version = self._catalog.resolve(call.principal.tenant_id, name, "")
+        version = self._catalog.resolve(call.principal.tenant_id, name, "", policies=call.principal.policies)
+        require_action(call.principal.policies, WRITE, name)
         versions = self._catalog.versions_of(version.tenant_id, name)
         await self._let_go(versions, _Limit(self._clock, call, "unloaded", name))
         return repository.RepositoryModelUnloadResponse.FromString(_kserve_answer(name))

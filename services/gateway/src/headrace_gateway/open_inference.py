@@ -96,7 +96,8 @@ class OpenInference:
     ) -> statistics.ModelStatisticsResponse:
         """What this process counted; other gateways have counts of their own."""
         if not request.name:
-            versions = self._catalog.of_tenant(call.principal.tenant_id)
+            principal = call.principal
+            versions = self._catalog.of_tenant(principal.tenant_id, policies=principal.policies)
         else:
             version = self._resolve(request.name, request.version, call)
             versions = [version] if request.version else self._catalog.versions_of(version.tenant_id, version.model)
@@ -115,7 +116,8 @@ class OpenInference:
     def _resolve(self, name: str, version: str, call: Call) -> CatalogVersion:
         if not name:
             raise ValidationError("name is required", entry=FIELD_REQUIRED, field="name", context={"field": "name"})
-        return self._catalog.resolve(call.principal.tenant_id, name, version, version_field="version")
+        who = call.principal
+        return self._catalog.resolve(who.tenant_id, name, version, version_field="version", policies=who.policies)
 
 
 def _tensor(spec: manifest_pb2.TensorSpec) -> oip.ModelMetadataResponse.TensorMetadata:

@@ -22,6 +22,8 @@ from headrace_common.request_id import REQUEST_ID_KEY, TRACEPARENT_KEY
 from headrace_common.rpc_runtime import AdmissionGate
 from headrace_common.rpc_status import abort, from_exception, from_rpc_error
 from headrace_gateway.deadlines import Deadlines
+from headrace_gateway.model_guard import ModelGuard
+from headrace_gateway.policy import MODELS
 from headrace_gateway.public_handler import Handler
 from headrace_gateway.upstream import Upstream, forwarded
 
@@ -46,7 +48,9 @@ class PassedOn:
         deadlines: Deadlines,
         runtime: RpcRuntime,
         transfers: AdmissionGate,
+        guard: ModelGuard | None = None,
     ) -> None:
+        self._guard = guard
         self.path = f"/{method.containing_service.full_name}/{method.name}"
         self._upstream = upstream
         self._deadlines = deadlines
@@ -120,9 +124,10 @@ class PassedOn:
                     call = self._open(metadata=outbound, timeout=timeout_s)
                 else:
                     self._check_size(request)
+                    self._check_policies(request, principal)
                     call = self._open(request, metadata=outbound, timeout=timeout_s)
                 try:
-                    response = await self._exchange(request, context, call)
+                    response = await self._exchange(request, context, call, principal)
                     return response, forwarded(await call.trailing_metadata())
                 finally:
                     call.cancel()
@@ -133,10 +138,13 @@ class PassedOn:
         finally:
             self.gate.leave()
 
-    async def _exchange(self, request: Any, context: Context, call: Any) -> Any:
+    async def _exchange(self, request: Any, context: Context, call: Any, principal: Principal | None) -> Any:
         if not self._requests:
-            return await self._answer(context, call)
-        pump = asyncio.ensure_future(self._pump(request, call))
+            answered = await self._answer(context, call)
+            if self._guard is None or principal is None or answered is None:
+                return answered
+            return self._guard.shown(principal, answered)
+        pump = asyncio.ensure_future(self._pump(request, call, principal))
         answer = asyncio.ensure_future(self._answer(context, call))
 
         # A write that fails because the service has ended the call would put grpc's INTERNAL over the call's status,
@@ -155,10 +163,14 @@ class PassedOn:
             answer.cancel()
             await asyncio.gather(pump, answer, return_exceptions=True)
 
-    async def _pump(self, requests: Any, call: Any) -> None:
+    async def _pump(self, requests: Any, call: Any, principal: Principal | None) -> None:
         """Client to service. A call that ended early is no failure here: its status is in the answer."""
+        first = True
         async for raw in requests:
             self._check_size(raw)
+            if first:
+                self._check_policies(raw, principal)
+                first = False
             if not await _taken(call.write(raw)):
                 return
         await _taken(call.done_writing())
@@ -180,6 +192,10 @@ class PassedOn:
         if principal is not None:
             outbound.append((PRINCIPAL_KEY, self._upstream.tokens.token(principal)))
         return tuple(outbound)
+
+    def _check_policies(self, raw: bytes, principal: Principal | None) -> None:
+        if self._guard is not None and principal is not None:
+            self._guard.check(principal, raw)
 
     def _check_size(self, raw: bytes) -> None:
         limit = self._runtime.message_bytes_max
@@ -228,7 +244,14 @@ def passthrough(
     `transfers` bounds the uploads and downloads under way; unary calls count against the runtime's bound.
     """
     endpoints = [
-        PassedOn(method=method, upstream=upstream, deadlines=deadlines, runtime=runtime, transfers=transfers)
+        PassedOn(
+            method=method,
+            upstream=upstream,
+            deadlines=deadlines,
+            runtime=runtime,
+            transfers=transfers,
+            guard=ModelGuard(method.name) if service.full_name == MODELS else None,
+        )
         for method in service.methods
     ]
     return {endpoint.path: endpoint for endpoint in endpoints}

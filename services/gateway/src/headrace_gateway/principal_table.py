@@ -9,7 +9,7 @@ from headrace.quota.internal.v1.principals_pb2 import KeyRecord, TenantRecord
 from headrace.quota.v1 import tenants_pb2
 from headrace.quota.v1.quotas_pb2 import Limit
 from headrace_common.features import OFF
-from headrace_common.principal import Principal
+from headrace_common.principal import ModelPolicy, Principal
 
 _ROLE_NAMES = {
     tenants_pb2.ROLE_VIEWER: "viewer",
@@ -18,6 +18,12 @@ _ROLE_NAMES = {
     tenants_pb2.ROLE_ADMIN: "admin",
 }
 _ALL_ON: frozenset[str] = frozenset()
+
+_ACTION_NAMES = {
+    tenants_pb2.ACTION_INFER: "infer",
+    tenants_pb2.ACTION_READ: "read",
+    tenants_pb2.ACTION_WRITE: "write",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,8 +119,21 @@ def _key(record: KeyRecord) -> Key:
     expires = record.expire_time
     return Key(
         principal=Principal(
-            tenant_id=record.tenant_id, roles=roles, key_id=record.key_id, subject=f"key:{record.key_id}"
+            tenant_id=record.tenant_id,
+            roles=roles,
+            key_id=record.key_id,
+            subject=f"key:{record.key_id}",
+            policies=tuple(_policy(policy) for policy in record.policies),
         ),
         expire_at=expires.seconds + expires.nanos / 1e9 if record.HasField("expire_time") else None,
         revoked=record.revoked,
+    )
+
+
+def _policy(policy: tenants_pb2.ResourcePolicy) -> ModelPolicy:
+    return ModelPolicy(
+        # An action of a newer quota service allows nothing here.
+        actions=frozenset(_ACTION_NAMES[action] for action in policy.actions if action in _ACTION_NAMES),
+        models=frozenset(policy.models),
+        prefixes=tuple(name[:-1] for name in policy.models if name.endswith("*")) if policy.models else ("",),
     )

@@ -33,6 +33,7 @@ from headrace_common.catalogue.access import KEY_REVOKED as KEY_REVOKED
 from headrace_common.catalogue.access import METHOD_FORBIDDEN as METHOD_FORBIDDEN
 from headrace_common.catalogue.access import PLAN_IN_USE as PLAN_IN_USE
 from headrace_common.catalogue.access import PLAN_NOT_FOUND as PLAN_NOT_FOUND
+from headrace_common.catalogue.access import POLICY_FORBIDDEN as POLICY_FORBIDDEN
 from headrace_common.catalogue.access import QUOTA_EXCEEDED as QUOTA_EXCEEDED
 from headrace_common.catalogue.access import QUOTA_UNAVAILABLE as QUOTA_UNAVAILABLE
 from headrace_common.catalogue.access import RATE_LIMIT_EXCEEDED as RATE_LIMIT_EXCEEDED

@@ -188,6 +188,15 @@ TENANT_MISMATCH = CatalogueEntry(
     summary="The call names another tenant in x-tenant-id than the one that its credential belongs to.",
     remedy="Use a credential of that tenant, or leave the header out.",
 )
+POLICY_FORBIDDEN = CatalogueEntry(
+    code="AUTH_016",
+    reason="POLICY_FORBIDDEN",
+    grpc="PERMISSION_DENIED",
+    http=403,
+    context=("action", "model"),
+    summary="The policies of the caller's key don't allow this with this model.",
+    remedy="Use a key whose policies allow it.",
+)
 TENANT_NOT_FOUND = CatalogueEntry(
     code="TENANT_001",
     reason="TENANT_NOT_FOUND",

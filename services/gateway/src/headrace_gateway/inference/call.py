@@ -12,6 +12,7 @@ from headrace_common.request_id import trace_id_of
 from headrace_gateway.catalog import CatalogVersion
 from headrace_gateway.mesh.runner_session import RunnerSession
 from headrace_gateway.mesh.session_calls import Answer
+from headrace_gateway.model_access import Policies
 from headrace_gateway.version_meters import VersionMeters
 
 if TYPE_CHECKING:
@@ -41,6 +42,7 @@ class Caller(NamedTuple):
         within_s: Time left of the stream that the call came by.
         subject: Which key or token it is, as the ledger says it.
         kind: How the call came, as the ledger says it.
+        policies: What its key may do with models; empty means all that its roles allow.
     """
 
     tenant_id: str
@@ -51,6 +53,7 @@ class Caller(NamedTuple):
     within_s: float = TIMEOUT_MAX_S
     subject: str = ""
     kind: str = "unary"
+    policies: Policies = ()
 
 
 @dataclass(slots=True, eq=False)

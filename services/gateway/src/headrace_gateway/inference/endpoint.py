@@ -95,6 +95,7 @@ class OneRequestEndpoint:
                 traceparent=accept_traceparent(metadata.get(TRACEPARENT_KEY)),
                 timeout_s=self._timeout_s(context),
                 subject=principal.subject,
+                policies=principal.policies,
             )
             with self._place(principal.tenant_id):
                 answering = self._serve(request, caller, context)

@@ -31,6 +31,7 @@ from headrace_gateway.inference.request_fields import RequestFieldReader
 from headrace_gateway.inference.sequence_order import SequenceOrder
 from headrace_gateway.mesh.session_calls import Answer
 from headrace_gateway.metrics import GatewayMetrics
+from headrace_gateway.model_access import INFER, require_action
 
 _TICK_S = 0.025
 GENERATE_BYTES_MAX = 16 << 20
@@ -97,16 +98,16 @@ class InferenceHandler:
 
         Raises:
             HeadraceError: MESSAGE_TOO_LARGE, SERVER_OVERLOADED, CONCURRENCY_EXCEEDED, those of the tenant's limits
-                (RESOURCE_EXHAUSTED), CIRCUIT_OPEN, SPOOL_FULL, QUOTA_UNAVAILABLE (UNAVAILABLE), FEATURE_DISABLED
-                (PERMISSION_DENIED), REQUEST_MALFORMED, FIELD_REQUIRED, MODEL_TASK_MISMATCH (INVALID_ARGUMENT), the
-                catalogue's (NOT_FOUND …). Nothing was begun.
+                (RESOURCE_EXHAUSTED), CIRCUIT_OPEN, SPOOL_FULL, QUOTA_UNAVAILABLE (UNAVAILABLE), FEATURE_DISABLED,
+                POLICY_FORBIDDEN (PERMISSION_DENIED), REQUEST_MALFORMED, FIELD_REQUIRED, MODEL_TASK_MISMATCH
+                (INVALID_ARGUMENT), the catalogue's (NOT_FOUND …). Nothing was begun.
         """
         now = self._clock.monotonic()
         size = len(request)
         if size > self._message_bytes_max:
             raise too_large(size, self._message_bytes_max)
         fields = self._fields.read(request)
-        version = self._catalog.resolve(caller.tenant_id, fields.model_name, fields.model_version)
+        version = self._resolve(caller, fields.model_name, fields.model_version)
         call = InferenceCall(
             version,
             caller.request_id,
@@ -153,7 +154,7 @@ class InferenceHandler:
         if len(request) > limit:
             raise too_large(len(request), limit)
         fields = read_generate(request)
-        version = self._catalog.resolve(caller.tenant_id, fields.model_name, fields.model_version)
+        version = self._resolve(caller, fields.model_name, fields.model_version)
         if not version.generates:
             raise wrong_task(version)
         self._features.require(GENERATE, caller.tenant_id)
@@ -185,6 +186,12 @@ class InferenceHandler:
             tokens_max=fields.tokens_max,
         )
         return self._admit(call, caller, len(request))
+
+    def _resolve(self, caller: Caller, model: str, version: str) -> CatalogVersion:
+        found = self._catalog.resolve(caller.tenant_id, model, version, policies=caller.policies)
+        if caller.policies:
+            require_action(caller.policies, INFER, model)
+        return found
 
     def _timeout_s(self, caller: Caller, version: CatalogVersion, stated_us: int = 0) -> float:
         """How long the call may take: what the request states replaces the default and shortens a deadline."""

@@ -12,6 +12,7 @@ from headrace.gateway.internal.v1 import raw_inference_pb2 as raw
 from headrace.gateway.v1.inference_pb2 import StreamLimits as StreamLimitsMessage
 from headrace_common import catalogue, wire
 from headrace_common.errors import DeadlineError, HeadraceError, ValidationError
+from headrace_common.principal import Principal
 from headrace_common.request_id import accept_request_id
 from headrace_common.reused_message import ReusedMessage
 from headrace_common.rpc_runtime import AdmissionGate
@@ -59,8 +60,7 @@ class PackedStream:
 
     Args:
         gate: Bounds the calls of all streams.
-        tenant_id: Whose models the calls may use.
-        subject: Which key or token opened it.
+        principal: Who opened it.
         request_id: The stream's own; calls without one get it with their identifier added.
         wake: Called whenever `next_message` may have something.
     """
@@ -71,14 +71,12 @@ class PackedStream:
         inference: InferenceHandler,
         gate: AdmissionGate,
         limits: StreamLimits,
-        tenant_id: str,
-        subject: str,
+        principal: Principal,
         request_id: str,
         wake: Callable[[], None],
     ) -> None:
         self._limits = limits
-        self._tenant_id = tenant_id
-        self._subject = subject
+        self._principal = principal
         self._request_id = request_id
         self._wake = wake
         # Until its answer is in a message a call is in flight.
@@ -226,12 +224,13 @@ class PackedStream:
                 )
         request_id = call.request_id
         caller = Caller(
-            self._tenant_id,
+            self._principal.tenant_id,
             accept_request_id(request_id) if request_id else f"{self._request_id[:STREAM_ID_CHARS]}/{call.id}",
             accept_traceparent(call.traceparent) if call.traceparent else "",
             timeout_s,
             priority,
-            subject=self._subject,
+            subject=self._principal.subject,
+            policies=self._principal.policies,
             kind=STREAM,
         )
         return infer.request, caller

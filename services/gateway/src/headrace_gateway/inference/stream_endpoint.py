@@ -80,14 +80,13 @@ class Opening(NamedTuple):
     """What the calls of a stream are made from.
 
     Attributes:
-        subject: Which key or token opens it.
+        principal: Who opens it.
         request_id: The stream's own.
         wake: To be called whenever `next_message` may have something.
         remaining_s: Tells the time left of the stream's deadline, None where it has none.
     """
 
-    tenant_id: str
-    subject: str
+    principal: Principal
     request_id: str
     metadata: MetadataMap
     wake: Callable[[], None]
@@ -153,7 +152,7 @@ class StreamEndpoint:
         self._counts.in_flight += 1
         stream = _Stream(context, self._load)
         remaining_s = cast("Callable[[], float | None]", context.time_remaining)
-        opening = Opening(principal.tenant_id, principal.subject, request_id, metadata, stream.wake, remaining_s)
+        opening = Opening(principal, request_id, metadata, stream.wake, remaining_s)
         calls = self._open_calls(opening)
         stream.calls = calls
         try:

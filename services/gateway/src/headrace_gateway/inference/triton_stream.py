@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 from headrace_common import wire
 from headrace_common.errors import HeadraceError, ValidationError
+from headrace_common.principal import Principal
 from headrace_common.rpc_runtime import AdmissionGate
 from headrace_common.rpc_status import to_status
 from headrace_gateway.accounting.call_accounts import STREAM
@@ -49,8 +50,7 @@ class TritonStream:
 
     Args:
         gate: Bounds the calls of all streams.
-        tenant_id: Whose models the requests may use.
-        subject: Which key or token opened it.
+        principal: Who opened it.
         request_id: The stream's own; calls get it with their number added.
         ends_on_error: Whether the first failure ends the stream instead of being an answer.
         tells_execution: Whether the last answer of a call tells where it ran.
@@ -64,8 +64,7 @@ class TritonStream:
         inference: InferenceHandler,
         gate: AdmissionGate,
         limits: StreamLimits,
-        tenant_id: str,
-        subject: str,
+        principal: Principal,
         request_id: str,
         traceparent: str,
         ends_on_error: bool,
@@ -74,8 +73,7 @@ class TritonStream:
         remaining_s: Callable[[], float | None],
     ) -> None:
         self._limits = limits
-        self._tenant_id = tenant_id
-        self._subject = subject
+        self._principal = principal
         self._request_id = request_id
         self._traceparent = traceparent
         self._ends_on_error = ends_on_error
@@ -114,13 +112,14 @@ class TritonStream:
         self._open.add(number)
         remaining_s = self._remaining_s()
         caller = Caller(
-            self._tenant_id,
+            self._principal.tenant_id,
             f"{self._request_id[:STREAM_ID_CHARS]}/{number}",
             self._traceparent,
             # The stream lives longer than its calls, so its deadline is none of theirs.
             timeout_s=None,
             within_s=TIMEOUT_MAX_S if remaining_s is None else remaining_s,
-            subject=self._subject,
+            subject=self._principal.subject,
+            policies=self._principal.policies,
             kind=STREAM,
         )
         try:

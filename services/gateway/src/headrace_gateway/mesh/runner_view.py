@@ -10,6 +10,7 @@ from headrace_common.clock import Clock
 from headrace_common.rpc_status import from_status_bytes
 from headrace_gateway.catalog import CatalogVersion
 from headrace_gateway.mesh.runner_session import RunnerSession
+from headrace_gateway.model_access import Policies, sees
 
 Breakers = Callable[[RunnerSession, str], gateway_pb2.BreakerState.ValueType]
 
@@ -43,11 +44,11 @@ class RunnerView:
         """Each runner, ordered by id, with the models of all tenants: what operators see."""
         return [self._describe(session) for session in sorted(self._runners, key=lambda session: session.id)]
 
-    def for_tenant(self, tenant_id: str) -> list[gateway_pb2.Runner]:
+    def for_tenant(self, tenant_id: str, *, policies: Policies = ()) -> list[gateway_pb2.Runner]:
         """Each runner, ordered by id, with one tenant's models, and nothing that tells of others' activity."""
         runners = self.all()
         for runner in runners:
-            own = [model for model in runner.models if model.tenant_id == tenant_id]
+            own = [model for model in runner.models if model.tenant_id == tenant_id and sees(policies, model.model)]
             for field in (*_OF_OTHERS, "models"):
                 runner.ClearField(field)
             for model in own:
