@@ -5,7 +5,7 @@ from __future__ import annotations
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -106,9 +106,10 @@ def test_a_damaged_byte_ends_the_replay_and_never_makes_a_record(
     device_ms=st.floats(0, 1e9),
 )
 def test_records_are_read_as_they_were_written(request_id: str, amounts: list[int], device_ms: float) -> None:
-    of_call = cast("Any", (7, 5, 1, 2, 3, 4, *amounts, device_ms, 9))
-    body = records.ended(*of_call, request_id.encode())
-    assert records.read_ended(body, 0, len(body)) == (*of_call, request_id)
+    ended = records.Ended._make((7, 5, 1, 2, 3, 4, *amounts, device_ms, 9, request_id))
+    of_call: Any = [*ended[:-1], request_id.encode()]
+    body = records.ended(*of_call)
+    assert records.read_ended(body, 0, len(body)) == ended
     estimate = Estimate(amounts[0], amounts[1], amounts[2], device_ms)
     call = records.read_admitted(records.admitted(7, 1, amounts[3], estimate, request_id.encode()))
     assert call == (7, 1, amounts[3], estimate, request_id)
