@@ -122,6 +122,9 @@ class LeaseClient:
                 await self._until_wanted()
         except grpc.RpcError as error:
             raise from_rpc_error(error) from None
+        except asyncio.InvalidStateError:
+            # The stream ended between two reports, which only the next write tells.
+            return answered
         finally:
             call.cancel()
 
@@ -139,10 +142,10 @@ class LeaseClient:
             raise TimeoutError
         try:
             response = pb.LeaseResponse.FromString(raw)
-        except DecodeError:
-            self._log.error("undecodable lease answer")
+            again = self._exchange.take(request, needs, response, sent_s=sent_s, now_s=now_s)
+        except (DecodeError, ValueError) as error:
+            self._log.error("lease answer makes no sense", error=type(error).__name__)
             return None
-        again = self._exchange.take(request, needs, response, sent_s=sent_s, now_s=now_s)
         self._metrics.exchange.observe(now_s - sent_s)
         return again
 
