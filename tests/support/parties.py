@@ -14,8 +14,10 @@ import grpc
 from headrace.gateway.v1.inference_pb2_grpc import InferenceServiceStub
 from headrace.gateway.v1.mesh_pb2_grpc import MeshServiceStub
 from headrace.quota.v1 import tenants_pb2 as quota
+from headrace.quota.v1.audit_pb2_grpc import AuditServiceStub
 from headrace.quota.v1.quotas_pb2_grpc import QuotaServiceStub
 from headrace.quota.v1.tenants_pb2_grpc import TenantServiceStub
+from headrace.quota.v1.usage_pb2_grpc import UsageServiceStub
 from headrace.registry.v1 import models_pb2 as registry
 from headrace.registry.v1.models_pb2_grpc import ModelServiceStub
 from inference import open_inference_pb2 as oip
@@ -66,6 +68,14 @@ class Party:
     @property
     def quotas(self) -> QuotaServiceStub:
         return QuotaServiceStub(self.channel)
+
+    @property
+    def usage(self) -> UsageServiceStub:
+        return UsageServiceStub(self.channel)
+
+    @property
+    def audit(self) -> AuditServiceStub:
+        return AuditServiceStub(self.channel)
 
     @property
     def mesh(self) -> MeshServiceStub:

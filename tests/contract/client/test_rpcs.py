@@ -10,8 +10,10 @@ from google.protobuf.descriptor_pool import Default
 import headrace.gateway.v1.inference_pb2
 import headrace.gateway.v1.mesh_pb2
 import headrace.jobs.v1.jobs_pb2
+import headrace.quota.v1.audit_pb2
 import headrace.quota.v1.quotas_pb2
 import headrace.quota.v1.tenants_pb2
+import headrace.quota.v1.usage_pb2
 import headrace.registry.v1.models_pb2
 import inference.open_inference_pb2
 from headrace_client import rpcs
@@ -22,8 +24,10 @@ SERVED = (
     headrace.gateway.v1.inference_pb2,
     headrace.gateway.v1.mesh_pb2,
     headrace.jobs.v1.jobs_pb2,
+    headrace.quota.v1.audit_pb2,
     headrace.quota.v1.quotas_pb2,
     headrace.quota.v1.tenants_pb2,
+    headrace.quota.v1.usage_pb2,
     headrace.registry.v1.models_pb2,
     inference.open_inference_pb2,
 )

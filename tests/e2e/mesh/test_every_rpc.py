@@ -27,12 +27,13 @@ from support.parties import Party, operator, until
 from support.quota_cases import QUOTAS
 from support.refusals import refusal_of
 from support.rpc_cases import CASES, World, case
+from support.usage_cases import AUDIT, USAGE
 
 HEALTH = "grpc.health.v1.Health"
 MESH = "headrace.gateway.v1.MeshService"
 MODELS = "headrace.registry.v1.ModelService"
 TENANTS = "headrace.quota.v1.TenantService"
-PUBLIC = (HEALTH, PACKED, INFERENCE, MESH, MODELS, TENANTS, QUOTAS)
+PUBLIC = (HEALTH, PACKED, INFERENCE, MESH, MODELS, TENANTS, QUOTAS, USAGE, AUDIT)
 REFLECTION = ("grpc.reflection.v1.ServerReflection", "grpc.reflection.v1alpha.ServerReflection")
 NOT_SERVED = {f"{HEALTH}/List"}
 """What the contracts have and this release doesn't."""
@@ -218,6 +219,14 @@ def list_tenants(world: World) -> None:
     assert found == sorted(set(found)) and {"community", "default", world.tenant.id} <= set(found)
 
 
+@case(f"{TENANTS}/UpdateTenant")
+def update_tenant(world: World) -> None:
+    wanted = quota.UpdateTenantRequest(tenant=quota.Tenant(id=world.operator.tenant().id, tier="gold"))
+    wanted.update_mask.paths.append("tier")
+    changed = world.operator(world.operator.tenants.UpdateTenant, wanted).tenant
+    assert (changed.id, changed.tier) == (wanted.tenant.id, "gold")
+
+
 @case(f"{TENANTS}/SuspendTenant")
 def suspend_tenant(world: World) -> None:
     tenant, stub = world.operator.tenant(), world.operator.tenants
@@ -254,6 +263,17 @@ def list_api_keys(world: World) -> None:
     assert [key.id for key in keys] == [newer, tenant.key_id]
 
 
+@case(f"{TENANTS}/RotateApiKey")
+def rotate_api_key(world: World) -> None:
+    party, key_id = world.operator.key(world.tenant.id, quota.ROLE_USER)
+    wanted = quota.RotateApiKeyRequest(id=key_id)
+    wanted.overlap.seconds = 60
+    made = world.owner(world.owner.tenants.RotateApiKey, wanted)
+    assert made.api_key.id != key_id and list(made.api_key.roles) == [quota.ROLE_USER]
+    until(Party(world.channel, (("x-api-key", made.key),)).welcome)
+    assert party.welcome(), "the other key works for a minute yet"
+
+
 @case(f"{TENANTS}/RevokeApiKey")
 def revoke_api_key(world: World) -> None:
     party, key_id = world.operator.key(world.tenant.id, quota.ROLE_USER)
@@ -265,7 +285,7 @@ def revoke_api_key(world: World) -> None:
 @case(f"{HEALTH}/Check")
 def health_check(world: World) -> None:
     stub: Any = health_pb2_grpc.HealthStub(world.channel)
-    for service in ("", INFERENCE, PACKED, MESH, MODELS, TENANTS, QUOTAS):
+    for service in ("", *PUBLIC[1:]):
         answer = stub.Check(health_pb2.HealthCheckRequest(service=service), timeout=60)
         assert answer.status == health_pb2.HealthCheckResponse.SERVING
 

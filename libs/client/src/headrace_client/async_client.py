@@ -11,9 +11,11 @@ from numpy.typing import ArrayLike, NDArray
 
 from headrace_client import rpcs
 from headrace_client.async_administration import AsyncKeys, AsyncTenants
+from headrace_client.async_audit import AsyncAudit
 from headrace_client.async_mesh import AsyncRunners, AsyncServer
 from headrace_client.async_models import AsyncModels
 from headrace_client.async_quotas import AsyncQuotas
+from headrace_client.async_usage import AsyncUsage
 from headrace_client.contracts.headrace.gateway.v1 import generation_pb2
 from headrace_client.contracts.inference import model_config_pb2, model_statistics_pb2, open_inference_pb2
 from headrace_client.errors import HeadraceError
@@ -67,6 +69,8 @@ class AsyncClient:
         tenants: Tenants, for operators.
         keys: API keys, for admins.
         quotas: Plans, limits, and what is used of them.
+        usage: The ledger of calls, and what happened to runners.
+        audit: Who changed what, for admins.
         runners: The runners behind the mesh.
         server: The mesh itself.
 
@@ -97,6 +101,8 @@ class AsyncClient:
         self.tenants = AsyncTenants(self._transport)
         self.keys = AsyncKeys(self._transport)
         self.quotas = AsyncQuotas(self._transport)
+        self.usage = AsyncUsage(self._transport)
+        self.audit = AsyncAudit(self._transport)
         self.runners = AsyncRunners(self._transport)
         self.server = AsyncServer(self._transport)
         self._streams: set[InferStream] = set()

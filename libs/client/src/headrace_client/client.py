@@ -11,6 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from headrace_client.administration import Keys, Tenants
 from headrace_client.async_client import MESSAGE_BYTES_MAX, TIMEOUT_S, AsyncClient
+from headrace_client.audit import Audit
 from headrace_client.blocking_generation import BlockingGeneration
 from headrace_client.blocking_many import iterate_many
 from headrace_client.blocking_stream import BlockingStream
@@ -27,6 +28,7 @@ from headrace_client.quotas import Quotas
 from headrace_client.retries import RetryPolicy
 from headrace_client.stream import InferStream
 from headrace_client.tensors import Tensor
+from headrace_client.usage import Usage
 
 
 class Client:
@@ -67,6 +69,8 @@ class Client:
         self.tenants = Tenants(self._client.tenants, self._loop)
         self.keys = Keys(self._client.keys, self._loop)
         self.quotas = Quotas(self._client.quotas, self._loop)
+        self.usage = Usage(self._client.usage, self._loop)
+        self.audit = Audit(self._client.audit, self._loop)
         self.runners = Runners(self._client.runners, self._loop)
         self.server = Server(self._client.server, self._loop)
 

@@ -9,7 +9,7 @@ from google.protobuf.message import Message
 
 from headrace_client.contracts.headrace.gateway.v1 import generation_pb2, inference_pb2, mesh_pb2
 from headrace_client.contracts.headrace.jobs.v1 import jobs_pb2
-from headrace_client.contracts.headrace.quota.v1 import quotas_pb2, tenants_pb2
+from headrace_client.contracts.headrace.quota.v1 import audit_pb2, quotas_pb2, tenants_pb2, usage_pb2
 from headrace_client.contracts.headrace.registry.v1 import models_pb2
 from headrace_client.contracts.inference import model_repository_pb2, model_statistics_pb2, open_inference_pb2
 
@@ -85,6 +85,19 @@ RESET_QUOTA_USAGE = Rpc(
 )
 GET_QUOTA_STATISTICS = Rpc(
     _QUOTAS + "GetQuotaStatistics", quotas_pb2.GetQuotaStatisticsRequest, quotas_pb2.GetQuotaStatisticsResponse
+)
+
+_USAGE = "/headrace.quota.v1.UsageService/"
+LIST_REQUESTS = Rpc(_USAGE + "ListRequests", usage_pb2.ListRequestsRequest, usage_pb2.ListRequestsResponse)
+EXPORT_REQUESTS = Rpc(_USAGE + "ExportRequests", usage_pb2.ExportRequestsRequest, usage_pb2.ExportRequestsResponse)
+SUMMARIZE_USAGE = Rpc(_USAGE + "SummarizeUsage", usage_pb2.SummarizeUsageRequest, usage_pb2.SummarizeUsageResponse)
+LIST_RUNNER_EVENTS = Rpc(
+    _USAGE + "ListRunnerEvents", usage_pb2.ListRunnerEventsRequest, usage_pb2.ListRunnerEventsResponse
+)
+
+_AUDIT = "/headrace.quota.v1.AuditService/"
+LIST_AUDIT_ENTRIES = Rpc(
+    _AUDIT + "ListAuditEntries", audit_pb2.ListAuditEntriesRequest, audit_pb2.ListAuditEntriesResponse
 )
 
 _JOBS = "/headrace.jobs.v1.JobService/"

@@ -27,6 +27,7 @@ from headrace_gateway.accounting.accounting import Accounting
 from headrace_gateway.accounting.key_uses import KeyUses
 from headrace_gateway.accounting.runner_history import RunnerHistory
 from headrace_gateway.accounting.spool_metrics import SpoolMetrics
+from headrace_gateway.audit_trail import AuditTrail
 from headrace_gateway.catalog import Catalog, CatalogVersion
 from headrace_gateway.config import GatewaySettings, check_settings, placement_policy, resilience_limits, routing_rules
 from headrace_gateway.deadlines import Deadlines
@@ -232,7 +233,8 @@ class Gateway:
     def _public_server(self) -> GrpcServer:
         settings = self._settings
         reflection = _REFLECTION_ACCESS[settings.reflection]
-        endpoints = self._own_endpoints() | self._passed_on()
+        audit = AuditTrail(log=self._accounting.spool, gateway_id=self.id, clock=self._clock)
+        endpoints = audit.over(self._own_endpoints() | self._passed_on())
         if reflection is not None:
             endpoints |= reflection_endpoints(self._runtime)
         self._handler = PublicHandler(

@@ -38,6 +38,8 @@ MESH = "headrace.gateway.v1.MeshService"
 MODELS = "headrace.registry.v1.ModelService"
 TENANTS = "headrace.quota.v1.TenantService"
 QUOTAS = "headrace.quota.v1.QuotaService"
+USAGE = "headrace.quota.v1.UsageService"
+AUDIT = "headrace.quota.v1.AuditService"
 REFLECTION = ("grpc.reflection.v1.ServerReflection", "grpc.reflection.v1alpha.ServerReflection")
 
 _BY_SERVICE: dict[str, dict[str, Access]] = {
@@ -100,6 +102,13 @@ _BY_SERVICE: dict[str, dict[str, Access]] = {
         "ResetQuotaUsage": Access.VIEWER,
         "GetQuotaStatistics": Access.OPERATOR,
     },
+    USAGE: {
+        "ListRequests": Access.VIEWER,
+        "ExportRequests": Access.VIEWER,
+        "SummarizeUsage": Access.VIEWER,
+        "ListRunnerEvents": Access.OPERATOR,
+    },
+    AUDIT: {"ListAuditEntries": Access.VIEWER},
 }
 
 

@@ -10,7 +10,7 @@ from grpc_health.v1 import health_pb2
 from grpc_reflection.v1alpha import reflection_pb2
 
 from headrace.gateway.v1 import mesh_pb2
-from headrace.quota.v1 import quotas_pb2, tenants_pb2
+from headrace.quota.v1 import audit_pb2, quotas_pb2, tenants_pb2, usage_pb2
 from headrace.registry.v1 import models_pb2
 from headrace_common.access_log import AccessLog
 from headrace_common.clock import Clock
@@ -36,19 +36,21 @@ from headrace_gateway.inference.triton_stream import ERROR_AS_STATUS_KEY, EXECUT
 from headrace_gateway.mesh_service import MeshService
 from headrace_gateway.model_repository import LOAD_TIMEOUT_S, ModelRepository
 from headrace_gateway.open_inference import OpenInference
-from headrace_gateway.policy import INFERENCE, MESH, MODELS, PACKED, QUOTAS, TENANTS, Access
+from headrace_gateway.policy import AUDIT, INFERENCE, MESH, MODELS, PACKED, QUOTAS, TENANTS, USAGE, Access
 from headrace_gateway.public_handler import Endpoint
 from headrace_gateway.stream_access import StreamAccess
 from inference import model_repository_pb2 as models
 from inference import model_statistics_pb2 as statistics
 from inference import open_inference_pb2 as oip
 
-PUBLIC_SERVICES = (INFERENCE, PACKED, MESH, MODELS, TENANTS, QUOTAS)
+PUBLIC_SERVICES = (INFERENCE, PACKED, MESH, MODELS, TENANTS, QUOTAS, USAGE, AUDIT)
 """What the public listener serves beside health and reflection."""
 REGISTRY_SERVICES: tuple[ServiceDescriptor, ...] = (models_pb2.DESCRIPTOR.services_by_name["ModelService"],)
 QUOTA_SERVICES: tuple[ServiceDescriptor, ...] = (
     tenants_pb2.DESCRIPTOR.services_by_name["TenantService"],
     quotas_pb2.DESCRIPTOR.services_by_name["QuotaService"],
+    usage_pb2.DESCRIPTOR.services_by_name["UsageService"],
+    audit_pb2.DESCRIPTOR.services_by_name["AuditService"],
 )
 
 Methods = Mapping[str, RpcMethod[Any, Any]]
