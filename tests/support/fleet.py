@@ -16,6 +16,7 @@ from headrace_gateway.inference.call import InferenceCall
 from headrace_gateway.inference.routing import Router
 from headrace_gateway.inference.routing_rules import RoutingRules
 from headrace_gateway.mesh.directory import RunnerDirectory
+from headrace_gateway.mesh.isolation import Isolation
 from headrace_gateway.mesh.runner_session import RunnerSession
 from headrace_gateway.mesh.session_calls import Answer
 from headrace_gateway.version_meters import VersionMeters
@@ -32,9 +33,16 @@ def answer(compute_s: float, calls: int = 1) -> Answer:
 class Fleet:
     """Sessions of one gateway, and the router that chooses between them."""
 
-    def __init__(self, rules: RoutingRules | None = None, *, seed: int = 0, **manifest: object) -> None:
+    def __init__(
+        self,
+        rules: RoutingRules | None = None,
+        *,
+        seed: int = 0,
+        isolation: Isolation | None = None,
+        **manifest: object,
+    ) -> None:
         self.clock = FakeClock()
-        self.directory = RunnerDirectory(clock=self.clock)
+        self.directory = RunnerDirectory(clock=self.clock, isolation=isolation)
         proto = models_pb2.Version(uid=UID, model="m", version=1, manifest=manifest_pb2.Manifest(**manifest))  # pyright: ignore
         self.version = CatalogVersion(tenant_id="acme", uid=UID, model="m", version=1, version_text="1", proto=proto)
         self.router = Router(

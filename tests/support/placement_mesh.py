@@ -18,6 +18,7 @@ from headrace_common.rpc_status import to_status
 from headrace_common.testing import FakeClock
 from headrace_gateway.catalog import Catalog, CatalogVersion
 from headrace_gateway.mesh.directory import RunnerDirectory
+from headrace_gateway.mesh.isolation import Isolation
 from headrace_gateway.mesh.placement import Wants
 from headrace_gateway.mesh.runner_session import RunnerSession
 from support.placement import placement
@@ -34,12 +35,19 @@ KEEP_S = 300.0
 class PlacementMesh:
     """A gateway's placement, and the sessions of runners that a test speaks for."""
 
-    def __init__(self, *, clock: FakeClock | None = None, catalog: Catalog | None = None, **policy: Any) -> None:
+    def __init__(
+        self,
+        *,
+        clock: FakeClock | None = None,
+        catalog: Catalog | None = None,
+        isolation: Isolation | None = None,
+        **policy: Any,
+    ) -> None:
         self.clock = clock or FakeClock()
         self.catalog = catalog or Catalog()
         if catalog is None:
             self.catalog.replace([])
-        self.directory = RunnerDirectory(clock=self.clock)
+        self.directory = RunnerDirectory(clock=self.clock, isolation=isolation)
         self.wants = Wants(
             catalog=self.catalog,
             directory=self.directory,
@@ -57,11 +65,21 @@ class PlacementMesh:
         return found
 
     def join(
-        self, name: str, *, device: str = "cpu", backend: str = "onnxruntime", loaded: tuple[str, ...] = ()
+        self,
+        name: str,
+        *,
+        device: str = "cpu",
+        backend: str = "onnxruntime",
+        loaded: tuple[str, ...] = (),
+        labels: dict[str, str] | None = None,
     ) -> RunnerSession:
         session = RunnerSession(
             hello=mesh_pb2.Hello(
-                runner_name=name, boot_uuid=f"boot-{name}", device=mesh_pb2.Device(type=device), backends=[backend]
+                runner_name=name,
+                boot_uuid=f"boot-{name}",
+                device=mesh_pb2.Device(type=device),
+                backends=[backend],
+                labels=labels,
             ),
             limits=LaneLimits(),
             budget=ByteBudget(total_bytes=1),

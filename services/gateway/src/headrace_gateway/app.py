@@ -43,6 +43,7 @@ from headrace_gateway.inference.resilience_metrics import ResilienceMetrics
 from headrace_gateway.inference.routing import Router
 from headrace_gateway.inference.routing_metrics import RoutingMetrics
 from headrace_gateway.mesh.directory import RunnerDirectory
+from headrace_gateway.mesh.isolation import Isolation
 from headrace_gateway.mesh.placement import PlacementMetrics, Wants
 from headrace_gateway.mesh.runner_view import RunnerView
 from headrace_gateway.mesh.servicer import RunnerMeshHandler
@@ -119,7 +120,9 @@ class Gateway:
         self._metrics.keys.set_function(lambda: len(self._table))
         self._metrics.versions.set_function(lambda: len(self.catalog))
         self._readiness = Readiness(feeds=frozenset({PRINCIPALS, CATALOG}), changed=self._serving_changed)
-        self._directory = RunnerDirectory(clock=clock)
+        isolation = Isolation(dedicated=self._table.is_dedicated, tenant_of=self._tenant_of)
+        self._directory = RunnerDirectory(clock=clock, isolation=isolation)
+        self._table.add_isolation_listener(self._directory.isolation_changed)
         self._wants = Wants(
             catalog=self.catalog,
             directory=self._directory,
@@ -395,6 +398,10 @@ class Gateway:
                     transfers=self._transfers,
                 )
         return endpoints
+
+    def _tenant_of(self, version_uid: str) -> str | None:
+        version = self.catalog.by_uid(version_uid)
+        return version.tenant_id if version is not None else None
 
     def _ticket(self, version: CatalogVersion) -> str:
         return self._signer.sign_ticket(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from headrace.quota.internal.v1.principals_pb2 import KeyRecord, TenantRecord
@@ -52,6 +52,8 @@ class PrincipalTable:
         self._active: dict[str, bool] = {}
         self._tiers: dict[str, str] = {}
         self._features_off: dict[str, frozenset[str]] = {}
+        self._dedicated: set[str] = set()
+        self._isolation_listeners: list[Callable[[], None]] = []
         self._limits: dict[str, tuple[Limit, ...]] = {}
         self._aggregated: set[str] = set()
         self._ready = False
@@ -68,12 +70,16 @@ class PrincipalTable:
         """Takes a complete snapshot in place of everything known so far."""
         self._keys, self._digests, self._active, self._tiers, self._features_off = {}, {}, {}, {}, {}
         self._aggregated.clear()
+        self._dedicated = set()
         self.apply(tenants, keys)
         self._ready = True
+        for changed in self._isolation_listeners:
+            changed()
 
     def apply(self, tenants: Iterable[TenantRecord], keys: Iterable[KeyRecord]) -> None:
         """Takes what one revision changed."""
         for tenant in tenants:
+            self._isolate(tenant)
             self._active[tenant.tenant_id] = tenant.status == tenants_pb2.TENANT_STATUS_ACTIVE
             self._tiers[tenant.tenant_id] = tenant.tier
             self._limits[tenant.tenant_id] = tuple(tenant.limits)
@@ -88,6 +94,14 @@ class PrincipalTable:
                 self._keys.pop(former, None)
             self._digests[record.key_id] = digest
             self._keys[digest] = _key(record)
+
+    def add_isolation_listener(self, changed: Callable[[], None]) -> None:
+        """`changed` is called when a tenant may be served by other runners than before."""
+        self._isolation_listeners.append(changed)
+
+    def is_dedicated(self, tenant_id: str) -> bool:
+        """Whether only runners of its own may serve the tenant: nothing else is known before the first snapshot."""
+        return not self._ready or tenant_id in self._dedicated
 
     def find(self, key_sha256: bytes) -> Key | None:
         """The key with this digest, revoked and expired ones included."""
@@ -112,6 +126,18 @@ class PrincipalTable:
     def limits(self, tenant_id: str) -> tuple[Limit, ...]:
         """The limits that hold for a tenant: the same object until the feed tells of a change."""
         return self._limits.get(tenant_id, ())
+
+    def _isolate(self, tenant: TenantRecord) -> None:
+        dedicated = tenant.isolation == tenants_pb2.ISOLATION_DEDICATED
+        if dedicated == (tenant.tenant_id in self._dedicated):
+            return
+        if dedicated:
+            self._dedicated.add(tenant.tenant_id)
+        else:
+            self._dedicated.remove(tenant.tenant_id)
+        if self._ready:
+            for changed in self._isolation_listeners:
+                changed()
 
 
 def _key(record: KeyRecord) -> Key:

@@ -10,16 +10,27 @@ from headrace_common.clock import Clock
 from headrace_common.errors import HeadraceError
 from headrace_common.rpc_status import from_status_bytes
 from headrace_gateway.catalog import CatalogVersion
+from headrace_gateway.mesh.isolation import Isolation
 from headrace_gateway.mesh.runner_session import RunnerSession
 
 HEARTBEAT_CHECK_S = 0.25
 
 
 class RunnerDirectory:
-    """Index of open sessions. Everything but the two waits is synchronous. One event loop."""
+    """Index of open sessions. Everything but the two waits is synchronous. One event loop.
 
-    def __init__(self, *, clock: Clock) -> None:
+    Args:
+        clock: Tells when heartbeats are missing.
+        isolation: Which runners may serve which tenants; None where all may serve all.
+
+    Attributes:
+        rules: How often it has changed which runners may serve whom.
+    """
+
+    def __init__(self, *, clock: Clock, isolation: Isolation | None = None) -> None:
+        self.rules = 0
         self._clock = clock
+        self._isolation = isolation
         self._sessions: dict[str, RunnerSession] = {}
         self._replicas: dict[str, tuple[RunnerSession, ...]] = {}
         self._listeners: list[Callable[[str], None]] = []
@@ -56,6 +67,12 @@ class RunnerDirectory:
         for listener in list(self._listeners):
             listener(session.id)
 
+    def isolation_changed(self) -> None:
+        """Runners may serve other tenants than before."""
+        self.rules += 1
+        for session in list(self._sessions.values()):
+            self.changed(session)
+
     def replicas(self, version_uid: str) -> tuple[RunnerSession, ...]:
         """Runners that take calls for the version now."""
         found = self._replicas.get(version_uid)
@@ -63,17 +80,23 @@ class RunnerDirectory:
             found = self._replicas[version_uid] = tuple(
                 session
                 for session in self._sessions.values()
-                if session.takes_calls and session.has_loaded(version_uid)
+                if session.takes_calls
+                and session.has_loaded(version_uid)
+                and (self._isolation is None or self._isolation.serves_version(session, version_uid))
             )
         return found
 
     def eligible(self, version: CatalogVersion) -> list[RunnerSession]:
-        """Runners that take calls and have the backend and device that the version needs, loaded or not."""
+        """Runners that take calls and have the backend and device that the version needs, loaded or not.
+
+        And that may serve its tenant.
+        """
         manifest = version.proto.manifest
         return [
             session
             for session in self._sessions.values()
             if session.takes_calls
+            and (self._isolation is None or self._isolation.serves(session, version.tenant_id))
             and manifest.backend in session.backends
             and (not manifest.device_types or session.hello.device.type in manifest.device_types)
         ]

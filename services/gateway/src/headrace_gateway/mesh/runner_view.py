@@ -9,6 +9,7 @@ from headrace.runner.internal.v1 import mesh_pb2
 from headrace_common.clock import Clock
 from headrace_common.rpc_status import from_status_bytes
 from headrace_gateway.catalog import CatalogVersion
+from headrace_gateway.mesh.isolation import TENANT_LABEL
 from headrace_gateway.mesh.runner_session import RunnerSession
 from headrace_gateway.model_access import Policies, sees
 
@@ -45,8 +46,8 @@ class RunnerView:
         return [self._describe(session) for session in sorted(self._runners, key=lambda session: session.id)]
 
     def for_tenant(self, tenant_id: str, *, policies: Policies = ()) -> list[gateway_pb2.Runner]:
-        """Each runner, ordered by id, with one tenant's models, and nothing that tells of others' activity."""
-        runners = self.all()
+        """Each runner that may be its, ordered by id, with one tenant's models, and nothing that tells of others."""
+        runners = [runner for runner in self.all() if runner.labels.get(TENANT_LABEL, tenant_id) == tenant_id]
         for runner in runners:
             own = [model for model in runner.models if model.tenant_id == tenant_id and sees(policies, model.model)]
             for field in (*_OF_OTHERS, "models"):

@@ -16,13 +16,14 @@ class RankedRunners:
     def __init__(self, *, directory: RunnerDirectory) -> None:
         self._directory = directory
         self._runners: list[tuple[str, bool, frozenset[str]]] = []
+        self._rules = 0
         self._ranked: dict[str, list[RunnerSession]] = {}
 
     def look(self) -> None:
-        """Forgets every order if a runner has come, gone, or changed what it can do."""
+        """Forgets every order if a runner has come, gone, or changed what it can do, or whom runners may serve."""
         runners = [(session.token, session.takes_calls, session.backends) for session in self._directory]
-        if runners != self._runners:
-            self._runners = runners
+        if runners != self._runners or self._rules != self._directory.rules:
+            self._runners, self._rules = runners, self._directory.rules
             self._ranked.clear()
 
     def of(self, version: CatalogVersion) -> Sequence[RunnerSession]:
