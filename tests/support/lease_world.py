@@ -30,7 +30,6 @@ from headrace_quota.leases.valkey_leases import (
     read_answer,
 )
 
-EXPIRE_S = 40.0
 TENANT = "acme"
 ONE = Amounts()
 
@@ -64,6 +63,7 @@ class World:
     client: Any
     loop: asyncio.AbstractEventLoop
     limits: Sequence[Limit]
+    expire_s: float = 40.0
     now_s: float = 10_000.0
     gateways: list[WorldGateway] = field(default_factory=list[WorldGateway])
     shares: dict[str, float] = field(default_factory=dict[str, float])
@@ -141,7 +141,7 @@ class World:
         response = pb.LeaseResponse(
             sequence=request.sequence,
             share_after_ms=int(SHARE_AFTER_S * 1_000),
-            share_for_ms=int(EXPIRE_S * 1_000),
+            share_for_ms=int(self.expire_s * 1_000),
             limits=[pb.LimitGrant() for _ in request.limits],
         )
         for replaced in request.replaces:
@@ -178,7 +178,7 @@ class World:
                 replaces=list(request.replaces),
                 wishes=wishes,
             ),
-            expire_s=EXPIRE_S,
+            expire_s=self.expire_s,
         )
         document["now_ms"] = self.now_s * 1_000
         try:

@@ -8,6 +8,8 @@ import tempfile
 from collections.abc import Generator
 from contextlib import contextmanager
 
+import redis
+
 from support.processes import HeldPort, Unprivileged, command_as, stop
 from support.valkey import _server_binary as server_binary  # pyright: ignore[reportPrivateUsage]
 from support.valkey import _wait_until_serving as wait_until_serving  # pyright: ignore[reportPrivateUsage]
@@ -39,6 +41,11 @@ class RestartableValkey:
         if self._process is not None:
             stop(self._process, signal.SIGKILL)
             self._process = None
+
+    def empty(self) -> None:
+        """Makes it forget everything."""
+        with redis.Redis.from_url(self.url) as client:  # pyright: ignore[reportUnknownMemberType]
+            client.flushall()  # pyright: ignore[reportUnknownMemberType]
 
     def close(self) -> None:
         """Ends the server for good."""
