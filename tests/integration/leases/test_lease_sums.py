@@ -271,3 +271,26 @@ def test_a_share_that_was_used_by_a_gateway_that_died_is_not_there_for_others(
         while world.call(other):
             pass
     assert world.worst_burst(RATE_PER_S) <= 60 + 1e-6
+
+
+def test_a_gateway_that_is_heard_but_hears_nothing_counts_as_out_of_reach(
+    client: Any, loop: asyncio.AbstractEventLoop
+) -> None:
+    world = World(client=client, loop=loop, limits=(requests(burst=60),))
+    deaf, other = world.join(0.0), world.join(0.0)
+    for _ in range(6):
+        world.advance(1.0)
+        world.exchange(deaf)
+        world.exchange(other, waiting=1)
+    for _ in range(60):
+        world.advance(0.5)
+        world.send(deaf, waiting=0)
+        world.process(deaf)
+        world.receive(deaf, None)
+        world.exchange(other, waiting=60)
+        for gateway in world.gateways:
+            while world.call(gateway):
+                pass
+    assert world.worst_burst(RATE_PER_S) <= 60 + 1e-6
+    assert len(deaf.calls) > 0.4 * 22 * RATE_PER_S
+    assert len(other.calls) > 0.4 * 30 * RATE_PER_S

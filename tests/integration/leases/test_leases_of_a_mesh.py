@@ -25,6 +25,7 @@ from headrace_quota.app import AUDIENCE
 from support.eventually import eventually
 from support.lease_mesh import running_leases
 from support.quota import Keys, RunningQuota, admin_of, running_quota
+from support.restartable_postgres import RestartablePostgres, restartable_postgres
 from support.restartable_valkey import RestartableValkey, restartable_valkey
 
 ONE = Amounts()
@@ -47,6 +48,13 @@ def valkey() -> Iterator[RestartableValkey]:
     """A server of the test's own, which it may kill."""
     with restartable_valkey() as server:
         server.start()
+        yield server
+
+
+@pytest.fixture
+def postgres() -> Iterator[RestartablePostgres]:
+    """A server that a test stops."""
+    with restartable_postgres() as server:
         yield server
 
 
@@ -310,3 +318,24 @@ async def _answer(mesh: Mesh, request: leases_pb2.LeaseRequest, *, service: bool
     finally:
         call.cancel()
     return None
+
+
+async def test_rates_are_granted_while_the_database_is_away_and_slices_go_on(
+    postgres: RestartablePostgres, keys: Keys, valkey: RestartableValkey
+) -> None:
+    postgres.start()
+    hourly = pb.Limit(resource=pb.RESOURCE_REQUESTS, window=pb.WINDOW_HOUR, amount=1_000_000)
+    async with AsyncExitStack() as stack:
+        quota = await stack.enter_async_context(running_quota(postgres.url, keys, redis_url=SecretStr(valkey.url)))
+        await quota.client.create_tenant(TENANT)
+        mesh = Mesh(quota, keys, postgres.url, stack)
+        await mesh.limit(CALLS, hourly)
+        gateway = await mesh.gateway("g1")
+        (await reserved(gateway)).settle(ONE)
+        await eventually(lambda: gateway.book.share.part > 0.9)
+        await asyncio.to_thread(postgres.stop)
+        for _ in range(60):
+            (await reserved(gateway)).settle(ONE)
+            await asyncio.sleep(0.05)
+        await asyncio.to_thread(postgres.start)
+        (await reserved(gateway)).settle(ONE)

@@ -78,7 +78,9 @@ def to_status(error: BaseException, correlation_id: str = "") -> status_pb2.Stat
         _attach(status, retry)
     if entry.family == "QUOTA" and entry.grpc == "RESOURCE_EXHAUSTED":
         quota = error_details_pb2.QuotaFailure()
-        quota.violations.add(subject=_cut(_text(failure.context.get("quotaType", entry.reason))))
+        quota.violations.add(
+            subject=_cut(_text(failure.context.get("quotaType", entry.reason))), description=_cut(failure.message)
+        )
         _attach(status, quota)
     if failure.field is not None:
         bad = error_details_pb2.BadRequest()

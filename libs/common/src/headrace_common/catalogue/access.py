@@ -10,7 +10,7 @@ QUOTA_EXCEEDED = CatalogueEntry(
     grpc="RESOURCE_EXHAUSTED",
     http=429,
     retry=LATER,
-    context=("quotaType", "currentUsage", "limit"),
+    context=("quotaType", "currentUsage", "limit", "window"),
     summary="The tenant has used up a quota of its plan.",
     remedy="Wait until the window renews (see the retry delay), or ask for a higher quota.",
 )
@@ -20,8 +20,8 @@ RATE_LIMIT_EXCEEDED = CatalogueEntry(
     grpc="RESOURCE_EXHAUSTED",
     http=429,
     retry=SOON,
-    context=("limit",),
-    summary="The tenant sends more requests per second than its plan allows.",
+    context=("quotaType", "currentUsage", "limit", "window"),
+    summary="The tenant uses more of a rate than its plan allows.",
     remedy="Slow down; retry after the hinted delay.",
 )
 CONCURRENCY_LIMIT_EXCEEDED = CatalogueEntry(
@@ -30,7 +30,7 @@ CONCURRENCY_LIMIT_EXCEEDED = CatalogueEntry(
     grpc="RESOURCE_EXHAUSTED",
     http=429,
     retry=SOON,
-    context=("limit",),
+    context=("quotaType", "currentUsage", "limit", "window"),
     summary="The tenant has as many requests in flight as its plan allows.",
     remedy="Wait for a request to finish, then retry.",
 )
