@@ -70,7 +70,9 @@ def _providers(module: str, installed: dict[str, list[str]]) -> set[str]:
         return {"protobuf"}
     if module.startswith("google."):
         return {"googleapis-common-protos"}
-    return {_normal(name) for name in installed.get(module.split(".")[0], [])}
+    package = module.split(".")[0]
+    # What only an extra brings may not be installed here; it is looked for under the name that it is imported by.
+    return {_normal(name) for name in installed.get(package, [package])}
 
 
 @pytest.mark.parametrize("distribution", DISTRIBUTIONS, ids=lambda path: path.name)

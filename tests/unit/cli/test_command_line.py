@@ -26,6 +26,7 @@ def paths(command: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]
 
 
 COMMANDS = [
+    *(f"audit {name}" for name in ("list", "verify")),
     "chat",
     "embed",
     "generate",
@@ -35,15 +36,16 @@ COMMANDS = [
     *(f"quota plans {name}" for name in ("delete", "list", "set", "show")),
     *(f"quota {name}" for name in ("reset", "set", "show", "top", "usage")),
     "restart",
-    *(f"runners {name}" for name in ("drain", "list", "watch")),
+    *(f"runners {name}" for name in ("drain", "history", "list", "watch")),
     "status",
     *(f"tenants {name}" for name in ("create", "list", "resume", "show", "suspend", "update")),
     "up",
+    *(f"usage {name}" for name in ("export", "list", "summary")),
     "version",
 ]
 
 
-GROUPS = ["", "keys", "models", "quota", "quota plans", "runners", "tenants"]
+GROUPS = ["", "audit", "keys", "models", "quota", "quota plans", "runners", "tenants", "usage"]
 
 
 def test_these_are_the_commands() -> None:
@@ -88,6 +90,12 @@ def test_each_has_help(path: str) -> None:
         (["quota", "plans", "set", "gold", "seats=5/day"], "the resource must be one of"),
         (["quota", "top", "acme", "--all"], "a tenant or --all"),
         (["quota", "top", "--interval", "0"], "--interval"),
+        (["usage", "list", "--since", "yesterday"], "write it as 2026-01-31"),
+        (["usage", "list", "--status", "lost"], "--status"),
+        (["usage", "export"], "FILE"),
+        (["usage", "export", "/nowhere/ledger.csv"], "the folder /nowhere does not exist"),
+        (["usage", "export", "ledger.csv", "--format", "xls"], "--format"),
+        (["audit", "verify", "--known", "17"], "NUMBER:SHA256"),
         (["chat"], "MODEL"),
         (["embed", "m", "Hi", "--file", __file__], "either TEXT or --file"),
         (["embed", "m", " "], "no text to embed"),

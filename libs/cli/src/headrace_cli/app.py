@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from headrace_cli.commands import (
+    audit,
     chat,
     embed,
     generate,
@@ -19,6 +20,7 @@ from headrace_cli.commands import (
     status,
     tenants,
     up,
+    usage,
 )
 from headrace_cli.documents import print_json
 from headrace_cli.terminal import output
@@ -47,6 +49,8 @@ app.add_typer(runners.app, name="runners")
 app.add_typer(tenants.app, name="tenants")
 app.add_typer(keys.app, name="keys")
 app.add_typer(quota.app, name="quota")
+app.add_typer(usage.app, name="usage")
+app.add_typer(audit.app, name="audit")
 
 
 @app.command("version")

@@ -22,6 +22,7 @@ EXIT_UNREACHABLE = 3
 USAGE = Failure("USAGE", "USAGE", StatusCode.INVALID_ARGUMENT)
 LOCAL_FILE = Failure("LOCAL_FILE", "LOCAL_FILE", StatusCode.FAILED_PRECONDITION)
 RESTART = Failure("RESTART", "RESTART", StatusCode.FAILED_PRECONDITION)
+AUDIT_BROKEN = Failure("AUDIT_BROKEN", "AUDIT_BROKEN", StatusCode.DATA_LOSS)
 DEFECT = Failure("DEFECT", "DEFECT", StatusCode.INTERNAL)
 """Kinds that no mesh sends: they happen here."""
 

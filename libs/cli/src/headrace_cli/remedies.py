@@ -41,6 +41,7 @@ _BY_REASON = {
     "USAGE": "`headrace COMMAND --help` shows what can be given.",
     "LOCAL_FILE": "",
     "RESTART": "The logs in the state directory say more; what was not restarted goes on as it was.",
+    "AUDIT_BROKEN": "Keep the database as it is, and find out who could write to it.",
     "DEFECT": "This is a defect of the command. HEADRACE_DEBUG=1 shows where it happened; please report it.",
 }
 """In this command's words; an empty one means that the message says it all."""

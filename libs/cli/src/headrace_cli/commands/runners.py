@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable
+from datetime import UTC, datetime
+from itertools import islice
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.text import Text
 
+from headrace_cli.commands.usage import Since
 from headrace_cli.documents import print_json, print_json_line
+from headrace_cli.moments import moment_of
 from headrace_cli.presentation import enum_text
 from headrace_cli.runner_pages import runner_line, runner_page
 from headrace_cli.session import Session, calls_mesh
 from headrace_cli.terminal import elapsed, output
+from headrace_cli.usage_pages import runner_event_page
 
 if TYPE_CHECKING:
     from headrace_client import Client
@@ -84,6 +89,27 @@ def drain(
         return
     name = drained.name or drained.id
     output().print(Text.assemble(("✓ ", "good"), (name, "name"), f" is {enum_text(drained, 'state')}"))
+
+
+@app.command("history")
+@calls_mesh
+def history(
+    session: Session,
+    runner: Annotated[str, typer.Argument(metavar="[RUNNER]", help="A runner's id, or its name. Default: all.")] = "",
+    since: Since = "7d",
+    limit: Annotated[int, typer.Option("--limit", min=1, help="How many at most.")] = 50,
+) -> None:
+    """Show what happened to runners, the newest first: connected, ejected, recovered, lost. For operators."""
+    with session.client() as client:
+        runner_id = _runner_id(client, runner) if runner else ""
+        start = moment_of(since, now=datetime.now(UTC)) if since else None
+        events = list(islice(client.usage.runner_events(runner_id, start=start), limit))
+    if session.as_json:
+        print_json(events)
+    elif events:
+        output().print(runner_event_page(events))
+    else:
+        output().print(Text("nothing happened"))
 
 
 def _show_live(changes: Iterable[mesh_pb2.WatchRunnersResponse]) -> None:

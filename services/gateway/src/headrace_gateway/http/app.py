@@ -36,6 +36,7 @@ from headrace_gateway.http import (
     runner_routes,
     stream_routes,
     tenant_routes,
+    usage_routes,
 )
 from headrace_gateway.http.bodies import Bodies, BodyLimits
 from headrace_gateway.http.compression import Compression
@@ -65,6 +66,7 @@ ROUTERS = (
     model_routes.router,
     tenant_routes.router,
     quota_routes.router,
+    usage_routes.router,
     key_routes.router,
     runner_routes.router,
     generate_routes.router,
