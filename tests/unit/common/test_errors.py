@@ -60,7 +60,7 @@ def detail(status: status_pb2.Status, kind: type[M]) -> list[M]:
 def test_pinned_codes_never_change() -> None:
     by_code = {entry.code: entry for entry in catalogue.ALL}
     assert {code: (by_code[code].reason, by_code[code].http) for code in PINNED} == PINNED
-    assert catalogue.QUOTA_EXCEEDED.context == ("quotaType", "currentUsage", "limit")
+    assert catalogue.QUOTA_EXCEEDED.context == ("quotaType", "currentUsage", "limit", "window")
 
 
 def test_codes_and_reasons_are_unique_and_families_are_known() -> None:
