@@ -18,10 +18,10 @@ from headrace_client.async_client import AsyncClient
 from headrace_client.errors import HeadraceError
 from inference.open_inference_pb2 import ModelInferRequest
 from support.load import Outcomes, closed_loop
-from support.mesh import HEADRACE, Mesh
+from support.mesh import Mesh
 from support.real_inputs import FileCase
 from support.replicas import RETRYING, failed
-from support.soak import Measured, scrape
+from support.soak import Measured, restart, scrape
 
 KILLS = 4
 BACK_WITHIN_S = 2.0
@@ -139,14 +139,3 @@ async def test_a_rolling_restart_of_every_service_loses_no_call(
     )
     assert not outcomes.failures
     assert {"gateway-0", "gateway-1", "runner-0", "runner-1", "registry", "quota"} <= set(restarted)
-
-
-async def restart(mesh: Mesh) -> None:
-    """Restarts everything, one process after another, as an operator does."""
-    process = await asyncio.create_subprocess_exec(
-        *(str(HEADRACE), "restart", "--state-dir", str(mesh.state_dir)),
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.STDOUT,
-    )
-    said, _ = await asyncio.wait_for(process.communicate(), 120)
-    assert process.returncode == 0, said.decode(errors="replace")

@@ -8,7 +8,7 @@ import urllib.request
 from collections.abc import Callable
 
 from inference.open_inference_pb2 import ModelInferRequest
-from support.mesh import Mesh
+from support.mesh import HEADRACE, Mesh
 
 Tensor = ModelInferRequest.InferInputTensor
 Measured = Callable[[str, str, str], None]
@@ -56,3 +56,14 @@ async def settled(mesh: Mesh, before: dict[str, float], within_s: float = 10.0) 
     while (now := await asyncio.to_thread(held, mesh)) != before and time.monotonic() < give_up_at:
         await asyncio.sleep(0.1)
     return now
+
+
+async def restart(mesh: Mesh) -> None:
+    """Restarts everything, one process after another, as an operator does."""
+    process = await asyncio.create_subprocess_exec(
+        *(str(HEADRACE), "restart", "--state-dir", str(mesh.state_dir)),
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.STDOUT,
+    )
+    said, _ = await asyncio.wait_for(process.communicate(), 120)
+    assert process.returncode == 0, said.decode(errors="replace")
