@@ -77,6 +77,10 @@ DECIDED_BY: dict[str, str] = {
     "GET /v1/keys": rpcs.LIST_API_KEYS.path,
     "POST /v1/keys/{key_id}/rotate": rpcs.ROTATE_API_KEY.path,
     "DELETE /v1/keys/{key_id}": rpcs.REVOKE_API_KEY.path,
+    "GET /v1/usage/requests": rpcs.LIST_REQUESTS.path,
+    "GET /v1/usage/summary": rpcs.SUMMARIZE_USAGE.path,
+    "GET /v1/runner-events": rpcs.LIST_RUNNER_EVENTS.path,
+    "GET /v1/audit": rpcs.LIST_AUDIT_ENTRIES.path,
     "GET /v1/runners": rpcs.LIST_RUNNERS.path,
     "POST /v1/runners/{runner}/drain": rpcs.DRAIN_RUNNER.path,
 }
