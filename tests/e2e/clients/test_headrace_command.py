@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import secrets
 import signal
@@ -276,6 +277,55 @@ def test_an_operator_sets_limits_and_a_tenant_watches_them(world: World) -> None
     assert "role" in world.admin("quota", "set", tenant, "--clear", status=1).stderr
     assert "0 limits" in operator("quota", "set", tenant, "--clear").stdout
     assert "no limits" in world.admin("quota", "usage").stdout
+
+
+def test_calls_are_listed_summed_up_and_exported(world: World, tmp_path: Path) -> None:
+    admin, operator, tenant = world.admin, world.operator, world.tenant
+    request_id = f"ledger-{secrets.token_hex(4)}"
+    admin("infer", "same", "-i", "[[1, 2, 3, 4]]", "--request-id", request_id)
+
+    def found() -> Any:
+        return admin("usage", "list", "--request-id", request_id, "--json").document
+
+    until(lambda: bool(found()))
+    (row,) = found()
+    assert (row["tenant_id"], row["model"], row["status"]) == (tenant, "same", "REQUEST_STATUS_OK")
+    assert request_id in admin("usage", "list", "--model", "same", "--status", "ok").stdout
+    assert "no calls" in admin("usage", "list", "--model", "nothing").stdout
+    until(lambda: bool(operator("usage", "summary", tenant, "--model", "same", "--json").document))
+    assert "same:1" in admin("usage", "summary", "--by", "hour", "--since", "2h").stdout
+    file = tmp_path / "ledger.csv"
+    exported = operator("usage", "export", str(file), "--tenant", tenant, "--since", "1d", "--json").document
+    with file.open(newline="") as content:
+        rows = list(csv.DictReader(content))
+    assert exported == {"path": str(file), "format": "csv", "rows": len(rows)}
+    (same,) = [row for row in rows if row["request_id"] == request_id]
+    assert (same["tenant_id"], same["model"], same["status"]) == (tenant, "same", "ok")
+    assert "connected" in operator("runners", "history").stdout
+    assert {event["event"] for event in operator("runners", "history", "runner-0", "--json").document} >= {"connected"}
+    assert "role" in admin("runners", "history", status=1).stderr
+
+
+def test_the_audit_log_is_listed_and_verified(world: World) -> None:
+    admin, operator, tenant = world.admin, world.operator, world.tenant
+    made = admin("keys", "create", "--role", "viewer", "--json").document
+    key_id = made["api_key"]["id"]
+    admin("keys", "revoke", key_id)
+    until(lambda: any(entry["resource"] == key_id for entry in admin("audit", "list", "--json").document))
+    listed = operator("audit", "list", tenant, "--limit", "200").stdout
+    assert "RevokeApiKey" in listed and "UploadVersion" in listed and made["key"] not in listed
+    verified = admin("audit", "verify", "--json").document
+    assert verified["tenant"] == tenant and verified["entries"] >= 2
+    known = f"{verified['entries']}:{verified['sha256']}"
+    assert "are whole" in operator("audit", "verify", tenant, "--known", known).stdout
+    another = admin("audit", "verify", "--known", f"{verified['entries']}:{'0' * 64}", status=1)
+    assert f"entry {verified['entries']} is not the one that is known" in another.stderr
+    cut_off = admin("audit", "verify", "--known", f"999999:{'0' * 64}", "--json", status=1).error
+    assert (cut_off["reason"], "is missing" in cut_off["message"]) == ("AUDIT_BROKEN", True)
+    viewer = world.community.with_key(made["key"])
+    until(lambda: not answers(viewer))
+    assert "not found" in admin("audit", "list", "community", status=1).stderr
+    assert "role" in world.community("audit", "list", status=1).stderr
 
 
 def test_an_operator_makes_tenants_and_keys_and_ends_them(world: World) -> None:
