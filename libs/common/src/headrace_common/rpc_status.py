@@ -180,7 +180,8 @@ async def abort(
 
 def _attach(status: status_pb2.Status, detail: Any) -> None:
     packed = AnyMessage()
-    packed.Pack(detail)
+    # Maps have an order of each process otherwise, by which one could tell who answers: "absent" must look one way.
+    packed.Pack(detail, deterministic=True)
     status.details.append(packed)
 
 
