@@ -80,15 +80,7 @@ def inference_endpoints(
         message_bytes_max=limits.message_bytes_max,
         call_timeout_s=limits.default_timeout_s,
     )
-    unary_answers = {
-        f"/{INFERENCE}/ModelInfer": inference.model_infer,
-        f"/{PACKED}/Infer": service.infer,
-        f"/{PACKED}/InferBatch": service.infer_batch,
-    }
-    endpoints: dict[str, Endpoint] = {
-        path: unary_endpoint(path=path, answer=answer, log=log, runtime=runtime)
-        for path, answer in unary_answers.items()
-    }
+    endpoints = _unary_endpoints(inference, service, log, runtime)
     streams = TenantStreams(gate=runtime.streams, limit=tenant_streams_max)
 
     def access(path: str) -> StreamAccess:
@@ -129,6 +121,19 @@ def inference_endpoints(
             path=path, open_calls=open_calls, access=access(path), streams=streams, load=load, runtime=runtime
         )
     return endpoints
+
+
+def _unary_endpoints(
+    inference: InferenceHandler, service: InferenceService, log: AccessLog | None, runtime: RpcRuntime
+) -> dict[str, Endpoint]:
+    answers = {
+        f"/{INFERENCE}/ModelInfer": inference.model_infer,
+        f"/{PACKED}/Infer": service.infer,
+        f"/{PACKED}/InferBatch": service.infer_batch,
+    }
+    return {
+        path: unary_endpoint(path=path, answer=answer, log=log, runtime=runtime) for path, answer in answers.items()
+    }
 
 
 def open_inference_endpoints(

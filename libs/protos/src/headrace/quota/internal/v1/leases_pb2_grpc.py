@@ -50,7 +50,7 @@ class LeaseServiceServicer:
         """Lease is an exchange in lockstep: the gateway sends a report, quota answers with one grant, and only then the next
         report may be sent. A gateway counts the time of everything in a grant from the moment it sent the report; a grant
         that takes longer than 2 s must be dropped and the stream given up. A report that isn't newer than the last one
-        seen of the gateway ends the stream with FAILED_PRECONDITION. Needs a gateway's service token. The end of the
+        seen of the gateway ends the stream with INVALID_ARGUMENT. Needs a gateway's service token. The end of the
         stream returns nothing by itself: what is held comes back with the next report of the same gateway, by a report
         that says `leaving` or `replaces`, or by expiry.
         """
