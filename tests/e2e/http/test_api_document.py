@@ -13,9 +13,11 @@ from typing import Any, cast
 
 import pytest
 
+from headrace_client import Client
 from support.generation import provide_smollm2, provide_smollm2_embeddings
 from support.mesh import Mesh
 from support.onnx_models import add
+from support.parties import until
 
 DOCUMENT = Path(__file__).parents[3] / "docs" / "api.md"
 ADDRESS = "http://127.0.0.1:8080"
@@ -59,6 +61,14 @@ def language_models(mesh: Mesh) -> None:
     """Ready before they are timed."""
     provide_smollm2(mesh)
     provide_smollm2_embeddings(mesh)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def audited(mesh: Mesh) -> None:
+    """There is an entry in the operators' audit log."""
+    with Client(mesh.grpc, api_key=f"@{mesh.state_dir / 'secrets' / 'admin.key'}", tls=False) as client:
+        client.quotas.reset("community")
+        until(lambda: any(client.audit.entries(newest_first=True)))
 
 
 @pytest.mark.parametrize("example", list(examples()))

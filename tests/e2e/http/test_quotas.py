@@ -122,3 +122,38 @@ def test_what_is_anothers_is_not_there_and_only_operators_write(admin: httpx.Cli
     assert reason(admin.get("/v1/plans"))[:2] == (403, "ROLE_FORBIDDEN")
     assert reason(admin.get("/v1/quota-statistics"))[:2] == (403, "ROLE_FORBIDDEN")
     assert reason(admin.get("/v1/plans/none"))[:2] == (404, "PLAN_NOT_FOUND")
+
+
+@pytest.mark.parametrize(
+    ("path", "query", "told"),
+    [
+        ("/v1/usage/requests", {"startTime": "yesterday"}, (400, "FIELD_INVALID", None)),
+        ("/v1/usage/requests", {"status": "REQUEST_STATUS_LOST"}, (400, "FIELD_INVALID", None)),
+        ("/v1/usage/requests", {"pageToken": "x"}, (400, "PAGE_TOKEN_INVALID", "page_token")),
+        ("/v1/usage/requests", {"pageSize": "1001"}, (400, "FIELD_INVALID", "pageSize")),
+        (
+            "/v1/usage/requests",
+            {"startTime": "2026-02-01T00:00:00Z", "endTime": "2026-01-01T00:00:00Z"},
+            (400, "FIELD_INVALID", "end_time"),
+        ),
+        ("/v1/usage/summary", {"granularity": "GRANULARITY_WEEK"}, (400, "FIELD_INVALID", None)),
+        ("/v1/usage/summary", {"startTime": "2020-01-01T00:00:00Z"}, (400, "FIELD_INVALID", "end_time")),
+        ("/v1/audit", {"beforeSequence": "5"}, (400, "FIELD_INVALID", "before_sequence")),
+        ("/v1/audit", {"afterSequence": "-1"}, (400, "FIELD_INVALID", "afterSequence")),
+        ("/v1/runner-events", {}, (403, "ROLE_FORBIDDEN", None)),
+    ],
+)
+def test_bad_question_about_usage_is_refused(
+    admin: httpx.Client, path: str, query: dict[str, str], told: tuple[int, str, str | None]
+) -> None:
+    assert reason(admin.get(path, params=query)) == told
+
+
+@pytest.mark.parametrize("path", ["/v1/usage/requests", "/v1/usage/summary", "/v1/audit"])
+def test_usage_and_audit_of_another_tenant_are_not_there(
+    admin: httpx.Client, operators: httpx.Client, tenant: Tenant, path: str
+) -> None:
+    foreign = admin.get(path, params={"tenantId": "community"})
+    absent = admin.get(path, params={"tenantId": "nobody-here"})
+    assert reason(foreign) == reason(absent) == (404, "TENANT_NOT_FOUND", None)
+    assert admin.get(path).status_code == operators.get(path, params={"tenantId": tenant.id}).status_code == 200
