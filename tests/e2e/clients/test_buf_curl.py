@@ -25,7 +25,10 @@ SERVICES = {
     "grpc.reflection.v1alpha.ServerReflection",
     "headrace.gateway.v1.InferenceService",
     "headrace.gateway.v1.MeshService",
+    "headrace.quota.v1.AuditService",
+    "headrace.quota.v1.QuotaService",
     "headrace.quota.v1.TenantService",
+    "headrace.quota.v1.UsageService",
     "headrace.registry.v1.ModelService",
     "inference.GRPCInferenceService",
 }
