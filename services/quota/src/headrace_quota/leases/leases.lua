@@ -289,7 +289,7 @@ local function concurrency(key, limit, gateway, mesh, expire_ms)
     local fields = read(key)
     for field in pairs(fields) do
         if string.sub(field, 1, 2) == 'g:' and not mesh.living[string.sub(field, 3)] then
-            redis.call('HDEL', key, field)
+            redis.call('HDEL', key, field, 'u:' .. string.sub(field, 3))
             fields[field] = nil
         end
     end
@@ -309,9 +309,13 @@ local function concurrency(key, limit, gateway, mesh, expire_ms)
     local counted = math.max(granted, limit.held, limit.in_use)
     local holding = { permits = counted, lapse = mesh.now + 1e15, short = retry > 0 and mesh.now + SHORT_FOR or 0 }
     if counted == 0 and retry == 0 then
-        redis.call('HDEL', key, 'g:' .. gateway)
+        redis.call('HDEL', key, 'g:' .. gateway, 'u:' .. gateway)
     else
-        redis.call('HSET', key, 'g:' .. gateway, pack(holding.permits, holding.lapse, holding.short))
+        -- What is in use is for people to see; decisions go by what is held.
+        redis.call(
+            'HSET', key, 'g:' .. gateway, pack(holding.permits, holding.lapse, holding.short),
+            'u:' .. gateway, text(limit.in_use)
+        )
         redis.call('PEXPIRE', key, math.ceil(2 * expire_ms + 60000))
     end
     return granted, expire_ms, retry, others + counted

@@ -11,6 +11,7 @@ import redis.asyncio
 import structlog
 from redis.exceptions import RedisError
 
+from headrace_quota.leases.valkey_leases import limit_key
 from headrace_quota.limit_messages import limit_message
 from headrace_quota.limits import Limit, LimitKey, RateAlgorithm, Window
 from headrace_quota.live_usage import LiveUse
@@ -51,7 +52,7 @@ class ValkeyLiveUsage:
             async with asyncio.timeout(2 * _TIMEOUT_S), self._client.pipeline(transaction=True) as pipeline:
                 pipeline.time()
                 for limit in limits:
-                    pipeline.hgetall(_key(tenant_id, limit))
+                    pipeline.hgetall(limit_key(tenant_id, limit_message(limit)))
                 (seconds, micros), *states = await pipeline.execute()
         except (RedisError, OSError, TimeoutError) as error:
             self._log.warning("use of rates and concurrency can't be read", error=type(error).__name__)
@@ -70,7 +71,8 @@ def live_use(limit: Limit, fields: Mapping[str, str], now_ms: float) -> LiveUse:
     holdings = [_holding(value) for name, value in fields.items() if name.startswith("g:")]
     held = sum(holding.permits for holding in holdings if holding.lapse_ms > now_ms)
     if limit.window is Window.MOMENT:
-        return LiveUse(used=held)
+        used = sum(round(float(value)) for name, value in fields.items() if name.startswith("u:"))
+        return LiveUse(used=used, held=max(0, held - used))
     if limit.algorithm is RateAlgorithm.SLIDING_WINDOW:
         return LiveUse(used=_slid(limit, fields, holdings, now_ms), held=held)
     return LiveUse(used=_drained(limit, fields, held, now_ms), held=held)
@@ -97,8 +99,3 @@ def _slid(limit: Limit, fields: Mapping[str, str], holdings: Sequence[_Holding],
 def _holding(value: str) -> _Holding:
     permits, lapse_ms, *_ = value.split()
     return _Holding(round(float(permits)), float(lapse_ms))
-
-
-def _key(tenant_id: str, limit: Limit) -> str:
-    message = limit_message(limit)
-    return f"headrace:leases:{tenant_id}:{message.resource}:{message.window}:{message.algorithm}:{message.model}"

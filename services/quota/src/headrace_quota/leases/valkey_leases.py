@@ -149,8 +149,9 @@ class ValkeyLeases:
 
 
 def function_arguments(report: Report, *, expire_s: float) -> tuple[list[str], dict[str, Any]]:
-    """The keys that the function touches, and the document that it reads. With `now_ms` added to that, the function
-    goes by this time, which must never go back, instead of the server's.
+    """The keys that the function touches, and the document that it reads.
+
+    With `now_ms` added to that, the function goes by this time, which must never go back, instead of the server's.
     """
     document: dict[str, Any] = {
         "gateway": report.gateway_id,
@@ -165,7 +166,7 @@ def function_arguments(report: Report, *, expire_s: float) -> tuple[list[str], d
         "expire_ms": expire_s * 1_000,
         "limits": [_limit(wish) for wish in report.wishes],
     }
-    return [_GATEWAYS, *(_key(wish) for wish in report.wishes)], document
+    return [_GATEWAYS, *(limit_key(wish.tenant_id, wish.limit) for wish in report.wishes)], document
 
 
 def read_answer(answer: Sequence[int]) -> tuple[list[Grant], float]:
@@ -201,9 +202,9 @@ def _limit(wish: Wish) -> dict[str, Any]:
     }
 
 
-def _key(wish: Wish) -> str:
-    limit = wish.limit
-    return f"headrace:leases:{wish.tenant_id}:{limit.resource}:{limit.window}:{limit.algorithm}:{limit.model}"
+def limit_key(tenant_id: str, limit: pb.Limit) -> str:
+    """The key of the hash in which leases of a limit are kept."""
+    return f"headrace:leases:{tenant_id}:{limit.resource}:{limit.window}:{limit.algorithm}:{limit.model}"
 
 
 def _forget(call: asyncio.Future[Any]) -> None:
