@@ -93,8 +93,12 @@ async def test_an_operators_own_runner_call_is_in_the_operators_chain(quota_door
     drain = stub.DrainRunner(mesh_pb2.DrainRunnerRequest(id="no-such-runner"), metadata=quota_door.admin, timeout=60)
     assert await refused(drain) == "NOT_FOUND"
     method = "/headrace.gateway.v1.MeshService/DrainRunner"
-    (entry,) = await entries(quota_door, "default", 1, method=method)
-    assert (entry.method, entry.resource, entry.outcome) == (method, "no-such-runner", "NOT_FOUND")
+    found: list[str] = []
+    # Other tests that share the mesh may have tried the same.
+    while not found:
+        written = await entries(quota_door, "default", 1, method=method)
+        found = [entry.outcome for entry in written if entry.resource == "no-such-runner"]
+    assert found == ["NOT_FOUND"]
 
 
 @pytest.mark.fault

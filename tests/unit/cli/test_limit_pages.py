@@ -17,6 +17,8 @@ NOW = datetime(2026, 3, 1, 10, 0, tzinfo=UTC)
 
 def printed(page: Any) -> str:
     console = output()
+    # Wide enough for nothing to be wrapped.
+    console.width = 200
     with console.capture() as captured:
         console.print(page)
     return captured.get()
