@@ -273,6 +273,23 @@ def test_a_share_that_was_used_by_a_gateway_that_died_is_not_there_for_others(
     assert world.worst_burst(RATE_PER_S) <= 60 + 1e-6
 
 
+@pytest.mark.parametrize("algorithm", [pb.RATE_ALGORITHM_GCRA, pb.RATE_ALGORITHM_SLIDING_WINDOW])
+def test_a_gateway_that_begins_while_the_store_is_lost_waits_for_what_others_were_granted(
+    client: Any, loop: asyncio.AbstractEventLoop, algorithm: pb.RateAlgorithm
+) -> None:
+    world = World(client=client, loop=loop, limits=(requests(algorithm=algorithm),))
+    gateway = world.join(0.0)
+    for _ in range(3):
+        world.exchange(gateway, waiting=60)
+    assert len(world.admitted_s) == RATE_PER_S
+    world.store_up = False
+    heir = world.succeed(gateway, 0.0)
+    heir.exchange.replace(gateway.name)
+    world.exchange(heir, waiting=60)
+    assert not world.call(heir)
+    assert len(world.admitted_s) == RATE_PER_S
+
+
 def test_a_gateway_that_is_heard_but_hears_nothing_counts_as_out_of_reach(
     client: Any, loop: asyncio.AbstractEventLoop
 ) -> None:

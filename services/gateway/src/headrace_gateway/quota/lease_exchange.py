@@ -31,7 +31,7 @@ class LeaseExchange:
         self._jitter = jitter
         self._sequence = 0
         self._answered = 0
-        self._good_sent_s = float("-inf")
+        self._good_sent_s: float | None = None
         self._replaces: dict[str, None] = {}
         self.store_lost = False
 
@@ -88,7 +88,8 @@ class LeaseExchange:
         for gateway_id in request.replaces:
             self._replaces.pop(gateway_id, None)
         self.store_lost = response.store_lost
-        if not response.store_lost:
+        # Also of a gateway that never heard of the store: what others were granted lately is still in use.
+        if self._good_sent_s is None or not response.store_lost:
             self._good_sent_s = sent_s
         share = Share(
             part=response.share,
