@@ -165,6 +165,7 @@ def test_two_meshes_live_side_by_side_and_share_nothing(mesh: Mesh, folder: Path
     assert "magika" in command("models", "list", mesh=mesh).stdout
 
 
+@pytest.mark.fault
 def test_servers_of_ones_own_are_used_and_none_is_started(folder: Path, database_url: str, valkey_url: str) -> None:
     artefacts = folder / "artefacts"
     artefacts.mkdir()

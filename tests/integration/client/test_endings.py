@@ -41,7 +41,7 @@ async def test_a_stream_that_ends_while_it_is_written_tells_why(ending: errors.H
     rows = np.zeros(1 << 17)
     async with serving() as gateway, asyncio.timeout(100):
         gateway.respond = lambda served, call: served.end(ending)
-        for _ in range(40):
+        for _ in range(12):
             async with stream_to(gateway.address, retry=NO_RETRIES) as stream:
                 outcomes = await asyncio.gather(
                     *(stream.infer("echo", {"x": rows}) for _ in range(8)), return_exceptions=True

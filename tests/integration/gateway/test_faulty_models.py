@@ -104,6 +104,7 @@ async def test_a_model_that_fails_fails_alone_and_says_nothing_of_itself(front: 
     assert all(runner.poll() is None for runner in front.runners)
 
 
+@pytest.mark.fault
 async def test_a_model_that_hangs_is_given_up_and_its_runner_goes_on(front: Front) -> None:
     for _ in range(RUNNERS + 1):
         # More often than there are instances: each that hangs is replaced.

@@ -144,6 +144,7 @@ async def test_places_are_shared_by_gateways_and_come_back_when_calls_end(mesh: 
         call.settle(ONE)
 
 
+@pytest.mark.fault
 async def test_what_a_killed_gateway_held_comes_back_after_its_time(mesh: Mesh) -> None:
     await mesh.limit(AT_ONCE, HOURLY)
     async with running_leases(mesh.quota.address, mesh.keys, "killed", mesh.limits) as killed:

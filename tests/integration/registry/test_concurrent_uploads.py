@@ -172,6 +172,7 @@ async def test_slow_uploads_of_one_tenant_leave_places_for_others(
         assert (await first).version == (await second).version == 1
 
 
+@pytest.mark.fault
 async def test_killed_service_leaves_nothing_visible_and_its_files_are_cleared(
     database_url: str, keys: Keys, tmp_path: Path
 ) -> None:

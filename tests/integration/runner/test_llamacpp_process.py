@@ -161,6 +161,7 @@ async def test_a_process_that_computes_one_thing_for_ever_is_started_again(folde
     model.close()
 
 
+@pytest.mark.fault
 async def test_restarts_that_the_system_refuses_are_tried_again_and_given_up_at_last(
     folders: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -297,6 +298,7 @@ time.sleep(600)
 """
 
 
+@pytest.mark.fault
 def test_a_runner_that_is_killed_takes_its_processes_and_folders_along(folders: Path) -> None:
     environment = {**os.environ, "TMPDIR": str(folders)}
     with subprocess.Popen(

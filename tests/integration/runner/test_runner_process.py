@@ -16,6 +16,7 @@ from pathlib import Path
 from urllib.request import urlopen
 
 import numpy as np
+import pytest
 from prometheus_client import CollectorRegistry
 
 from headrace.registry.v1.manifest_pb2 import Manifest, TensorSpec
@@ -158,6 +159,7 @@ async def stops_within(process: subprocess.Popen[bytes], seconds: float) -> int:
     return await asyncio.to_thread(process.wait, seconds)
 
 
+@pytest.mark.fault
 async def test_a_runner_with_an_endless_execution_stops_soon_after_its_grace(tmp_path: Path) -> None:
     async with mesh(tmp_path, HEADRACE_SHUTDOWN_GRACE_S="1") as running:
         assert await running.count(3) == 3
@@ -167,6 +169,7 @@ async def test_a_runner_with_an_endless_execution_stops_soon_after_its_grace(tmp
         endless.cancel()
 
 
+@pytest.mark.fault
 async def test_a_runner_whose_native_code_cannot_be_stopped_leaves_all_the_same(tmp_path: Path) -> None:
     installed = tmp_path / "packages" / "stuck-1.dist-info"
     installed.mkdir(parents=True)
