@@ -173,6 +173,23 @@ def test_streams_that_are_closed_or_full_are_no_reason_for_a_traceback() -> None
     assert json.loads(told)["error"]["reason"] == "LOCAL_FILE"
 
 
+def test_ctrl_c_between_making_a_call_and_handing_it_over_says_nothing() -> None:
+    code = """
+import signal, sys, typer
+import headrace_cli.app, headrace_cli.__main__ as command
+async def call(): ...
+def interrupted():
+    made = call()
+    signal.raise_signal(signal.SIGINT)
+headrace_cli.app.app = app = typer.Typer()
+app.command()(interrupted)
+sys.argv = ["headrace"]
+command.main()
+"""
+    ended = subprocess.run([sys.executable, "-c", code], check=False, capture_output=True, text=True)
+    assert (ended.returncode, ended.stdout.strip(), ended.stderr) == (130, "", "")
+
+
 def test_grpc_keeps_its_own_log_to_itself(tmp_path: Path) -> None:
     (tmp_path / "ca.pem").write_text("no certificate")
     arguments = ("models", "list", "--json", "--endpoint", "127.0.0.1:9", "--ca-file", str(tmp_path / "ca.pem"))

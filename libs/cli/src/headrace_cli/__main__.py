@@ -6,12 +6,14 @@ import io
 import os
 import signal
 import sys
+import warnings
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 if TYPE_CHECKING:
     from collections.abc import Generator
+    from types import FrameType
 
 
 def main() -> NoReturn:
@@ -53,7 +55,13 @@ def _interrupts_end_it() -> Generator[None]:
     if before is signal.default_int_handler:
         signal.signal(signal.SIGINT, signal.SIG_DFL)
     yield
-    signal.signal(signal.SIGINT, before)
+    signal.signal(signal.SIGINT, _interrupt if before is signal.default_int_handler else before)
+
+
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    """Ctrl-C, wherever the command is: also between making a call and handing it to the client's thread."""
+    warnings.filterwarnings("ignore", "coroutine .* was never awaited", RuntimeWarning)
+    signal.default_int_handler(number, frame)
 
 
 def _leave_quietly() -> NoReturn:
