@@ -203,6 +203,7 @@ class Runner:
         rows: int = 1,
         compute_us: int = 100,
         calls: int = 1,
+        share_us: int | None = None,
     ) -> None:
         """Ends a call."""
         self._received.remove(call)
@@ -220,5 +221,6 @@ class Runner:
             batch_rows=rows,
             batch_calls=calls,
             leads_batch=True,
+            share_us=share_us,
         )
         self.session.on_results(mesh_pb2.ResultFrame(results=[result]))

@@ -241,15 +241,16 @@ def test_estimates_follow_what_calls_have_taken() -> None:
     assert estimate.device_ms == pytest.approx(2.22)
 
 
-def test_calls_of_one_execution_share_its_time() -> None:
+@pytest.mark.parametrize(("share_us", "device_ms"), [(1_500, 1.5), (0, 0.0), (None, 1.0)])
+def test_calls_of_one_execution_share_its_time(share_us: int | None, device_ms: float) -> None:
     core = GatewayCore()
     runner = core.join()
     runner.loaded(core.register("m"))
     core.handler.begin(REQUEST, Caller("acme", "r", "", 30.0), lambda _call, _outcome: None)
     (sent,) = runner.received()
-    runner.answer(sent, compute_us=4_000, calls=4)
+    runner.answer(sent, compute_us=4_000, calls=4, share_us=share_us)
     (row,) = core.log.rows
-    assert (row.ended.device_ms, row.ended.execution_us) == (1.0, 4_000)
+    assert (row.ended.device_ms, row.ended.execution_us) == (device_ms, 4_000)
 
 
 @pytest.mark.parametrize(

@@ -201,7 +201,7 @@ async def test_every_call_ends_once_whatever_is_cancelled_when(seed: int, sizes:
         if payload.startswith(b"!"):
             assert sent.reason == catalogue.MODEL_EXECUTION_FAILED.reason
         else:
-            assert sent.outcomes == [GatewayAnswer(payload, 1, 2, 0, 0, 1, True)]
+            assert sent.outcomes == [GatewayAnswer(payload, 1, 2, 0, 0, 1, True, 1, 2)]
     assert pair.gateway.in_flight == 0
     assert pair.work.in_flight == 0
     assert pair.work.pending_s == pytest.approx(0.0)

@@ -51,6 +51,7 @@ class Answer(NamedTuple):
         rows: Rows of the execution, over all calls that shared it.
         batch_calls: Calls that shared it.
         leads_batch: Whether the call counts for the execution: one of them does.
+        share_us: The call's part of `compute_us`, by its rows; None means all of it.
     """
 
     payload: bytes | PayloadParts
@@ -61,6 +62,7 @@ class Answer(NamedTuple):
     rows: int = 1
     batch_calls: int = 1
     leads_batch: bool = True
+    share_us: int | None = None
 
 
 Outcome: TypeAlias = Answer | HeadraceError

@@ -207,7 +207,7 @@ class CallAccounts:
                 prompt = estimate.prompt_tokens
         else:
             queue_us, execution_us = outcome.queue_us, outcome.compute_us
-            device_ms = execution_us / 1000 / outcome.batch_calls
+            device_ms = outcome.share_us / 1000
             use.computed(device_ms)
             output_bytes += len(outcome.payload)
             if parts is not None and not call.tokens_max:

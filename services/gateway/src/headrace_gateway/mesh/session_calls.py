@@ -21,6 +21,7 @@ class Answer(NamedTuple):
         compute_us: The execution; in `input_us` and `output_us` of it tensors were read and written.
         batch_rows: Rows of the execution, over all calls that it answered; these are `batch_calls`, at least 1.
         leads_batch: Whether this answer stands for the execution; exactly one of its answers does.
+        share_us: The call's part of `compute_us`: those of an execution's calls add up to it.
     """
 
     payload: bytes
@@ -31,6 +32,7 @@ class Answer(NamedTuple):
     batch_rows: int
     leads_batch: bool
     batch_calls: int = 1
+    share_us: int = 0
 
 
 class Call(Protocol):
@@ -289,6 +291,7 @@ class SessionCalls:
 
 
 def _answer(result: mesh_pb2.Result, payload: bytes) -> Answer:
+    batch_calls = max(1, result.batch_calls)
     return Answer(
         payload,
         result.queue_us,
@@ -297,5 +300,6 @@ def _answer(result: mesh_pb2.Result, payload: bytes) -> Answer:
         result.output_us,
         result.batch_rows,
         result.leads_batch,
-        max(1, result.batch_calls),
+        batch_calls,
+        result.share_us if result.HasField("share_us") else result.compute_us // batch_calls,
     )

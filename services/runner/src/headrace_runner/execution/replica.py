@@ -37,6 +37,7 @@ from headrace_runner.execution.sequence_policy import SequencePolicy
 from headrace_runner.execution.sequence_turns import SequenceTurns
 from headrace_runner.execution.sequences import Sequences, SequenceStep
 from headrace_runner.execution.tenant_use import TenantUse
+from headrace_runner.execution.time_shares import time_shares_us
 from headrace_runner.metrics import ReplicaMetrics
 from headrace_runner.processing.processing import Processing
 from headrace_runner.tensors.infer_response import ResponseWriter
@@ -401,8 +402,15 @@ class Replica:
             metrics.batch_rows.observe(executed.rows)
             metrics.execution.observe(compute_s)
         times_us = (int(compute_s * 1e6), int(executed.input_s * 1e6), int(executed.output_s * 1e6))
+        shares_us = time_shares_us(
+            times_us[0],
+            [
+                0 if isinstance(payload, HeadraceError) else pending.request.kind.rows
+                for pending, payload in zip(calls, payloads, strict=True)
+            ],
+        )
         leads = True
-        for pending, payload in zip(calls, payloads, strict=True):
+        for pending, payload, share_us in zip(calls, payloads, shares_us, strict=True):
             if pending.ended is None:
                 continue
             if isinstance(payload, HeadraceError):
@@ -416,7 +424,7 @@ class Replica:
             queue_s = done.began_s - pending.entered_s
             self.queue_wait_s += _SMOOTHING * (queue_s - self.queue_wait_s)
             queue_us = int(queue_s * 1e6)
-            self._end(pending, Answer(payload, queue_us, *times_us, executed.rows, len(calls), leads))
+            self._end(pending, Answer(payload, queue_us, *times_us, executed.rows, len(calls), leads, share_us))
             leads = False
 
     def _tick(self) -> None:

@@ -263,6 +263,7 @@ def _write(result: mesh_pb2.Result, call_id: int, header: _Result, payload_bytes
         result.batch_rows = answer.rows
         result.batch_calls = answer.batch_calls
         result.leads_batch = answer.leads_batch
+        result.share_us = answer.compute_us if answer.share_us is None else answer.share_us
         result.payload_bytes = payload_bytes
 
 

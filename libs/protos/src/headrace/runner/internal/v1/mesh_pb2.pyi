@@ -803,6 +803,7 @@ class Result(_message.Message):
     BATCH_ROWS_FIELD_NUMBER: _builtins.int
     LEADS_BATCH_FIELD_NUMBER: _builtins.int
     BATCH_CALLS_FIELD_NUMBER: _builtins.int
+    SHARE_US_FIELD_NUMBER: _builtins.int
     PAYLOAD_FIELD_NUMBER: _builtins.int
     id: _builtins.int
     """Identifier of the call."""
@@ -828,6 +829,10 @@ class Result(_message.Message):
     """Whether the call counts for its execution: exactly one call of each execution does."""
     batch_calls: _builtins.int
     """Calls that shared the execution; 0 for one that failed."""
+    share_us: _builtins.int
+    """The call's part of `compute_us`, by its rows; the parts of an execution's calls add up to it. Absent for a call that
+    failed. From a runner that doesn't say, calls have equal parts.
+    """
     payload: _builtins.bytes
     """The payload; empty in an offer and in an error."""
     def __init__(
@@ -845,13 +850,16 @@ class Result(_message.Message):
         batch_rows: _builtins.int = ...,
         leads_batch: _builtins.bool = ...,
         batch_calls: _builtins.int = ...,
+        share_us: _builtins.int | None = ...,
         payload: _builtins.bytes = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_share_us", b"_share_us", "share_us", b"share_us"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "batch_calls", b"batch_calls", "batch_rows", b"batch_rows", "compute_us", b"compute_us", "id", b"id", "input_us", b"input_us", "leads_batch", b"leads_batch", "output_us", b"output_us", "payload", b"payload", "payload_bytes", b"payload_bytes", "queue_us", b"queue_us", "status", b"status", "terminal", b"terminal"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_share_us", b"_share_us", "attempt", b"attempt", "batch_calls", b"batch_calls", "batch_rows", b"batch_rows", "compute_us", b"compute_us", "id", b"id", "input_us", b"input_us", "leads_batch", b"leads_batch", "output_us", b"output_us", "payload", b"payload", "payload_bytes", b"payload_bytes", "queue_us", b"queue_us", "share_us", b"share_us", "status", b"status", "terminal", b"terminal"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__share_us: _TypeAlias = _typing.Literal["share_us"]  # noqa: Y015
+    _WhichOneofArgType__share_us: _TypeAlias = _typing.Literal["_share_us", b"_share_us"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__share_us) -> _WhichOneofReturnType__share_us | None: ...
 
 Global___Result: _TypeAlias = Result  # noqa: Y015
 
