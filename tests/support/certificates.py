@@ -11,7 +11,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
-from headrace_common.tls import TlsFiles
+from headrace_common.tls_files import TlsFiles
 
 
 class Authority:
@@ -25,7 +25,14 @@ class Authority:
         self.file = directory / f"{name}.pem"
         self.file.write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
 
-    def issue(self, name: str) -> TlsFiles:
+    def issue(self, name: str, *, uri: str | None = None, ends_in: timedelta = timedelta(hours=1)) -> TlsFiles:
+        """A certificate of that common name; issued again it replaces the files.
+
+        Args:
+            name: Of the subject, and of the files.
+            uri: A second alternative name.
+            ends_in: From now; may be past.
+        """
         key = ec.generate_private_key(ec.SECP256R1())
         subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
         files = TlsFiles(
@@ -33,7 +40,7 @@ class Authority:
         )
         assert files.certificate is not None
         assert isinstance(files.key, Path)
-        certificate = self._signed(subject, key, authority=False)
+        certificate = self._signed(subject, key, authority=False, uri=uri, ends_in=ends_in)
         files.certificate.write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
         files.key.write_bytes(
             key.private_bytes(
@@ -42,18 +49,28 @@ class Authority:
         )
         return files
 
-    def _signed(self, subject: x509.Name, key: ec.EllipticCurvePrivateKey, *, authority: bool) -> x509.Certificate:
+    def _signed(
+        self,
+        subject: x509.Name,
+        key: ec.EllipticCurvePrivateKey,
+        *,
+        authority: bool,
+        uri: str | None = None,
+        ends_in: timedelta = timedelta(hours=1),
+    ) -> x509.Certificate:
         now = datetime.now(UTC)
-        address = x509.IPAddress(ipaddress.ip_address("127.0.0.1"))
+        names: list[x509.GeneralName] = [x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]
+        if uri is not None:
+            names.append(x509.UniformResourceIdentifier(uri))
         return (
             x509.CertificateBuilder()
             .subject_name(subject)
             .issuer_name(self.name)
             .public_key(key.public_key())
             .serial_number(x509.random_serial_number())
-            .not_valid_before(now - timedelta(minutes=1))
-            .not_valid_after(now + timedelta(hours=1))
+            .not_valid_before(now - timedelta(days=2))
+            .not_valid_after(now + ends_in)
             .add_extension(x509.BasicConstraints(ca=authority, path_length=None), critical=True)
-            .add_extension(x509.SubjectAlternativeName([address]), critical=False)
+            .add_extension(x509.SubjectAlternativeName(names), critical=False)
             .sign(self.key, hashes.SHA256())
         )

@@ -8,7 +8,7 @@ import socket
 import ssl
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import httpx
@@ -20,7 +20,8 @@ from starlette.types import Receive, Scope, Send
 
 from headrace_client.errors import HeadraceError
 from headrace_common.errors import ConfigError
-from headrace_common.tls import TlsFiles
+from headrace_common.tls import Tls
+from headrace_common.tls_files import TlsFiles
 from headrace_gateway.http.bodies import Bodies, BodyLimits
 from headrace_gateway.http.envelope import Envelope
 from headrace_gateway.http.failures import failure_response
@@ -96,7 +97,7 @@ async def serving(
     body_timeout_s: float = LONG_S,
     write_timeout_s: float = LONG_S,
     connections_max: int = 100,
-    tls: TlsFiles | None = None,
+    tls: Tls | None = None,
 ) -> AsyncGenerator[Served]:
     limits = ConnectionLimits(
         head_bytes_max=4_096,
@@ -231,7 +232,7 @@ async def test_https_is_served_with_a_certificate_and_to_clients_with_one_where_
     authority = Authority(tmp_path, "authority")
     files, client = authority.issue("front"), authority.issue("client")
     context = ssl.create_default_context(cafile=authority.file)
-    async with serving(tls=files) as served:
+    async with serving(tls=Tls(files=files)) as served:
         url = f"https://127.0.0.1:{served.port}/fast"
         async with httpx.AsyncClient(verify=context) as stranger:
             with pytest.raises(httpx.TransportError):
@@ -241,8 +242,45 @@ async def test_https_is_served_with_a_certificate_and_to_clients_with_one_where_
         async with httpx.AsyncClient(verify=context) as known:
             assert (await known.get(url)).text == "done"
     with pytest.raises(ConfigError, match="HEADRACE_TLS_KEY_FILE"):
-        async with serving(tls=TlsFiles(certificate=files.certificate, key=client.key)):
-            pass
+        Tls(files=TlsFiles(certificate=files.certificate, key=client.key))
+
+
+async def test_a_replaced_certificate_is_shown_to_new_connections_while_open_ones_go_on(tmp_path: Path) -> None:
+    ours, other = Authority(tmp_path, "ours"), Authority(tmp_path, "other")
+    tls = Tls(files=replace(ours.issue("front"), authorities=None))
+    async with serving(tls=tls) as served:
+        url = f"https://127.0.0.1:{served.port}/fast"
+        async with (
+            httpx.AsyncClient(verify=ssl.create_default_context(cafile=ours.file)) as open_one,
+            httpx.AsyncClient(verify=ssl.create_default_context(cafile=other.file)) as new_one,
+        ):
+            assert (await open_one.get(url)).text == "done"
+            other.issue("front")
+            tls.look()
+            tls.look()
+            assert (await new_one.get(url)).text == "done"
+            assert (await open_one.get(url)).text == "done"
+        async with httpx.AsyncClient(verify=ssl.create_default_context(cafile=ours.file)) as late:
+            with pytest.raises(httpx.TransportError):
+                await late.get(url)
+
+
+async def test_replaced_authorities_decide_about_new_clients(tmp_path: Path) -> None:
+    ours, other = Authority(tmp_path, "ours"), Authority(tmp_path, "other")
+    tls = Tls(files=ours.issue("front"))
+    client = other.issue("client")
+    assert client.certificate is not None and client.key is not None
+    context = ssl.create_default_context(cafile=ours.file)
+    context.load_cert_chain(client.certificate, client.key)
+    async with serving(tls=tls) as served:
+        url = f"https://127.0.0.1:{served.port}/fast"
+        async with httpx.AsyncClient(verify=context) as known:
+            with pytest.raises(httpx.TransportError):
+                await known.get(url)
+            ours.file.write_bytes(other.file.read_bytes())
+            tls.look()
+            tls.look()
+            assert (await known.get(url)).text == "done"
 
 
 async def test_pipelined_requests_are_answered_in_their_order() -> None:

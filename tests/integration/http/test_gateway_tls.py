@@ -9,6 +9,7 @@ from typing import Any
 import httpx
 
 from headrace_client import rpcs
+from headrace_common.tls import Tls
 from inference.open_inference_pb2 import ServerMetadataResponse
 from support.certificates import Authority
 from support.http_front import http_front
@@ -34,7 +35,7 @@ async def test_front_and_gateway_know_each_other_by_their_certificates(tmp_path:
     files, front = ours.issue("gateway"), ours.issue("front")
     mesh = ScriptedMesh(unary={rpcs.SERVER_METADATA.path: _metadata})
     own: dict[str, Any] = {"tls_certificate_file": front.certificate, "tls_key_file": front.key}
-    async with serving(mesh, credentials=files.server_credentials()) as address:
+    async with serving(mesh, credentials=Tls(files=files).server_credentials()) as address:
         answer = await asked(address, tls_ca_file=ours.file, **own)
         assert (answer.status_code, answer.json()["name"]) == (200, "headrace")
         assert mesh.calls[0].metadata["x-api-key"] == "key"

@@ -12,8 +12,10 @@ import structlog
 from google.protobuf.message import DecodeError, Message
 
 from headrace_common.errors import InternalError
+from headrace_common.reloading_channel import ReloadingChannel
 from headrace_common.rpc_status import from_rpc_error
-from headrace_common.tls import TlsFiles
+from headrace_common.tls import Tls, channel_credentials
+from headrace_common.tls_files import TlsMaterial
 
 R = TypeVar("R", bound=Message)
 MetadataPairs = Sequence[tuple[str, str | bytes]]
@@ -44,18 +46,25 @@ def client_options(*, message_bytes_max: int = 64 << 20, own_connection: bool = 
 def open_channel(
     target: str,
     *,
-    tls: TlsFiles | None = None,
+    tls: Tls | None = None,
     message_bytes_max: int = 64 << 20,
     own_connection: bool = False,
     options: Iterable[tuple[str, Any]] = (),
 ) -> grpc.aio.Channel:
-    """Opens a long-lived channel; it connects at the first call. `options` win over ours."""
+    """Opens a long-lived channel; it connects at the first call. `options` win over ours.
+
+    With TLS each call is made with the present certificate.
+    """
     ours = client_options(message_bytes_max=message_bytes_max, own_connection=own_connection)
     # Merged by name: where an argument is given twice, grpc takes the first.
     arguments = list(dict([*ours, *options]).items())
     if tls is None:
         return grpc.aio.insecure_channel(target, options=arguments)
-    return grpc.aio.secure_channel(target, tls.channel_credentials(), options=arguments)
+
+    def secure(material: TlsMaterial) -> grpc.aio.Channel:
+        return grpc.aio.secure_channel(target, channel_credentials(material), options=arguments)
+
+    return ReloadingChannel(tls=tls, open_channel=secure)
 
 
 class Caller:

@@ -28,7 +28,7 @@ from headrace_common.rpc_service import Authenticator as Authenticator
 from headrace_common.rpc_service import ServiceHandler
 from headrace_common.rpc_service import refuse_call as refuse_call
 from headrace_common.rpc_service import service_handler as service_handler
-from headrace_common.tls import TlsFiles
+from headrace_common.tls import Tls
 
 _SLACK_BYTES = 64 << 10
 # grpc refuses larger messages itself, with a text of its own; up to this much more we refuse them, with a code.
@@ -40,7 +40,7 @@ class Listener:
     """An address (`host:port`, port 0 means any) and how it is protected; None is plaintext."""
 
     address: str
-    tls: TlsFiles | None = None
+    tls: Tls | None = None
 
 
 class GrpcServer:

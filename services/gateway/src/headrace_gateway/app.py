@@ -22,7 +22,7 @@ from headrace_common.rpc_runtime import AdmissionGate
 from headrace_common.secrets import read_secret
 from headrace_common.service_main import Stop
 from headrace_common.tasks import TaskGuard
-from headrace_common.tls import TlsFiles
+from headrace_common.tls import Tls, TlsMetrics
 from headrace_gateway.accounting.accounting import Accounting
 from headrace_gateway.accounting.key_uses import KeyUses
 from headrace_gateway.accounting.runner_history import RunnerHistory
@@ -68,6 +68,7 @@ from headrace_gateway.public_services import (
     open_inference_endpoints,
     reflection_endpoints,
 )
+from headrace_gateway.public_tls import public_tls
 from headrace_gateway.quota.quota_leases import QuotaLeases
 from headrace_gateway.readiness import Readiness
 
@@ -101,7 +102,9 @@ class Gateway:
         self._settings = settings
         self._tasks = tasks
         self._clock = clock
-        self._tls = TlsFiles.from_settings(settings)
+        self._tls, self._public_tls = Tls.from_settings(settings), public_tls(settings)
+        self._certificates = {"internal": self._tls, "public": self._public_tls}
+        TlsMetrics(kept=self._certificates, registry=metrics.registry)
         self._signer = _signer(settings, self.id)
         self._runtime = RpcRuntime(
             registry=metrics.registry,
@@ -168,6 +171,9 @@ class Gateway:
         self._tasks.spawn(self._wants.run(), name="wants")
         self._tasks.spawn(self._inference.watch_deadlines(), name="deadlines")
         self._tasks.spawn(self._load.run(), name="loop load")
+        for name, tls in self._certificates.items():
+            if tls is not None:
+                self._tasks.spawn(tls.run(), name=f"{name} certificates")
         if self._key_source is not None and self._tokens is not None:
             self._tasks.spawn(self._key_source.run(self._tokens.use), name="issuer's keys")
         freed = FreedMemory(seen=lambda: self._payloads.huge + self._results.huge)
@@ -251,7 +257,7 @@ class Gateway:
         )
         return GrpcServer(
             listeners=[
-                Listener(address=settings.grpc_address, tls=self._tls),
+                Listener(address=settings.grpc_address, tls=self._public_tls),
                 *([Listener(address=settings.front_address)] if settings.front_address is not None else []),
             ],
             handlers=[self._handler],

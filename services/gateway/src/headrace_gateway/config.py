@@ -31,6 +31,18 @@ class GatewaySettings(ServiceSettings):
     front_address: str | None = Field(
         None, description="host:port of a second public listener, without TLS, for HTTP fronts on this machine."
     )
+    public_tls: bool = Field(
+        True, description="Serve clients by TLS where there is a certificate; false is for a proxy that ends TLS."
+    )
+    public_tls_certificate_file: Path | None = Field(
+        None, description="PEM chain of the public listener; empty means that of HEADRACE_TLS_CERTIFICATE_FILE."
+    )
+    public_tls_key_file: Path | str | None = Field(
+        None, description="PEM private key that belongs to it: a file (0600) or vault://path#key."
+    )
+    public_tls_ca_file: Path | None = Field(
+        None, description="PEM authorities of which clients need a certificate; empty means that they need none."
+    )
     mesh_address: str = Field("127.0.0.1:0", description="host:port that runners dial; port 0 means any.")
     quota_address: str = Field(min_length=1, description="host:port of the quota service.")
     registry_address: str = Field(min_length=1, description="host:port of the registry service.")

@@ -12,7 +12,7 @@ from headrace_common.clock import Clock
 from headrace_common.feed_follower import FeedFollower
 from headrace_common.grpc_client import Caller, MetadataPairs, open_channel
 from headrace_common.principal import PRINCIPAL_KEY, PrincipalSigner
-from headrace_common.tls import TlsFiles
+from headrace_common.tls import Tls
 from headrace_gateway.catalog import Catalog
 from headrace_gateway.config import GatewaySettings
 from headrace_gateway.feeds import CATALOG, PRINCIPALS, catalog_feed, principal_feed
@@ -40,9 +40,7 @@ class Neighbours:
         usage_channel: Where usage records go.
     """
 
-    def __init__(
-        self, *, settings: GatewaySettings, signer: PrincipalSigner, tls: TlsFiles | None, clock: Clock
-    ) -> None:
+    def __init__(self, *, settings: GatewaySettings, signer: PrincipalSigner, tls: Tls | None, clock: Clock) -> None:
         self._settings = settings
         self._signer = signer
         self._tls = tls

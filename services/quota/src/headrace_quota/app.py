@@ -16,7 +16,7 @@ from headrace_common.principal import PRINCIPAL_KEY, Principal, PrincipalVerifie
 from headrace_common.revision_feed import RevisionFeed, RevisionTail
 from headrace_common.service_main import Stop
 from headrace_common.tasks import TaskGuard
-from headrace_common.tls import TlsFiles
+from headrace_common.tls import Tls, TlsMetrics
 from headrace_quota.administration import TenantAdministration
 from headrace_quota.bootstrap import prepare_tenants, read_admin_key
 from headrace_quota.config import QuotaSettings
@@ -67,6 +67,8 @@ class QuotaService:
             url=settings.redis_url.get_secret_value() if settings.redis_url is not None else None
         )
         self.metrics = Metrics()
+        self._tls = Tls.from_settings(settings)
+        TlsMetrics(kept={"internal": self._tls}, registry=self.metrics.registry)
         self._source = PrincipalFeedSource(
             history=PostgresPrincipalHistory(database=self._database, dead_keys_shown_s=settings.dead_keys_shown_s),
             window=ChangeWindow[Message](),
@@ -109,6 +111,8 @@ class QuotaService:
         """
         (address,) = await self._server.start()
         self._server.drain()
+        if self._tls is not None:
+            self._guard.spawn(self._tls.run(), name="certificates")
         return address
 
     async def prepare(self) -> None:
@@ -192,7 +196,7 @@ class QuotaService:
         audit = AuditServicer(ledger=ledger)
         ingest = IngestServicer(writer=LedgerWriter(database=self._database), registry=self.metrics.registry)
         return GrpcServer(
-            listeners=[Listener(address=settings.grpc_address, tls=TlsFiles.from_settings(settings))],
+            listeners=[Listener(address=settings.grpc_address, tls=self._tls)],
             handlers=[
                 service_handler(TENANT_SERVICE, tenants.methods(), runtime=runtime, authenticate=tenant_caller),
                 service_handler(QUOTA_SERVICE, quotas.methods(), runtime=runtime, authenticate=tenant_caller),

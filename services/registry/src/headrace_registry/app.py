@@ -17,7 +17,7 @@ from headrace_common.principal import PRINCIPAL_KEY, Principal, PrincipalVerifie
 from headrace_common.revision_feed import RevisionFeed, RevisionTail
 from headrace_common.service_main import Stop
 from headrace_common.tasks import TaskGuard
-from headrace_common.tls import TlsFiles
+from headrace_common.tls import Tls, TlsMetrics
 from headrace_registry.artifact_reader import ArtifactReader
 from headrace_registry.artifact_servicer import ARTIFACT_SERVICE, ArtifactServicer
 from headrace_registry.catalog_feed_servicer import CATALOG_FEED_SERVICE, Message, catalog_feed_servicer
@@ -51,6 +51,8 @@ class RegistryService:
         self._url = required(settings.postgres_url, "HEADRACE_POSTGRES_URL").get_secret_value()
         self._database = Database(url=self._url, service="registry", connections_max=settings.postgres_pool_max)
         self.metrics = Metrics()
+        self._tls = Tls.from_settings(settings)
+        TlsMetrics(kept={"internal": self._tls}, registry=self.metrics.registry)
         self._spool = UploadSpool(directory=settings.upload_dir or settings.state_dir / "uploads")
         source = CatalogFeedSource(
             history=PostgresCatalogHistory(database=self._database), window=ChangeWindow[Message]()
@@ -78,6 +80,8 @@ class RegistryService:
         await asyncio.to_thread(self._spool.open)
         (address,) = await self._server.start()
         self._server.drain()
+        if self._tls is not None:
+            self._guard.spawn(self._tls.run(), name="certificates")
         return address
 
     async def prepare(self) -> None:
@@ -121,7 +125,7 @@ class RegistryService:
             return verifier.verify_service(metadata.get(PRINCIPAL_KEY))
 
         return GrpcServer(
-            listeners=[Listener(address=settings.grpc_address, tls=TlsFiles.from_settings(settings))],
+            listeners=[Listener(address=settings.grpc_address, tls=self._tls)],
             handlers=[
                 service_handler(MODEL_SERVICE, models.methods(), runtime=runtime, authenticate=tenant_caller),
                 service_handler(

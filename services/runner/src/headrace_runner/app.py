@@ -20,7 +20,7 @@ from headrace_common.ready_file import write_ready_file
 from headrace_common.secrets import read_secret
 from headrace_common.service_main import Stop
 from headrace_common.tasks import TaskGuard
-from headrace_common.tls import TlsFiles
+from headrace_common.tls import Tls, TlsMetrics
 from headrace_runner.artifacts.disk_cache import DiskCache
 from headrace_runner.artifacts.registry_source import RegistrySource
 from headrace_runner.artifacts.source import ArtifactSource
@@ -60,7 +60,8 @@ async def run(settings: RunnerSettings, stop: Stop) -> None:
     keep_freed_memory(kept_serving_bytes(memory_limit_bytes()), heaps=HEAPS)
     clock = SystemClock()
     metrics = Metrics()
-    tls = TlsFiles.from_settings(settings)
+    tls = Tls.from_settings(settings)
+    TlsMetrics(kept={"internal": tls}, registry=metrics.registry)
     registry = open_channel(settings.registry_address, tls=tls)
     log = structlog.stdlib.get_logger("runner")
     # Draining and closing share one grace.
@@ -75,6 +76,8 @@ async def run(settings: RunnerSettings, stop: Stop) -> None:
             guard.spawn(host.run(), name="models")
             guard.spawn(mesh.run(), name="mesh")
             guard.spawn(load.run(), name="loop load")
+            if tls is not None:
+                guard.spawn(tls.run(), name="certificates")
             guard.spawn(_report_ready(settings, mesh, metrics.start(settings.metrics_address)), name="ready")
             guard.spawn(_leave_when_asked(mesh, stop), name="drain-request")
             await stop.wait_or_failure(guard)
@@ -145,9 +148,7 @@ def build_host(
     )
 
 
-def _build_mesh(
-    settings: RunnerSettings, host: ModelHost, tls: TlsFiles | None, clock: Clock, load: LoopLoad
-) -> MeshClient:
+def _build_mesh(settings: RunnerSettings, host: ModelHost, tls: Tls | None, clock: Clock, load: LoopLoad) -> MeshClient:
     token_file = settings.join_token_file
     limits = LaneLimits(message_bytes_max=settings.message_bytes_max)
     return MeshClient(

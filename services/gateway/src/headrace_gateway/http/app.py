@@ -21,7 +21,9 @@ from headrace_common.metrics import Metrics
 from headrace_common.ready_file import write_ready_file
 from headrace_common.service_main import Stop
 from headrace_common.tasks import TaskGuard
-from headrace_common.tls import TlsFiles
+from headrace_common.tls import Tls as ReloadedTls
+from headrace_common.tls import TlsMetrics
+from headrace_common.tls_files import TlsFiles
 from headrace_gateway.http import (
     failures,
     generate_routes,
@@ -106,7 +108,7 @@ def routes(front: Front) -> FastAPI:
     return app
 
 
-def make_front(settings: HttpSettings, metrics: Metrics) -> Front:
+def make_front(settings: HttpSettings, metrics: Metrics, gateway_tls: ReloadedTls | None = None) -> Front:
     """What the routes share. Inside a running event loop."""
     local = is_loopback(settings.gateway_address)
 
@@ -126,7 +128,11 @@ def make_front(settings: HttpSettings, metrics: Metrics) -> Front:
     logged = settings.access_log and settings.log_level in ("debug", "info")
     front = Front(
         settings=settings,
-        sessions=Sessions(make=session, sessions_max=settings.sessions_max),
+        sessions=Sessions(
+            make=session,
+            sessions_max=settings.sessions_max,
+            certificate=lambda: gateway_tls.material if gateway_tls is not None else None,
+        ),
         bodies=Bodies(
             limits=BodyLimits(
                 bytes_max=settings.body_bytes_max,
@@ -160,7 +166,10 @@ async def serve(settings: HttpSettings, stop: Stop) -> None:
     """Runs a front until `stop` is requested or a background task dies."""
     check_settings(settings)
     metrics = Metrics()
-    front = make_front(settings, metrics)
+    gateway_tls, own_tls = ReloadedTls.from_settings(settings), _own_tls(settings)
+    certificates = {"internal": gateway_tls, "public": own_tls}
+    TlsMetrics(kept=certificates, registry=metrics.registry)
+    front = make_front(settings, metrics, gateway_tls)
     server = HttpServer(
         app=application(front),
         limits=ConnectionLimits(
@@ -171,13 +180,16 @@ async def serve(settings: HttpSettings, stop: Stop) -> None:
             connections_max=settings.connections_max,
         ),
         idle_timeout_s=settings.idle_timeout_s,
-        tls=TlsFiles.from_settings(settings),
+        tls=own_tls,
         refused=front.metrics.refuse,
     )
     front.metrics.gauge("headrace_http_connections", "Connections that are open.", lambda: server.connections)
     async with TaskGuard() as tasks:
         try:
             tasks.spawn(front.sessions.run(), name="sessions")
+            for name, tls in certificates.items():
+                if tls is not None:
+                    tasks.spawn(tls.run(), name=f"{name} certificates")
             tasks.spawn(_start(settings, front, server, metrics), name="start")
             await stop.wait_or_failure(tasks)
         finally:
@@ -228,6 +240,17 @@ def _around(app: ASGIApp, front: Front) -> ASGIApp:
         allow_headers=["*"],
         expose_headers=list(_EXPOSED_HEADERS),
         max_age=600,
+    )
+
+
+def _own_tls(settings: HttpSettings) -> ReloadedTls | None:
+    """TLS of the listener. Authorities of the mesh are not those of clients."""
+    if settings.tls_certificate_file is None or settings.tls_key_file is None:
+        return None
+    return ReloadedTls(
+        files=TlsFiles(
+            certificate=settings.tls_certificate_file, key=settings.tls_key_file, authorities=settings.client_ca_file
+        )
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import ClassVar
 
 from pydantic import Field
@@ -25,6 +26,9 @@ class HttpSettings(ServiceSettings):
         min_length=1,
         description="host:port of the gateway that serves the calls; by TLS where HEADRACE_TLS_CA_FILE is set and the "
         "address is not loopback.",
+    )
+    client_ca_file: Path | None = Field(
+        None, description="PEM authorities of which clients need a certificate; empty means that they need none."
     )
     body_bytes_max: int = Field(
         64 << 20, ge=1 << 10, le=1 << 30, description="Largest body of a request, uploads of models apart, bytes."

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import ssl
-import tempfile
 from collections.abc import Callable
 from email.utils import formatdate
 
@@ -15,10 +13,10 @@ from uvicorn.server import ServerState
 
 from headrace_common import catalogue
 from headrace_common.addresses import format_address, parse_address
-from headrace_common.errors import ConfigError, InitializationError
-from headrace_common.secrets import read_secret
-from headrace_common.tls import TlsFiles
+from headrace_common.errors import InitializationError
+from headrace_common.tls import Tls
 from headrace_gateway.http.server_protocol import ConnectionLimits, ServerProtocol
+from headrace_gateway.http.tls_context import tls_context
 
 _BACKLOG = 2_048
 
@@ -40,7 +38,7 @@ class HttpServer:
         app: ASGIApp,
         limits: ConnectionLimits,
         idle_timeout_s: float,
-        tls: TlsFiles | None,
+        tls: Tls | None,
         refused: Callable[[str], None],
     ) -> None:
         # uvicorn's own lines repeat what metrics and answers tell, once for each bad request.
@@ -86,7 +84,7 @@ class HttpServer:
         loop = asyncio.get_running_loop()
         self._tell_date()
         self._clock = loop.create_task(self._keep_date(), name="date header")
-        tls = _tls_context(self._tls) if self._tls is not None else None
+        tls = tls_context(self._tls) if self._tls is not None else None
         try:
             self._server = await loop.create_server(
                 self._connection, host, port, ssl=tls, backlog=_BACKLOG, reuse_address=True, reuse_port=share_port
@@ -137,25 +135,3 @@ class HttpServer:
 
     def _tell_date(self) -> None:
         self._state.default_headers = [(b"date", formatdate(usegmt=True).encode())]
-
-
-def _tls_context(files: TlsFiles) -> ssl.SSLContext | None:
-    """TLS for listening; None where the settings name authorities only, which is TLS towards the gateway."""
-    if files.certificate is None or files.key is None:
-        return None
-    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-    # The key may come from elsewhere than a file, but Python's TLS reads files only.
-    with tempfile.NamedTemporaryFile("w", suffix=".pem") as key:
-        key.write(read_secret(files.key))
-        key.flush()
-        try:
-            context.load_cert_chain(files.certificate, key.name)
-        except (OSError, ssl.SSLError):
-            raise ConfigError(
-                "HEADRACE_TLS_CERTIFICATE_FILE and HEADRACE_TLS_KEY_FILE must be PEM files that belong together",
-                context={"variable": "HEADRACE_TLS_CERTIFICATE_FILE"},
-            ) from None
-    if files.authorities is not None:
-        context.load_verify_locations(files.authorities)
-        context.verify_mode = ssl.CERT_REQUIRED
-    return context

@@ -186,10 +186,20 @@ class Sessions:
     Args:
         make: Makes the session for such headers.
         sessions_max: How many are kept.
+        certificate: What new connections are made with; when it is another one, new calls get new sessions.
     """
 
-    def __init__(self, *, make: Callable[[tuple[tuple[str, str], ...]], Session], sessions_max: int) -> None:
+    def __init__(
+        self,
+        *,
+        make: Callable[[tuple[tuple[str, str], ...]], Session],
+        sessions_max: int,
+        certificate: Callable[[], object] = lambda: None,
+    ) -> None:
         self._make = make
+        self._certificate = certificate
+        self._made_with = certificate()
+        self._former: set[Session] = set()
         self._sessions_max = sessions_max
         self._sessions: OrderedDict[tuple[tuple[str, str], ...], Session] = OrderedDict()
         self._closing: set[asyncio.Task[None]] = set()
@@ -199,6 +209,10 @@ class Sessions:
 
     def session(self, headers: tuple[tuple[str, str], ...]) -> Session:
         """The session of these headers. To be used at once: one without calls may be closed for others."""
+        if (certificate := self._certificate()) is not self._made_with:
+            self._made_with = certificate
+            self._former.update(self._sessions.values())
+            self._sessions.clear()
         session = self._sessions.get(headers)
         if session is None:
             if len(self._sessions) >= self._sessions_max:
@@ -208,8 +222,13 @@ class Sessions:
         return session
 
     def close_idle(self) -> None:
-        """Closes those that nobody has used for a minute."""
+        """Closes those that nobody has used for a minute, and former ones whose last call has ended."""
         now = asyncio.get_running_loop().time()
+        for session in list(self._former):
+            since = session.idle_since()
+            if since is not None and since < now:
+                self._former.discard(session)
+                self._close(session)
         for headers, session in list(self._sessions.items()):
             since = session.idle_since()
             if since is not None and now - since > IDLE_S:
@@ -225,6 +244,8 @@ class Sessions:
         """Closes all, with the calls that are under way."""
         for headers in list(self._sessions):
             self._drop(headers)
+        while self._former:
+            self._close(self._former.pop())
         await asyncio.gather(*self._closing, return_exceptions=True)
 
     def _close_oldest(self) -> None:
@@ -237,7 +258,9 @@ class Sessions:
                 return
 
     def _drop(self, headers: tuple[tuple[str, str], ...]) -> None:
-        session = self._sessions.pop(headers)
+        self._close(self._sessions.pop(headers))
+
+    def _close(self, session: Session) -> None:
         task = asyncio.get_running_loop().create_task(session.close(), name="close session")
         self._closing.add(task)
         task.add_done_callback(self._closing.discard)
