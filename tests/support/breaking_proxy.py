@@ -16,8 +16,9 @@ class BreakingProxy:
         breaks: Connections that were broken.
     """
 
-    def __init__(self, target: str) -> None:
+    def __init__(self, target: str, *, pause_s: float) -> None:
         self.address = ""
+        self._pause_s = pause_s
         self.breaks = 0
         self._host, _, port = target.rpartition(":")
         self._port = int(port)
@@ -36,6 +37,7 @@ class BreakingProxy:
         self._open[writer] = task
         upstream: asyncio.StreamWriter | None = None
         try:
+            await asyncio.sleep(self._pause_s)
             answers, upstream = await asyncio.open_connection(self._host, self._port)
             passing = [asyncio.ensure_future(_carry(reader, upstream)), asyncio.ensure_future(_carry(answers, writer))]
             try:
@@ -71,9 +73,9 @@ async def _carry(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> 
 
 
 @asynccontextmanager
-async def breaking_proxy(target: str) -> AsyncGenerator[BreakingProxy]:
-    """A proxy to `host:port` on a free port."""
-    proxy = BreakingProxy(target)
+async def breaking_proxy(target: str, *, pause_s: float = 0.0) -> AsyncGenerator[BreakingProxy]:
+    """A proxy to `host:port` on a free port, which passes nothing in a connection's first `pause_s`."""
+    proxy = BreakingProxy(target, pause_s=pause_s)
     server = await asyncio.start_server(proxy.accept, "127.0.0.1", 0)
     host, port = server.sockets[0].getsockname()
     proxy.address = f"{host}:{port}"

@@ -29,6 +29,7 @@ from headrace_common import catalogue
 from headrace_common.errors import DeadlineError as DeadlineFailure
 from headrace_common.errors import ModelError as ModelFailure
 from headrace_common.errors import RunnerUnavailable as RunnerFailure
+from support.breaking_proxy import breaking_proxy
 from support.certificates import Authority
 from support.eventually import eventually
 from support.scripted_mesh import ScriptedMesh, Unary, serving
@@ -236,6 +237,15 @@ async def test_a_mesh_that_comes_back_is_found_again() -> None:
             assert time.monotonic() < give_up_at
             await asyncio.sleep(0.05)
         await asyncio.gather(client.close(), patient.close())
+
+
+async def test_a_mesh_that_takes_a_moment_to_greet_is_waited_for() -> None:
+    async with (
+        serving(infer_mesh(failing(0, RuntimeError()))) as address,
+        breaking_proxy(address, pause_s=0.5) as slow,
+        AsyncClient(slow.address, retry=NO_RETRIES) as client,
+    ):
+        assert (await infer(client))["z"].tolist() == [7]
 
 
 async def test_credential_and_request_id_travel_in_the_metadata() -> None:

@@ -31,8 +31,18 @@ from headrace_common.grpc_server import (
     service_handler,
     unary,
 )
+from support.breaking_proxy import breaking_proxy
 from support.echo import ECHO, Echo, calling, keyed, say, serving, text
 from support.eventually import eventually
+
+
+async def test_a_server_that_takes_a_moment_to_greet_is_waited_for() -> None:
+    async with (
+        serving(Echo()) as (_, address),
+        breaking_proxy(address, pause_s=0.5) as slow,
+        calling(slow.address) as caller,
+    ):
+        assert await say(caller, "one") == "one"
 
 
 async def test_a_client_finds_a_restarted_server_within_two_seconds() -> None:

@@ -243,7 +243,8 @@ def _open_channel(options: ClientOptions, message_bytes_max: int) -> grpc.aio.Ch
         ("grpc.keepalive_permit_without_calls", 1),
         ("grpc.http2.max_pings_without_data", 0),
         ("grpc.initial_reconnect_backoff_ms", 100),
-        ("grpc.min_reconnect_backoff_ms", 100),
+        # Despite its name no pause: how long one attempt may take until the server has greeted.
+        ("grpc.min_reconnect_backoff_ms", 5_000),
         ("grpc.max_reconnect_backoff_ms", 2_000),
         ("grpc.primary_user_agent", "headrace-client"),
         # Clients of one process don't share a connection: closing one must not concern the others.
