@@ -303,6 +303,7 @@ def test_calls_are_listed_summed_up_and_exported(world: World, tmp_path: Path) -
     assert (same["tenant_id"], same["model"], same["status"]) == (tenant, "same", "ok")
     assert "connected" in operator("runners", "history").stdout
     assert {event["event"] for event in operator("runners", "history", "runner-0", "--json").document} >= {"connected"}
+    assert "nothing is known of a runner 'nobody'" in operator("runners", "history", "nobody").stdout
     assert "role" in admin("runners", "history", status=1).stderr
 
 

@@ -207,9 +207,32 @@ async def test_runner_events_are_for_operators(client: QuotaClient) -> None:
     assert {event.gateway_id for event in found} == {"gateway-7"}
     of_one = await client.call(OPERATOR, usage_pb2.ListRunnerEventsRequest(runner_id="runner-1"))
     assert [event.runner_id for event in of_one.events] == ["runner-1"]
+    unknown = await client.call(OPERATOR, usage_pb2.ListRunnerEventsRequest(runner_id="runner"))
+    assert not unknown.events
     with pytest.raises(HeadraceError) as caught:
         await client.call(ACME, usage_pb2.ListRunnerEventsRequest())
     assert caught.value.entry is catalogue.ROLE_FORBIDDEN
+
+
+async def test_a_runners_name_stands_for_all_processes_that_had_it(client: QuotaClient) -> None:
+    first, second = f"rack.gpu-1.{uuid.UUID(int=1)}", f"rack.gpu-1.{uuid.UUID(int=2)}"
+    others = (f"rack.gpu-10.{uuid.UUID(int=3)}", f"rack.gpu-1.b.{uuid.UUID(int=4)}", f"rack.{uuid.UUID(int=5)}")
+    events = [
+        usage_pb2.RunnerEvent(runner_id=runner_id, event="connected", event_time=timestamp(NOW))
+        for runner_id in (first, *others, second)
+    ]
+    async with spool_writer(client) as spool:
+        await spool.send(*events)
+
+    async def told(runner: str) -> list[str]:
+        page = await client.call(OPERATOR, usage_pb2.ListRunnerEventsRequest(runner_id=runner, page_size=1))
+        rest = usage_pb2.ListRunnerEventsRequest(runner_id=runner, page_token=page.next_page_token)
+        more = (await client.call(OPERATOR, rest)).events if page.next_page_token else []
+        return [event.runner_id for event in (*page.events, *more)]
+
+    assert await told("rack.gpu-1") == [second, first]
+    assert await told(first) == [first]
+    assert await told("rack.gpu") == await told("rack.gpu-1.") == await told("%") == []
 
 
 async def test_the_use_of_a_key_is_remembered(client: QuotaClient) -> None:

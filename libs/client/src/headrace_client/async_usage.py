@@ -108,7 +108,7 @@ class AsyncUsage:
         """What happened to runners, the newest first, fetched as it is asked for. For operators.
 
         Args:
-            runner: Only to the one of this id.
+            runner: Only to the one of this id, or to all processes that had this name.
             start: Then or later; None means 7 days ago.
         """
         request = usage_pb2.ListRunnerEventsRequest(runner_id=runner, page_size=_PAGE_SIZE)

@@ -101,15 +101,14 @@ def history(
 ) -> None:
     """Show what happened to runners, the newest first: connected, ejected, recovered, lost. For operators."""
     with session.client() as client:
-        runner_id = _runner_id(client, runner) if runner else ""
         start = moment_of(since, now=datetime.now(UTC)) if since else None
-        events = list(islice(client.usage.runner_events(runner_id, start=start), limit))
+        events = list(islice(client.usage.runner_events(runner, start=start), limit))
     if session.as_json:
         print_json(events)
     elif events:
         output().print(runner_event_page(events))
     else:
-        output().print(Text("nothing happened"))
+        output().print(Text(f"nothing is known of a runner '{runner}' in this time" if runner else "nothing happened"))
 
 
 def _show_live(changes: Iterable[mesh_pb2.WatchRunnersResponse]) -> None:

@@ -25,7 +25,9 @@ StartTime = Annotated[
 ]
 EndTime = Annotated[str, Query(alias="endTime", max_length=64, description="Before then.")]
 RequestId = Annotated[str, Query(alias="requestId", max_length=_TEXT_CHARS_MAX)]
-RunnerId = Annotated[str, Query(alias="runnerId", max_length=_TEXT_CHARS_MAX, description="Only this runner's.")]
+RunnerId = Annotated[
+    str, Query(alias="runnerId", max_length=_TEXT_CHARS_MAX, description="Only of this runner: its id or name.")
+]
 Status = Annotated[str, Query(max_length=64, description="Only of this one, as REQUEST_STATUS_FAILED.")]
 Granularity = Annotated[str, Query(max_length=64, description="As GRANULARITY_HOUR, ..._DAY or ..._MONTH.")]
 After = Annotated[int, Query(alias="afterSequence", ge=0, le=2**63 - 1, description="Entries after this place.")]

@@ -536,7 +536,7 @@ class ListRunnerEventsRequest(_message.Message):
     PAGE_SIZE_FIELD_NUMBER: _builtins.int
     PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     runner_id: _builtins.str
-    """Only of this runner. Empty means all."""
+    """Only of the runner with this id, or of all processes that had this name. Empty means all."""
     page_size: _builtins.int
     """Number of events wanted, 1 to 1000. 0 means 100."""
     page_token: _builtins.str
