@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 from collections.abc import Generator
 
@@ -12,10 +11,11 @@ import pytest
 from support.postgres import fresh_database, migrated_template, running_postgres
 from support.valkey import running_valkey
 
-# No deadline for one example: a shared machine pauses now and then. CI draws the same examples each time, so that a red
-# run is about the change; a person's runs keep looking for new ones.
+# No deadline for one example: a shared machine pauses now and then. Each run draws the same examples, so that a red run
+# is about the change; `--hypothesis-profile=search` looks for new ones.
 # Fifty examples keep the unit tests below ten seconds; a test whose input is hostile asks for more.
-hypothesis.settings.register_profile("headrace", deadline=None, max_examples=50, derandomize=bool(os.environ.get("CI")))
+hypothesis.settings.register_profile("headrace", deadline=None, max_examples=50, derandomize=True)
+hypothesis.settings.register_profile("search", hypothesis.settings.get_profile("headrace"), derandomize=False)
 hypothesis.settings.load_profile("headrace")
 
 # A shell that starts the run in the background has it ignore interrupts, and so would all that tests start.

@@ -29,11 +29,16 @@ async def test_refused_calls_leave_no_failures_to_the_collector(backends: Backen
                 assert from_rpc_error(caught.value).reason == "MODEL_NOT_FOUND"
             gc.set_debug(gc.DEBUG_SAVEALL)
             gc.collect()
-            left = [
-                type(found).__name__ for found in gc.garbage if isinstance(found, HeadraceError | grpc.aio.AbortError)
-            ]
+            left = [found for found in gc.garbage if of_a_refused_call(found)]
         finally:
             gc.set_debug(0)
             gc.garbage.clear()
             gc.enable()
         assert not left
+
+
+def of_a_refused_call(found: object) -> bool:
+    """Failures of what the gateway does beside calls, such as a feed that begins again, are no part of it."""
+    if isinstance(found, HeadraceError):
+        return found.reason == "MODEL_NOT_FOUND"
+    return isinstance(found, grpc.aio.AbortError)

@@ -39,7 +39,7 @@ def test_databases_of_two_tests_share_nothing(database_url: str, postgres_url: s
 
 def test_valkey_keeps_what_it_is_given(valkey_url: str) -> None:
     with redis.Redis.from_url(valkey_url) as client:
-        client.set("fixture:probe", b"1", ex=5)
+        client.set("fixture:probe", b"1", ex=600)
         assert client.get("fixture:probe") == b"1"
 
 
