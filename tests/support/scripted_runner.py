@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import uuid
-from collections.abc import AsyncGenerator
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import AsyncGenerator, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from typing import Any
 
 import grpc.aio
@@ -14,6 +14,7 @@ from headrace.gateway.v1 import mesh_pb2 as gateway_pb2
 from headrace.runner.internal.v1 import mesh_pb2
 from headrace_common.grpc_client import open_channel
 from headrace_common.lanes import LANE_OPTIONS
+from headrace_common.tls import Tls
 
 REGISTER = "/headrace.runner.internal.v1.RunnerMesh/Register"
 EXCHANGE = "/headrace.runner.internal.v1.RunnerMesh/Exchange"
@@ -114,12 +115,25 @@ def result_for(call: mesh_pb2.Call, payload: bytes = b"") -> mesh_pb2.Result:
 
 
 @asynccontextmanager
-async def scripted_runner(address: str, *, name: str) -> AsyncGenerator[ScriptedRunner]:
-    """A runner that has joined the gateway at `address`."""
+async def scripted_runner(
+    address: str,
+    *,
+    name: str,
+    boot_uuid: str | None = None,
+    labels: Mapping[str, str] | None = None,
+    join_token: str | None = None,
+    tls: Tls | None = None,
+) -> AsyncGenerator[ScriptedRunner]:
+    """A runner that has joined the gateway at `address`.
+
+    Raises:
+        grpc.aio.AioRpcError: It was refused.
+    """
     hello = mesh_pb2.Hello(
         protocol_version=1,
         runner_name=name,
-        boot_uuid=str(uuid.uuid4()),
+        boot_uuid=boot_uuid or str(uuid.uuid4()),
+        labels=labels,
         device=mesh_pb2.Device(type="cpu", memory_bytes=8 << 30),
         backends=["onnxruntime"],
         execution_slots=4,
@@ -128,12 +142,14 @@ async def scripted_runner(address: str, *, name: str) -> AsyncGenerator[Scripted
     async with AsyncExitStack() as channels:
 
         async def lane(method: str, *metadata: tuple[str, str]) -> Any:
-            channel = open_channel(address, own_connection=True, options=LANE_OPTIONS)
+            channel = open_channel(address, tls=tls, own_connection=True, options=LANE_OPTIONS)
             opened: Any = await channels.enter_async_context(channel)
             return opened.stream_stream(method)(metadata=metadata)
 
-        control = await lane(REGISTER)
-        await control.write(mesh_pb2.RunnerEvent(hello=hello).SerializeToString())
+        control = await lane(REGISTER, *((("authorization", f"Bearer {join_token}"),) if join_token else ()))
+        # A refusal may come before the hello has gone; the answer tells.
+        with suppress(grpc.aio.AioRpcError, asyncio.InvalidStateError):
+            await control.write(mesh_pb2.RunnerEvent(hello=hello).SerializeToString())
         token = mesh_pb2.GatewayCommand.FromString(await control.read()).welcome.session_token
         session = ("x-headrace-session", token)
         small, bulk = [await lane(EXCHANGE, session, ("x-headrace-lane", name)) for name in ("small", "bulk")]

@@ -35,6 +35,7 @@ from headrace_gateway.mesh.servicer import RunnerMeshHandler
 from headrace_gateway.mesh.session_calls import Answer as GatewayAnswer
 from headrace_runner.calls import Answer, IncomingCall
 from headrace_runner.mesh import MeshClient
+from support.admissions import admitting
 from support.mesh_ends import begin_with, dispatched
 from support.placement import placement
 
@@ -160,7 +161,7 @@ async def gateway(gateway_id: str = "gateway-0", address: str = "127.0.0.1:0") -
     )
     handler = RunnerMeshHandler(
         gateway_id=gateway_id,
-        join_token="secret",
+        admissions=admitting("secret"),
         directory=directory,
         limits=LIMITS,
         budget=budget,
@@ -209,7 +210,7 @@ async def runner(*targets: str, name: str = "runner-0", token: str = "secret") -
     client = MeshClient(
         targets=targets,
         open_channel=lambda address: open_channel(address, own_connection=True),
-        join_token=token,
+        join_token=lambda: token,
         name=name,
         labels={"zone": "a"},
         host=host,

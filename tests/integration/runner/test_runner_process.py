@@ -34,6 +34,7 @@ from headrace_gateway.mesh.placement import Wants
 from headrace_gateway.mesh.servicer import RunnerMeshHandler
 from headrace_runner.config import RunnerSettings
 from support import onnx_models
+from support.admissions import admitting
 from support.artifacts import TICKET, artifact_service, version_of
 from support.eventually import eventually
 from support.mesh_ends import dispatched
@@ -80,7 +81,7 @@ async def mesh(folder: Path, version: CatalogVersion = VERSION, **environment: s
     wants = Wants(catalog=Catalog(), directory=directory, sign_ticket=lambda _: TICKET, clock=CLOCK, policy=placement())
     handler = RunnerMeshHandler(
         gateway_id="gateway-0",
-        join_token=JOIN_TOKEN,
+        admissions=admitting(JOIN_TOKEN),
         directory=directory,
         limits=LaneLimits(),
         budget=ByteBudget(total_bytes=256 << 20),

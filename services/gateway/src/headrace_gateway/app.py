@@ -42,6 +42,7 @@ from headrace_gateway.inference.payload_gate import PayloadGate
 from headrace_gateway.inference.resilience_metrics import ResilienceMetrics
 from headrace_gateway.inference.routing import Router
 from headrace_gateway.inference.routing_metrics import RoutingMetrics
+from headrace_gateway.mesh.admission import Admissions
 from headrace_gateway.mesh.directory import RunnerDirectory
 from headrace_gateway.mesh.isolation import Isolation
 from headrace_gateway.mesh.placement import PlacementMetrics, Wants
@@ -206,6 +207,7 @@ class Gateway:
         self._readiness.drain()
         self._public.drain()
         self._handler.end_streams()
+        await self._public.leave_shared_ports()
         await asyncio.sleep(min(_NOTICE_S, self._settings.shutdown_grace_s))
         left_s = max(0.0, end_at - self._clock.monotonic())
         # Those that would be cut off are told why, as long as there is time to tell it.
@@ -275,7 +277,13 @@ class Gateway:
         limits = LaneLimits(message_bytes_max=settings.message_bytes_max)
         handler = RunnerMeshHandler(
             gateway_id=self.id,
-            join_token=read_secret(settings.join_token_file) if settings.join_token_file else None,
+            admissions=Admissions(
+                shared_token=read_secret(settings.join_token_file) if settings.join_token_file else None,
+                tokens_file=settings.join_tokens_file,
+                certificates=settings.tls_ca_file is not None,
+                trust_domain=settings.trust_domain,
+                clock=self._clock,
+            ),
             directory=self._directory,
             limits=limits,
             budget=self._results,

@@ -11,6 +11,7 @@ from headrace_common.addresses import is_loopback
 from headrace_common.catalogue import SETTING_MISSING
 from headrace_common.errors import ConfigError
 from headrace_common.settings import CommaList, CommaPairs, ServiceSettings
+from headrace_common.spiffe import DEFAULT_TRUST_DOMAIN
 from headrace_gateway.inference.resilience.limits import ResilienceLimits
 from headrace_gateway.inference.routing_rules import DEVICE_PREFERENCE, Policy, RoutingRules
 from headrace_gateway.mesh.placement import PlacementPolicy, ScalingRule
@@ -44,6 +45,14 @@ class GatewaySettings(ServiceSettings):
         None, description="PEM authorities of which clients need a certificate; empty means that they need none."
     )
     mesh_address: str = Field("127.0.0.1:0", description="host:port that runners dial; port 0 means any.")
+    join_tokens_file: Path | None = Field(
+        None, description="Digests of the tokens that runners join with, made by `headrace runners token create`."
+    )
+    trust_domain: str = Field(
+        DEFAULT_TRUST_DOMAIN,
+        pattern=r"^[a-z0-9._-]{1,255}$",
+        description="Of the names in runners' certificates, spiffe://<trust domain>/runner.",
+    )
     quota_address: str = Field(min_length=1, description="host:port of the quota service.")
     registry_address: str = Field(min_length=1, description="host:port of the registry service.")
     community: bool = Field(
@@ -276,8 +285,8 @@ def check_settings(settings: GatewaySettings) -> None:
             f"{variable} must be loopback, not {settings.front_address}: fronts elsewhere call the public one",
             context={"variable": variable},
         )
-    guarded = settings.join_token_file is not None or settings.tls_ca_file is not None
-    if not guarded and not is_loopback(settings.mesh_address):
+    guards = (settings.join_token_file, settings.join_tokens_file, settings.tls_ca_file)
+    if not any(guards) and not is_loopback(settings.mesh_address):
         raise _missing("join_token_file", f"because {settings.variable('mesh_address')} is not loopback")
     if settings.principal_key_file is None:
         raise _missing("principal_key_file", "to sign the principals that other services get")

@@ -150,11 +150,14 @@ def build_host(
 
 def _build_mesh(settings: RunnerSettings, host: ModelHost, tls: Tls | None, clock: Clock, load: LoopLoad) -> MeshClient:
     token_file = settings.join_token_file
+    if token_file is not None:
+        # Read again for each session; one that can't be read at all stops the start.
+        read_secret(token_file)
     limits = LaneLimits(message_bytes_max=settings.message_bytes_max)
     return MeshClient(
         targets=settings.gateways,
         open_channel=lambda address: open_channel(address, tls=tls, own_connection=True, options=LANE_OPTIONS),
-        join_token=read_secret(token_file) if token_file is not None else None,
+        join_token=lambda: read_secret(token_file) if token_file is not None else None,
         name=settings.name,
         labels=settings.labels,
         host=host,

@@ -24,6 +24,7 @@ from headrace_common.catalogue.access import CREDENTIAL_UNKNOWN as CREDENTIAL_UN
 from headrace_common.catalogue.access import CREDENTIALS_NOT_READY as CREDENTIALS_NOT_READY
 from headrace_common.catalogue.access import FEATURE_DISABLED as FEATURE_DISABLED
 from headrace_common.catalogue.access import FEATURE_UNKNOWN as FEATURE_UNKNOWN
+from headrace_common.catalogue.access import JOIN_FORBIDDEN as JOIN_FORBIDDEN
 from headrace_common.catalogue.access import JOIN_TOKEN_INVALID as JOIN_TOKEN_INVALID
 from headrace_common.catalogue.access import KEY_ENDED as KEY_ENDED
 from headrace_common.catalogue.access import KEY_EXPIRED as KEY_EXPIRED

@@ -143,8 +143,8 @@ JOIN_TOKEN_INVALID = CatalogueEntry(
     reason="JOIN_TOKEN_INVALID",
     grpc="UNAUTHENTICATED",
     http=401,
-    summary="A runner presented no join token, or a wrong one.",
-    remedy="Give the runner the gateways' join token file.",
+    summary="A runner presented no join token or runner's certificate, or one that doesn't hold (any more).",
+    remedy="Give the runner a token of `headrace runners token create`, or a certificate of the mesh.",
 )
 TICKET_INVALID = CatalogueEntry(
     code="AUTH_011",
@@ -196,6 +196,15 @@ POLICY_FORBIDDEN = CatalogueEntry(
     context=("action", "model"),
     summary="The policies of the caller's key don't allow this with this model.",
     remedy="Use a key whose policies allow it.",
+)
+JOIN_FORBIDDEN = CatalogueEntry(
+    code="AUTH_017",
+    reason="JOIN_FORBIDDEN",
+    grpc="PERMISSION_DENIED",
+    http=403,
+    context=("claim",),
+    summary="A runner claims a name or a tenant that its join token or certificate is not for.",
+    remedy="Correct HEADRACE_RUNNER_NAME or HEADRACE_RUNNER_LABELS, or make a token or certificate for that tenant.",
 )
 TENANT_NOT_FOUND = CatalogueEntry(
     code="TENANT_001",

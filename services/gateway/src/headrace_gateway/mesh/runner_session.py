@@ -27,6 +27,7 @@ class RunnerSession:
         hello: The runner's introduction, already checked.
         load: How busy this process is.
         changed: Called when the runner's state or models have changed.
+        subject: Who it has shown to be, by certificate or token; empty where nobody is asked.
 
     Attributes:
         unhealthy: Names of the backends that don't work, by the runner's last report.
@@ -43,8 +44,10 @@ class RunnerSession:
         clock: Clock,
         load: LoopLoad,
         changed: Callable[[RunnerSession], None],
+        subject: str = "",
     ) -> None:
         self.hello = hello
+        self.subject = subject
         self.id = f"{hello.runner_name}.{hello.boot_uuid}"
         self.token = secrets.token_urlsafe(32)
         self.state: gateway_pb2.RunnerState.ValueType = gateway_pb2.RUNNER_STATE_READY

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import hmac
 from collections.abc import Callable
 from typing import Any
 
@@ -32,12 +31,15 @@ from headrace_common.loop_load import LoopLoad
 from headrace_common.reused_message import ReusedMessage
 from headrace_common.rpc_service import refuse_call
 from headrace_common.rpc_status import abort
+from headrace_gateway.mesh.admission import Admission, Admissions, RefusedRunner
 from headrace_gateway.mesh.directory import RunnerDirectory
 from headrace_gateway.mesh.runner_session import RunnerSession
 
 PROTOCOL_VERSION = 1
 _HELLO_TIMEOUT_S = 5.0
 _LANES_TIMEOUT_S = 5.0
+_ADMISSION_CHECK_S = 1.0
+_LAST_CALLS_S = 30.0
 _RUNNER_NAME_CHARS_MAX = 128
 _CALL_CHUNKS = mesh_pb2.CallFrame.CHUNKS_FIELD_NUMBER
 _RESULT_CHUNKS = mesh_pb2.ResultFrame.CHUNKS_FIELD_NUMBER
@@ -53,7 +55,7 @@ class RunnerMeshHandler(grpc.GenericRpcHandler):
     """Serves Register and Exchange.
 
     Args:
-        join_token: What a runner must present; None lets every peer in that could reach the listener.
+        admissions: Decides who may join, as what.
         directory: Where sessions are entered once both data lanes are there.
     """
 
@@ -61,7 +63,7 @@ class RunnerMeshHandler(grpc.GenericRpcHandler):
         self,
         *,
         gateway_id: str,
-        join_token: str | None,
+        admissions: Admissions,
         directory: RunnerDirectory,
         limits: LaneLimits,
         budget: ByteBudget,
@@ -71,13 +73,16 @@ class RunnerMeshHandler(grpc.GenericRpcHandler):
     ) -> None:
         self._load = load
         self._gateway_id = gateway_id
-        self._join_token = join_token.encode() if join_token else None
+        self._admissions = admissions
         self._directory = directory
         self._limits = limits
         self._budget = budget
         self._clock = clock
         self._sessions: dict[str, RunnerSession] = {}
         self._log = structlog.stdlib.get_logger("mesh")
+        self._refused = Counter(
+            "headrace_mesh_joins_refused", "Runners that were not let in, by reason", ("reason",), registry=registry
+        )
         self._ended = Counter(
             "headrace_mesh_sessions_ended", "Runner sessions that ended, by reason", ("reason",), registry=registry
         )
@@ -94,10 +99,12 @@ class RunnerMeshHandler(grpc.GenericRpcHandler):
         metadata = metadata_map(handler_call_details.invocation_metadata)
         match handler_call_details.method:
             case "/headrace.runner.internal.v1.RunnerMesh/Register":
-                if not self._may_join(metadata.get("authorization")):
-                    error = AuthError("the join token is not valid", entry=catalogue.JOIN_TOKEN_INVALID)
-                    return refuse_call(error, metadata)
-                return grpc.stream_stream_rpc_method_handler(self._register)  # pyright: ignore
+                authorization = metadata.get("authorization")
+
+                async def register(_events: Any, context: Context) -> None:
+                    await self._register(context, authorization)
+
+                return grpc.stream_stream_rpc_method_handler(register)  # pyright: ignore
             case "/headrace.runner.internal.v1.RunnerMesh/Exchange":
                 session = self._sessions.get(str(metadata.get("x-headrace-session", "")))
                 lane = str(metadata.get("x-headrace-lane", ""))
@@ -112,16 +119,14 @@ class RunnerMeshHandler(grpc.GenericRpcHandler):
             case _:
                 return None
 
-    def _may_join(self, authorization: str | bytes | None) -> bool:
-        if self._join_token is None:
-            return True
-        presented = authorization.encode() if isinstance(authorization, str) else b""
-        return hmac.compare_digest(presented, b"Bearer " + self._join_token)
-
-    async def _register(self, _events: Any, context: Context) -> None:
+    async def _register(self, context: Context, authorization: str | bytes | None) -> None:
         try:
+            admission = self._admissions.admit(certificate=_certificate(context), authorization=authorization)
             hello = await self._hello(context)
+            admission.check(hello)
+            self._require_own_name(hello, admission)
         except HeadraceError as error:
+            self._tell_refused(error, context)
             await abort(context, error)
         session = RunnerSession(
             hello=hello,
@@ -130,9 +135,10 @@ class RunnerMeshHandler(grpc.GenericRpcHandler):
             clock=self._clock,
             load=self._load,
             changed=self._directory.changed,
+            subject=admission.subject,
         )
         reason = "left"
-        log = self._log.bind(runner=session.id)
+        log = self._log.bind(runner=session.id, subject=session.subject)
         self._sessions[session.token] = session
         try:
             await context.write(self._welcome(session).SerializeToString())
@@ -141,6 +147,7 @@ class RunnerMeshHandler(grpc.GenericRpcHandler):
                 _write_commands(context, session),
                 _closed(session),
                 self._enter_when_open(session),
+                self._leave_when_not_admitted(session, admission),
             )
         except LaneViolation as violation:
             reason = "violation"
@@ -156,6 +163,32 @@ class RunnerMeshHandler(grpc.GenericRpcHandler):
             session.close()
             self._ended.labels(reason).inc()
             log.info("runner session ended", reason=reason)
+
+    def _require_own_name(self, hello: mesh_pb2.Hello, admission: Admission) -> None:
+        """Nobody takes the place of a runner that joined as somebody else."""
+        there = self._directory.find(f"{hello.runner_name}.{hello.boot_uuid}")
+        if there is not None and there.subject != admission.subject:
+            raise AuthError(
+                "another runner of this name and boot is here",
+                entry=catalogue.JOIN_FORBIDDEN,
+                context={"claim": "name"},
+            )
+
+    def _tell_refused(self, error: HeadraceError, context: Context) -> None:
+        self._refused.labels(error.reason).inc()
+        why = error.why if isinstance(error, RefusedRunner) else error.message
+        self._log.warning("runner refused", reason=error.reason, why=why, peer=context.peer())
+
+    async def _leave_when_not_admitted(self, session: RunnerSession, admission: Admission) -> None:
+        """Ends a session whose token or certificate doesn't hold any more; calls that it has may be answered first."""
+        while True:
+            if not self._admissions.holds(admission):
+                break
+            await asyncio.sleep(_ADMISSION_CHECK_S)
+        self._log.warning("what the runner joined with has ended", runner=session.id, subject=session.subject)
+        session.release()
+        await asyncio.sleep(_LAST_CALLS_S)
+        raise SessionOver("not admitted any more")
 
     def _welcome(self, session: RunnerSession) -> mesh_pb2.GatewayCommand:
         welcome = mesh_pb2.Welcome(
@@ -214,6 +247,13 @@ class RunnerMeshHandler(grpc.GenericRpcHandler):
             return
         finally:
             session.close()
+
+
+def _certificate(context: Context) -> bytes | None:
+    """The peer's, where the listener demands one."""
+    shown: Any = context.auth_context()
+    found = shown.get("x509_pem_cert")
+    return found[0] if found else None
 
 
 async def _closed(session: RunnerSession) -> None:

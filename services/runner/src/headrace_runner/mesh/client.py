@@ -13,6 +13,7 @@ from google.protobuf.message import DecodeError
 
 from headrace.runner.internal.v1 import mesh_pb2
 from headrace_common.clock import Clock
+from headrace_common.errors import ConfigError
 from headrace_common.lanes import ByteBudget, LaneLimits, LaneViolation
 from headrace_common.loop_load import LoopLoad
 from headrace_runner.mesh.discovery import resolve
@@ -36,6 +37,7 @@ class MeshClient:
     Args:
         targets: Gateways' mesh listeners, as `discovery.resolve` takes them.
         open_channel: Opens a connection of its own to an address at each call.
+        join_token: Gives what to join with, read anew for each session off the loop.
         name: Configured name of this runner.
         labels: For placement.
         load: How busy this process is.
@@ -46,7 +48,7 @@ class MeshClient:
         *,
         targets: Sequence[str],
         open_channel: ChannelFactory,
-        join_token: str | None,
+        join_token: Callable[[], str | None],
         name: str,
         labels: Mapping[str, str],
         host: Host,
@@ -146,9 +148,14 @@ class MeshClient:
             self._log.info("joined a gateway", gateway_id=gateway_id, address=address)
             return True
 
+        try:
+            join_token = await asyncio.to_thread(self._join_token)
+        except ConfigError as error:
+            self._log.warning("no join token", address=address, reason=error.message)
+            return None
         session = Session(
             open_channel=lambda: self._open_channel(address),
-            join_token=self._join_token,
+            join_token=join_token,
             hello=self._hello,
             on_welcome=on_welcome,
             on_drain=self.drain_requested.set,
