@@ -417,6 +417,7 @@ async def test_wrong_join_token_is_refused() -> None:
     async with gateway() as g, open_channel(g.address) as channel:
         register = channel.stream_stream("/headrace.runner.internal.v1.RunnerMesh/Register")
         call = register(metadata=(("authorization", "Bearer wrong"),))
+        await call.done_writing()
         assert await call.code() == grpc.StatusCode.UNAUTHENTICATED
         exchange = channel.stream_stream("/headrace.runner.internal.v1.RunnerMesh/Exchange")
         call = exchange(metadata=(("x-headrace-session", "guess"), ("x-headrace-lane", "small")))

@@ -121,8 +121,10 @@ class RunnerMeshHandler(grpc.GenericRpcHandler):
 
     async def _register(self, context: Context, authorization: str | bytes | None) -> None:
         try:
+            # Read before it is refused: a client whose first message finds the call over may not learn why.
+            first = await _first_message(context)
             admission = self._admissions.admit(certificate=_certificate(context), authorization=authorization)
-            hello = await self._hello(context)
+            hello = _hello(first)
             admission.check(hello)
             self._require_own_name(hello, admission)
         except HeadraceError as error:
@@ -200,21 +202,6 @@ class RunnerMeshHandler(grpc.GenericRpcHandler):
         )
         return mesh_pb2.GatewayCommand(welcome=welcome)
 
-    async def _hello(self, context: Context) -> mesh_pb2.Hello:
-        try:
-            async with asyncio.timeout(_HELLO_TIMEOUT_S):
-                hello = mesh_pb2.RunnerEvent.FromString(await _read(context)).hello
-        except (TimeoutError, DecodeError, SessionOver):
-            raise RunnerError("the runner did not say hello", entry=catalogue.RUNNER_PROTOCOL_VIOLATION) from None
-        if hello.protocol_version < PROTOCOL_VERSION:
-            raise RunnerError(
-                f"this gateway speaks protocol version {PROTOCOL_VERSION}, the runner {hello.protocol_version}",
-                entry=catalogue.RUNNER_PROTOCOL_UNSUPPORTED,
-            )
-        if not (0 < len(hello.runner_name) <= _RUNNER_NAME_CHARS_MAX and hello.boot_uuid and hello.device.type):
-            raise RunnerError("the hello names no runner, boot or device", entry=catalogue.RUNNER_PROTOCOL_VIOLATION)
-        return hello
-
     async def _enter_when_open(self, session: RunnerSession) -> None:
         try:
             async with asyncio.timeout(_LANES_TIMEOUT_S):
@@ -247,6 +234,32 @@ class RunnerMeshHandler(grpc.GenericRpcHandler):
             return
         finally:
             session.close()
+
+
+async def _first_message(context: Context) -> bytes:
+    """What the runner said first; empty where it said nothing in time."""
+    try:
+        async with asyncio.timeout(_HELLO_TIMEOUT_S):
+            return await _read(context)
+    except (TimeoutError, SessionOver):
+        return b""
+
+
+def _hello(first: bytes) -> mesh_pb2.Hello:
+    try:
+        hello = mesh_pb2.RunnerEvent.FromString(first).hello
+    except DecodeError:
+        hello = mesh_pb2.Hello()
+    if hello == mesh_pb2.Hello():
+        raise RunnerError("the runner did not say hello", entry=catalogue.RUNNER_PROTOCOL_VIOLATION)
+    if hello.protocol_version < PROTOCOL_VERSION:
+        raise RunnerError(
+            f"this gateway speaks protocol version {PROTOCOL_VERSION}, the runner {hello.protocol_version}",
+            entry=catalogue.RUNNER_PROTOCOL_UNSUPPORTED,
+        )
+    if not (0 < len(hello.runner_name) <= _RUNNER_NAME_CHARS_MAX and hello.boot_uuid and hello.device.type):
+        raise RunnerError("the hello names no runner, boot or device", entry=catalogue.RUNNER_PROTOCOL_VIOLATION)
+    return hello
 
 
 def _certificate(context: Context) -> bytes | None:
