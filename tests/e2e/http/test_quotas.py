@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import secrets
+from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
 import grpc
 import httpx
 import pytest
+from google.rpc import error_details_pb2, status_pb2  # pyright: ignore[reportMissingTypeStubs]
 
+from headrace.gateway.v1 import inference_pb2
+from headrace.quota.v1 import quotas_pb2, tenants_pb2
+from inference import open_inference_pb2 as oip
+from support import onnx_models
 from support.mesh import Mesh
-from support.parties import Party, Tenant, operator
+from support.parties import Party, Tenant, operator, until
 
 DAILY: dict[str, Any] = {"resource": "RESOURCE_REQUESTS", "window": "WINDOW_DAY", "amount": 100}
 STORED = {"model": "", "burst": 0, "algorithm": "RATE_ALGORITHM_UNSPECIFIED", **DAILY}
@@ -89,14 +95,14 @@ def test_plan_is_made_changed_listed_and_deleted(operators: httpx.Client) -> Non
         ({"amount": -1}, (400, "FIELD_INVALID", "limits[0].amount")),
         ({"amount": 0}, (400, "FIELD_INVALID", "limits[0].amount")),
         ({"amount": 10**15 + 1}, (400, "FIELD_INVALID", "limits[0].amount")),
-        ({"amount": 2**63}, (400, "FIELD_INVALID", None)),
-        ({"amount": 1.5}, (400, "FIELD_INVALID", None)),
-        ({"amount": "many"}, (400, "FIELD_INVALID", None)),
-        ({"resource": "RESOURCE_SEATS"}, (400, "FIELD_INVALID", None)),
+        ({"amount": 2**63}, (400, "FIELD_INVALID", "limits.amount")),
+        ({"amount": 1.5}, (400, "FIELD_INVALID", "limits.amount")),
+        ({"amount": "many"}, (400, "FIELD_INVALID", "limits.amount")),
+        ({"resource": "RESOURCE_SEATS"}, (400, "FIELD_INVALID", "limits.resource")),
         ({"resource": "RESOURCE_UNSPECIFIED"}, (400, "FIELD_INVALID", "limits[0].resource")),
         ({"window": 99}, (400, "FIELD_INVALID", "limits[0].window")),
         ({"period": "1s"}, (400, "FIELD_INVALID", "limits[0].period")),
-        ({"seats": 5}, (400, "FIELD_INVALID", None)),
+        ({"seats": 5}, (400, "FIELD_INVALID", "limits[0]")),
     ],
 )
 def test_bad_limit_is_refused(
@@ -127,8 +133,8 @@ def test_what_is_anothers_is_not_there_and_only_operators_write(admin: httpx.Cli
 @pytest.mark.parametrize(
     ("path", "query", "told"),
     [
-        ("/v1/usage/requests", {"startTime": "yesterday"}, (400, "FIELD_INVALID", None)),
-        ("/v1/usage/requests", {"status": "REQUEST_STATUS_LOST"}, (400, "FIELD_INVALID", None)),
+        ("/v1/usage/requests", {"startTime": "yesterday"}, (400, "FIELD_INVALID", "startTime")),
+        ("/v1/usage/requests", {"status": "REQUEST_STATUS_LOST"}, (400, "FIELD_INVALID", "status")),
         ("/v1/usage/requests", {"pageToken": "x"}, (400, "PAGE_TOKEN_INVALID", "page_token")),
         ("/v1/usage/requests", {"pageSize": "1001"}, (400, "FIELD_INVALID", "pageSize")),
         (
@@ -136,7 +142,7 @@ def test_what_is_anothers_is_not_there_and_only_operators_write(admin: httpx.Cli
             {"startTime": "2026-02-01T00:00:00Z", "endTime": "2026-01-01T00:00:00Z"},
             (400, "FIELD_INVALID", "end_time"),
         ),
-        ("/v1/usage/summary", {"granularity": "GRANULARITY_WEEK"}, (400, "FIELD_INVALID", None)),
+        ("/v1/usage/summary", {"granularity": "GRANULARITY_WEEK"}, (400, "FIELD_INVALID", "granularity")),
         ("/v1/usage/summary", {"startTime": "2020-01-01T00:00:00Z"}, (400, "FIELD_INVALID", "end_time")),
         ("/v1/audit", {"beforeSequence": "5"}, (400, "FIELD_INVALID", "before_sequence")),
         ("/v1/audit", {"afterSequence": "-1"}, (400, "FIELD_INVALID", "afterSequence")),
@@ -157,3 +163,77 @@ def test_usage_and_audit_of_another_tenant_are_not_there(
     absent = admin.get(path, params={"tenantId": "nobody-here"})
     assert reason(foreign) == reason(absent) == (404, "TENANT_NOT_FOUND", None)
     assert admin.get(path).status_code == operators.get(path, params={"tenantId": tenant.id}).status_code == 200
+
+
+def test_rows_say_how_their_calls_came(mesh: Mesh, channel: grpc.Channel) -> None:
+    party, key_id = operator(mesh, channel).key("community", tenants_pb2.ROLE_USER)
+    tensor = oip.ModelInferRequest.InferInputTensor(name="bytes", datatype="INT32", shape=[1, 2048])
+    request = oip.ModelInferRequest(model_name="magika", inputs=[tensor], raw_input_contents=[bytes(8_192)])
+    infer = inference_pb2.InferRequest(request=request)
+    party.infer(request)
+    party(party.packed.Infer, infer)
+    party(party.packed.InferBatch, inference_pb2.InferBatchRequest(requests=[infer, infer]))
+    calls = [inference_pb2.StreamCall(id=number, infer=infer) for number in range(3)]
+    answers = party(party.packed.Stream, iter([inference_pb2.StreamRequest(calls=calls)]))
+    assert sum(len(message.answers) for message in answers) == 3
+    assert len(list(party(party.inference.ModelStreamInfer, iter([request])))) == 1
+    values = {"name": "bytes", "datatype": "INT32", "shape": [1, 2048], "data": [0] * 2048}
+    with as_client(mesh, party) as http:
+        assert http.post("/v2/models/magika/infer", json={"inputs": [values]}).status_code == 200
+        query = {"subject": f"key:{key_id}"}
+        rows: list[dict[str, Any]] = []
+
+        def told() -> bool:
+            rows[:] = http.get("/v1/usage/requests", params=query).json()["requests"]
+            return len(rows) == 9
+
+        until(told)
+    # REST's inferences reach the gateway over a packed stream.
+    assert Counter(row["kind"] for row in rows) == {"unary": 2, "batch": 2, "stream": 5}
+
+
+def test_who_is_refused_is_told_limit_use_window_and_when_to_come_again(mesh: Mesh, channel: grpc.Channel) -> None:
+    owner = operator(mesh, channel)
+    tenant = owner.tenant()
+    tenant.admin.push("tiny", onnx_models.identity())
+    limit = quotas_pb2.Limit(resource=quotas_pb2.RESOURCE_REQUESTS, window=quotas_pb2.WINDOW_DAY, amount=2)
+    owner(owner.quotas.SetLimits, quotas_pb2.SetLimitsRequest(tenant_id=tenant.id, limits=[limit]))
+    tensor = oip.ModelInferRequest.InferInputTensor(name="x", datatype="FP32", shape=[1, 4])
+    request = oip.ModelInferRequest(model_name="tiny", inputs=[tensor], raw_input_contents=[bytes(16)])
+    errors: list[grpc.RpcError] = []
+
+    def told() -> bool:
+        # Those before the gateway has heard of the limit are let in.
+        try:
+            tenant.admin.infer(request)
+        except grpc.RpcError as error:
+            errors.append(error)
+        return bool(errors)
+
+    until(told)
+    failed: Any = errors[0]
+    (packed,) = [value for name, value in failed.trailing_metadata() if name == "grpc-status-details-bin"]
+    details = {detail.TypeName(): detail for detail in status_pb2.Status.FromString(packed).details}
+    info, quota, retry = (
+        error_details_pb2.ErrorInfo(),
+        error_details_pb2.QuotaFailure(),
+        error_details_pb2.RetryInfo(),
+    )
+    for message in (info, quota, retry):
+        assert details[message.DESCRIPTOR.full_name].Unpack(message)
+    assert (failed.code(), info.reason) == (grpc.StatusCode.RESOURCE_EXHAUSTED, "QUOTA_EXCEEDED")
+    assert (info.metadata["limit"], info.metadata["window"]) == ("2", "day")
+    assert info.metadata["quotaType"] == "requests per day" and int(info.metadata["currentUsage"]) >= 2
+    assert "limit of 2 requests per day" in quota.violations[0].description
+    assert 0 < retry.retry_delay.ToSeconds() <= 86_400
+    values = {"name": "x", "datatype": "FP32", "shape": [1, 4], "data": [0, 0, 0, 0]}
+    with as_client(mesh, tenant.admin) as http:
+        answer = http.post("/v2/models/tiny/infer", json={"inputs": [values]})
+        refused = http.post(
+            "/v1/infer", json={"modelId": "tiny", "inputs": {"x": {"shape": [1, 4], "dtype": "FP32", "data": [0] * 4}}}
+        ).json()
+    assert (answer.status_code, answer.json()["error"]) == (429, failed.details())
+    assert 0 < int(answer.headers["retry-after"]) <= 86_400
+    context = refused["context"]
+    assert (refused["errorCode"], context["limit"], context["window"]) == ("QUOTA_EXCEEDED", "2", "day")
+    assert refused["retryAfterSeconds"] > 0

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
+from headrace_client.contracts.headrace.quota.v1 import quotas_pb2
 from headrace_client.contracts.headrace.registry.v1 import manifest_pb2, models_pb2
 from headrace_client.contracts.inference import model_config_pb2, model_repository_pb2, model_statistics_pb2
 from headrace_client.errors import ValidationError
@@ -50,3 +53,19 @@ def test_fields_that_do_not_fit_are_refused(document: dict[str, object]) -> None
         message_of(models_pb2.CreateModelRequest, document)
     assert caught.value.reason == "FIELD_INVALID"
     assert "headrace" not in caught.value.message
+
+
+@pytest.mark.parametrize(
+    ("document", "message"),
+    [
+        ({"limits": ["r"]}, "limits[0] has no field named 'r'"),
+        ({"limits": [{"amount": "x"}]}, "limits.amount can't hold this value"),
+        ({"limits": [{"resource": "FUN"}]}, "limits.resource can't hold this value"),
+        ({"tenantId": 5}, "tenantId can't hold this value"),
+        ({"x" * 99: 1}, f"the body has no field named '{'x' * 64}'"),
+    ],
+)
+def test_what_is_no_such_message_is_said_in_our_words(document: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValidationError) as caught:
+        message_of(quotas_pb2.SetLimitsRequest, document)
+    assert caught.value.message == message

@@ -5,6 +5,7 @@ As protobuf's own JSON, but that whole numbers of 64 bits are numbers, not texts
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar, cast
 from urllib.parse import quote
@@ -29,6 +30,10 @@ M = TypeVar("M", bound=Message)
 BODY_BYTES_MAX = 1 << 20
 # What curl says of a body when it isn't told; some clients say nothing.
 _JSON_TYPES = frozenset(("", "application/json", "application/x-www-form-urlencoded"))
+_AT = re.compile(r' at "\w+\.([^"]*)"')
+_PARSED = re.compile(r"Failed to parse (\w+) field")
+_UNKNOWN = re.compile(r'has no field named "([^"]*)"')
+_NAME_CHARS_MAX = 64
 _TEXTS: Mapping[str, Object] = {
     "google.protobuf.Timestamp": {"type": "string", "format": "date-time"},
     "google.protobuf.Duration": {"type": "string", "pattern": r"^-?[0-9]+(\.[0-9]{1,9})?s$"},
@@ -63,10 +68,21 @@ def message_of(kind: type[M], document: Mapping[str, Any]) -> M:
     try:
         return ParseDict(dict(document), kind(), descriptor_pool=POOL, max_recursion_depth=20)
     except (ParseError, RecursionError) as error:
-        # It names the class in front, and has a line break in it.
-        raise ValidationError(
-            str(error)[:300].replace("\n", "").replace(f'Message type "{kind.DESCRIPTOR.full_name}"', "the body")
-        ) from None
+        raise _refused(str(error)) from None
+
+
+def _refused(said: str) -> ValidationError:
+    """What is wrong, in our words: protobuf's name its classes."""
+    at, unknown = _AT.search(said), _UNKNOWN.search(said)
+    # It says the path of what it doesn't know, and of other values the names that lead to them.
+    field = at.group(1) if at else ".".join(_PARSED.findall(said))
+    if unknown:
+        why = f"{field or 'the body'} has no field named '{unknown.group(1)[:_NAME_CHARS_MAX]}'"
+    elif field:
+        why = f"{field} can't hold this value"
+    else:
+        why = "the body isn't made of this message's fields, or nested too deeply"
+    return ValidationError(why, field=field or None)
 
 
 def answer(document: object, *, status: int = 200) -> Response:
