@@ -6,7 +6,9 @@ credential. What needs none is listed by name.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from fastapi.routing import APIRoute
@@ -118,3 +120,14 @@ def test_what_decides_has_a_policy_that_demands_a_role(path: str) -> None:
 def test_routes_ask_with_their_callers_credential() -> None:
     strangers = {name for name, route in routes() if not asks_the_gateway(route)}
     assert strangers <= KEYLESS
+
+
+def test_every_route_has_a_line_or_an_example_in_the_document() -> None:
+    """But for the forms with a version, which one sentence there tells of."""
+    text = (Path(__file__).parents[3] / "docs" / "api.md").read_text()
+    missing: list[str] = []
+    for name, route in routes():
+        path = re.sub(r"\\\{[^}]+\\\}", r"[^/\\s`'\"]+", re.escape(route.path.rstrip("/")))
+        if not re.search(rf"(?:[A-Z] |:8080|`){path}(?=[\s`'\"?])", text) and not route.path.startswith(VERSION):
+            missing.append(name)
+    assert missing == []

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from headrace_gateway.policy import policy
+
 ROOT = Path(__file__).parents[3]
 DOCUMENTS = sorted(
     str(path)
@@ -33,6 +35,16 @@ def test_links_of_a_document_lead_to_a_file_and_a_heading(document: str) -> None
         target = source.parent / path if path else source
         assert target.exists(), link
         assert not anchor or anchor in _anchors(target), link
+
+
+def test_every_public_method_has_a_line_in_the_grpc_document_and_every_line_a_method() -> None:
+    text = (ROOT / "docs" / "grpc.md").read_text()
+    told = {
+        f"/{service}/{method}"
+        for service, section in re.findall(r"^## (\S+)\n(.*?)(?=^## |\Z)", text, re.MULTILINE | re.DOTALL)
+        for method in re.findall(r"^\| `(\w+)` \|", section, re.MULTILINE)
+    }
+    assert told == set(policy(reflection=None))
 
 
 def test_each_decision_is_in_the_index_under_its_title() -> None:

@@ -147,7 +147,9 @@ class RequestRecord(_message.Message):
     calls: _builtins.int
     """How many calls the row stands for; 1 unless aggregated. Bytes, tokens, device time and attempts are sums over them."""
     kind: _builtins.str
-    """How it came: `unary`, `stream`, `batch`, `generate` or `job`."""
+    """How it came: `unary`; `stream` for packed and decoupled streams, over which REST's inferences come, too; `batch` for
+    each call of an InferBatch; `generate`; `job` for one that a job makes.
+    """
     @_builtins.property
     def admit_time(self) -> _timestamp_pb2.Timestamp:
         """When it was admitted; of several calls the first."""
