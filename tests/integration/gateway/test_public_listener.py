@@ -97,6 +97,17 @@ def get_tenant(door: FrontDoor, timeout: float = 60) -> Any:
         ("/headrace.runner.internal.v1.RunnerMesh/Register", "METHOD_UNKNOWN"),
         ("/grpc.health.v1.Health/List", "METHOD_UNKNOWN"),
         ("/nothing/at/all", "METHOD_UNKNOWN"),
+        (f"/{INFERENCE}/modelinfer", "METHOD_UNKNOWN"),
+        (f"/{INFERENCE.upper()}/ModelInfer", "METHOD_UNKNOWN"),
+        (f"/{INFERENCE}/ModelInfer/", "METHOD_UNKNOWN"),
+        (f"//{INFERENCE}/ModelInfer", "METHOD_UNKNOWN"),
+        (f"/{INFERENCE}//ModelInfer", "METHOD_UNKNOWN"),
+        (f"/{INFERENCE}/ModelInfer?x-api-key=hr", "METHOD_UNKNOWN"),
+        (f"/{INFERENCE}%2FModelInfer", "METHOD_UNKNOWN"),
+        (f"/x/../{INFERENCE}/ModelInfer", "METHOD_UNKNOWN"),
+        (f"/{INFERENCE}", "METHOD_UNKNOWN"),
+        (f"/{INFERENCE}/" + "M" * 4_000, "METHOD_UNKNOWN"),
+        ("/", "METHOD_UNKNOWN"),
     ],
 )
 async def test_call_is_refused_on_its_metadata_while_its_body_is_still_missing(
