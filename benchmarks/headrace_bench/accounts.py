@@ -22,7 +22,6 @@ from headrace.quota.v1.tenants_pb2 import ROLE_USER, TENANT_STATUS_ACTIVE
 from headrace.registry.v1.models_pb2 import Version
 from headrace_common.clock import SystemClock
 from headrace_common.errors import HeadraceError
-from headrace_gateway.accounting.batch import Batch
 from headrace_gateway.accounting.call_accounts import CallAccounts
 from headrace_gateway.accounting.spool import Spool
 from headrace_gateway.accounting.spool_folder import SpoolFolder
@@ -100,12 +99,8 @@ class _Accounts:
 
         def ship() -> None:
             reader = SpoolReader(spool=self.spool, after=0)
-            more = True
-            while more:
-                batch = Batch(spool_id=self.spool.folder.id, gateway_id="bench")
-                while not batch.full and (more := reader.read(batch, events=64)):
-                    pass
-                batch.finished().SerializeToString()
+            while reader.read(rest=True) is not None:
+                pass
             reader.close()
 
         return ship

@@ -2,28 +2,23 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
+from headrace.quota.internal.v1.usage_ingest_pb2 import CallRecord, IngestRequest
 from headrace_common.errors import HeadraceError
-from headrace_gateway.accounting.records import Ended, Estimate, Labels, Texts
-
-
-@dataclass(frozen=True)
-class Row:
-    """An end, with its texts in place of their numbers."""
-
-    labels: Labels
-    place: Texts | None
-    reason: str
-    ended: Ended
+from headrace_gateway.accounting import records
+from headrace_gateway.accounting.records import Estimate
 
 
 class ListedCalls:
-    """A spool without files. `full` is what calls are refused with while it is set."""
+    """A spool without files. `full` is what calls are refused with while it is set.
+
+    Attributes:
+        open: What was written at the admission of calls that have not ended.
+        rows: Ends.
+    """
 
     def __init__(self) -> None:
-        self.open: dict[int, tuple[Labels, Estimate]] = {}
-        self.rows: list[Row] = []
+        self.open: dict[int, CallRecord] = {}
+        self.rows: list[CallRecord] = []
         self.admissions = 0
         self.full: HeadraceError | None = None
 
@@ -31,17 +26,15 @@ class ListedCalls:
         if self.full is not None:
             raise self.full
 
-    def admit(self, labels: Labels, admitted_us: int, estimate: Estimate, request_id: bytes) -> int:
+    def admit(self, admitted_us: int, estimate: Estimate, texts: bytes) -> int:
         self.admissions += 1
-        self.open[self.admissions] = (labels, estimate)
+        body = records.admitted(self.admissions, admitted_us, estimate, texts)
+        self.open[self.admissions] = CallRecord.FromString(body)
         return self.admissions
 
     def end(
         self,
-        call: int,
-        labels: Labels,
-        place: Texts | None,
-        reason: str,
+        admission: int,
         status: int,
         admitted_us: int,
         total_us: int,
@@ -53,15 +46,12 @@ class ListedCalls:
         completion_tokens: int,
         device_ms: float,
         attempts: int,
-        request_id: bytes,
+        texts: bytes,
     ) -> None:
-        del self.open[call]
-        ended = Ended(
-            0,
-            call,
-            0,
-            0,
-            0,
+        del self.open[admission]
+        record = records.ended(
+            1,
+            admission,
             status,
             admitted_us,
             total_us,
@@ -73,6 +63,6 @@ class ListedCalls:
             completion_tokens,
             device_ms,
             attempts,
-            request_id.decode(),
+            texts,
         )
-        self.rows.append(Row(labels, place, reason, ended))
+        self.rows.extend(IngestRequest.FromString(record).calls)

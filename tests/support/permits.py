@@ -6,7 +6,7 @@ import asyncio
 
 from headrace_common.errors import HeadraceError
 from headrace_gateway.quota.amounts import Amounts
-from headrace_gateway.quota.reservation import Reservation
+from headrace_gateway.quota.reservation import NO_TERMS, Reservation
 
 
 class Permit(Reservation):
@@ -15,7 +15,8 @@ class Permit(Reservation):
     __slots__ = ("book", "estimate")
 
     def __init__(self, book: Permits, estimate: Amounts) -> None:
-        super().__init__((), estimate, 0)
+        super().__init__(NO_TERMS, estimate, 0)
+        self.by_amount = True
         self.book = book
         self.estimate = estimate
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import uuid
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from headrace.quota.internal.v1 import usage_ingest_pb2 as pb
@@ -13,6 +13,7 @@ from headrace.quota.v1 import usage_pb2
 from headrace_common.principal import PRINCIPAL_KEY
 from headrace_quota.app import AUDIENCE
 from headrace_quota.ledger.ingest_servicer import INGEST_SERVICE
+from headrace_quota.ledger.rows import row_id
 from headrace_quota.messages import timestamp
 from support.quota import QuotaClient
 
@@ -22,7 +23,6 @@ NOW = datetime.now(UTC).replace(microsecond=0)
 def request_record(tenant_id: str, *, admitted_at: datetime = NOW, **fields: Any) -> usage_pb2.RequestRecord:
     """A call of a model that was answered."""
     values: dict[str, Any] = {
-        "id": str(uuid.uuid4()),
         "tenant_id": tenant_id,
         "subject": "key:k1",
         "request_id": "r1",
@@ -32,7 +32,7 @@ def request_record(tenant_id: str, *, admitted_at: datetime = NOW, **fields: Any
         "device_type": "cpu",
         "status": usage_pb2.REQUEST_STATUS_OK,
         "admit_time": timestamp(admitted_at),
-        "end_time": timestamp(admitted_at),
+        "end_time": timestamp(admitted_at + timedelta(milliseconds=4)),
         "input_bytes": 100,
         "output_bytes": 10,
         "device_ms": 2.5,
@@ -43,6 +43,31 @@ def request_record(tenant_id: str, *, admitted_at: datetime = NOW, **fields: Any
     record = usage_pb2.RequestRecord(**{**values, **fields})
     record.total_latency.FromMilliseconds(4)
     return record
+
+
+def call_record(record: usage_pb2.RequestRecord, *, sequence: int, summed: bool = False) -> pb.CallRecord:
+    """The row as a gateway's spool has it."""
+    same = ("input_bytes", "output_bytes", "prompt_tokens", "completion_tokens", "device_ms", "attempts", "status")
+    texts = ("request_id", "error_reason", "tenant_id", "subject", "model", "version", "kind")
+    return pb.CallRecord(
+        sequence=sequence,
+        admission=sequence,
+        admit_time_us=record.admit_time.ToMicroseconds(),
+        total_us=record.total_latency.ToMicroseconds(),
+        queue_us=record.queue_latency.ToMicroseconds(),
+        execution_us=record.execution_latency.ToMicroseconds(),
+        runner_id=record.runner_id,
+        device_type=record.device_type,
+        summed=summed,
+        **{name: getattr(record, name) for name in (*same, *texts)},
+    )
+
+
+class Summed:
+    """A call that becomes a row together with those alike."""
+
+    def __init__(self, record: usage_pb2.RequestRecord) -> None:
+        self.record = record
 
 
 class SpoolWriter:
@@ -60,13 +85,14 @@ class SpoolWriter:
         request = pb.IngestRequest(spool_id=self.spool_id, gateway_id=self.gateway_id, closes=closes)
         for record in records:
             sequence += 1
-            kind = {
-                "RequestRecord": "request",
-                "RunnerEvent": "runner",
-                "AuditEntry": "audit",
-                "KeyUse": "key_use",
-            }[type(record).__name__]
-            request.records.append(pb.SpoolRecord(sequence=sequence, **{kind: record}))
+            if isinstance(record, Summed):
+                request.calls.append(call_record(record.record, sequence=sequence, summed=True))
+            elif isinstance(record, usage_pb2.RequestRecord):
+                record.id = row_id(uuid.UUID(self.spool_id), sequence)
+                request.calls.append(call_record(record, sequence=sequence))
+            else:
+                kind = {"RunnerEvent": "runner", "AuditEntry": "audit", "KeyUse": "key_use"}[type(record).__name__]
+                request.records.append(pb.SpoolRecord(sequence=sequence, **{kind: record}))
         self.sequence = max(self.sequence, sequence)
         await self._stream.write(request)
         response = await self._stream.read()

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from headrace.quota.internal.v1.usage_ingest_pb2 import IngestRequest
 from headrace.quota.v1.usage_pb2 import REQUEST_STATUS_OK
+from headrace_gateway.accounting import records
 from headrace_gateway.accounting.records import Estimate, Labels
 from headrace_gateway.accounting.replay import replayed
 from headrace_gateway.accounting.spool import Spool
 from headrace_gateway.accounting.spool_folder import SpoolFolder
+from headrace_gateway.accounting.spool_reader import SpoolReader
 
 SEGMENT_BYTES = 128 << 10
 LABELS = Labels("acme", "key:k", "m", "1", "unary")
-PLACE = ("runner-0.boot", "cpu")
+PLACE = records.place_text("runner-0.boot", "cpu")
 ESTIMATE = Estimate(100, 25, 50, 1.5)
 ADMITTED_US = 1_700_000_000_000_000
 
@@ -29,10 +32,25 @@ def taken_over(folder: SpoolFolder) -> Spool:
     return Spool(folder=folder, left=left, bytes_max=8 * SEGMENT_BYTES, segment_bytes=SEGMENT_BYTES)
 
 
+def told(spool: Spool, after: int = 0) -> IngestRequest:
+    """Everything that quota would be told after a sequence, as one message."""
+    reader = SpoolReader(spool=spool, after=after)
+    message = IngestRequest()
+    while (read := reader.read(rest=True)) is not None:
+        message.MergeFromString(read.content)
+    reader.close()
+    return message
+
+
+def texts(request_id: str, labels: Labels = LABELS) -> bytes:
+    """What a call's records say of it, but for numbers."""
+    return records.labels_text(labels) + records.request_id_text(request_id)
+
+
 def admit(spool: Spool, request_id: str = "r", *, labels: Labels = LABELS, at_us: int = ADMITTED_US) -> int:
     """Admits a call."""
     spool.check_room()
-    return spool.admit(labels, at_us, ESTIMATE, request_id.encode())
+    return spool.admit(at_us, ESTIMATE, texts(request_id, labels))
 
 
 def end(
@@ -46,6 +64,5 @@ def end(
     at_us: int = ADMITTED_US,
 ) -> None:
     """Ends a call that took 2 ms, 0.5 ms of it on its device."""
-    spool.end(
-        call, labels, PLACE, reason, status, at_us, 2_000, 1_000, 500, 100, 40, 25, 10, 0.5, 1, request_id.encode()
-    )
+    text = texts(request_id, labels) + records.text("error_reason", reason) + PLACE
+    spool.end(call, status, at_us, 2_000, 1_000, 500, 100, 40, 25, 10, 0.5, 1, text)

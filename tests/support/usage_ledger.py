@@ -9,37 +9,33 @@ from contextlib import asynccontextmanager
 import grpc
 import grpc.aio
 
-from headrace.quota.internal.v1.usage_ingest_pb2 import IngestRequest, IngestResponse, SpoolRecord
+from headrace.quota.internal.v1.usage_ingest_pb2 import CallRecord, IngestRequest, IngestResponse, SpoolRecord
 from headrace.quota.internal.v1.usage_ingest_pb2_grpc import (
     UsageIngestServiceServicer,
     add_UsageIngestServiceServicer_to_server,
 )
-from headrace.quota.v1.usage_pb2 import RequestRecord
 
 
 class UsageLedger(UsageIngestServiceServicer):
     """What gateways have told.
 
     Attributes:
-        records: Of all spools, in the order of their commits.
+        rows: Calls of all spools, in the order of their commits.
+        records: What else happened, likewise.
         closed: Gateways whose spools have ended.
         loses_answers: How many commits to come end their stream in place of an answer.
         batches: Sizes of the batches.
     """
 
     def __init__(self) -> None:
+        self.rows: list[CallRecord] = []
         self.records: list[SpoolRecord] = []
         self.closed: list[str] = []
         self.loses_answers = 0
         self.batches: list[int] = []
         self._cursors: dict[str, int] = {}
 
-    @property
-    def rows(self) -> list[RequestRecord]:
-        """Rows of calls."""
-        return [record.request for record in self.records if record.HasField("request")]
-
-    async def until(self, rows: int) -> list[RequestRecord]:
+    async def until(self, rows: int) -> list[CallRecord]:
         """The rows, once there are so many."""
         async with asyncio.timeout(30):
             while len(self.rows) < rows:
@@ -51,9 +47,14 @@ class UsageLedger(UsageIngestServiceServicer):
     ) -> AsyncGenerator[IngestResponse, None]:
         async for request in request_iterator:
             cursor = self._cursors.get(request.spool_id, 0)
-            sequences = [record.sequence for record in request.records]
-            assert sequences == sorted(set(sequences)), "in order, each once"
+            calls = [call.sequence for call in request.calls]
+            others = [record.sequence for record in request.records]
+            sequences = calls + others
+            assert calls == sorted(calls), "in order"
+            assert others == sorted(others), "in order"
+            assert len(sequences) == len(set(sequences)), "each once"
             self.batches.append(len(sequences))
+            self.rows += [call for call in request.calls if call.sequence > cursor]
             self.records += [record for record in request.records if record.sequence > cursor]
             self._cursors[request.spool_id] = max([cursor, *sequences])
             if request.closes:

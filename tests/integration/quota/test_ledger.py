@@ -22,7 +22,7 @@ from headrace_common.postgres import Database, service_conninfo
 from headrace_quota.ledger.upkeep import LedgerUpkeep
 from headrace_quota.messages import timestamp
 from support.quota import OPERATOR, QuotaClient, admin_of
-from support.spooled import NOW, request_record, spool_writer
+from support.spooled import NOW, Summed, request_record, spool_writer
 
 ACME = admin_of("acme")
 RIVAL = admin_of("rival")
@@ -78,7 +78,7 @@ async def test_sums_tell_models_and_failures_apart(client: QuotaClient) -> None:
         await spool.send(
             request_record("acme"),
             request_record("acme", status=failed, error_reason="MODEL_FAILED"),
-            request_record("acme", status=abandoned, model="silero", calls=3),
+            *[Summed(request_record("acme", status=abandoned, model="silero")) for _ in range(3)],
             request_record("rival"),
         )
     assert [(row.model, row.calls, row.failed_calls) for row in await summed(client)] == [
@@ -98,7 +98,11 @@ async def test_settled_usage_counts_against_calendar_quotas(client: QuotaClient)
         await spool.send(request_record("acme", prompt_tokens=2))
         # A limit that is set in the middle of a window begins with what the ledger says.
         await client.call(OPERATOR, quotas_pb2.SetLimitsRequest(tenant_id="acme", limits=limits))
-        await spool.send(request_record("acme", prompt_tokens=3, calls=2), request_record("acme", model="silero"))
+        await spool.send(
+            request_record("acme", prompt_tokens=3),
+            Summed(request_record("acme", model="silero")),
+            Summed(request_record("acme", model="silero", input_bytes=0)),
+        )
     usages = (await client.call(ACME, quotas_pb2.GetQuotaUsageRequest())).usages
     assert {usage.limit.resource: usage.used for usage in usages} == {
         quotas_pb2.RESOURCE_REQUESTS: 4,
@@ -109,20 +113,20 @@ async def test_settled_usage_counts_against_calendar_quotas(client: QuotaClient)
 
 async def test_a_batch_that_makes_no_sense_is_refused_and_leaves_nothing(client: QuotaClient) -> None:
     async with spool_writer(client) as spool:
-        with pytest.raises(grpc.aio.AioRpcError, match="no UUID"):
-            await spool.send(request_record("acme"), request_record("acme", id="x"))
+        with pytest.raises(grpc.aio.AioRpcError, match="must rise"):
+            await spool.send(request_record("acme"), request_record("acme"), again_from=-1)
     assert await listed(client) == []
 
 
 async def test_a_record_with_odd_values_is_corrected_and_holds_nobody_up(client: QuotaClient) -> None:
     odd = request_record(
-        "acme", request_id="a\0b" + "c" * 900, input_bytes=-5, device_ms=float("nan"), calls=0, attempts=-1
+        "acme", request_id="a\0b" + "c" * 900, input_bytes=2**63 - 1, device_ms=float("nan"), attempts=2**31 - 1
     )
     async with spool_writer(client) as spool:
         assert await spool.send(odd, request_record("acme", request_id="after")) == 2
     row, _after = sorted(await listed(client), key=lambda row: row.request_id)
     assert row.request_id == "ab" + "c" * 510
-    assert (row.input_bytes, row.device_ms, row.calls, row.attempts) == (0, 0, 1, 0)
+    assert (row.input_bytes, row.device_ms, row.calls, row.attempts) == (2**53, 0, 1, 1_000_000)
 
 
 async def test_pages_follow_each_other_newest_first(client: QuotaClient) -> None:
@@ -350,7 +354,7 @@ async def test_closing_a_spool_gives_back_what_its_gateway_held(client: QuotaCli
             (NOW,),
         )
     async with spool_writer(client, gateway_id="gateway-7", spool_id=str(uuid.uuid4())) as spool:
-        await spool.send(request_record("acme", calls=4))
+        await spool.send(*[request_record("acme") for _ in range(4)])
         with psycopg.connect(database_url) as owner:
             assert owner.execute("SELECT held FROM quota.calendar_leases").fetchall() == [(6,)]
         await spool.send(closes=True)

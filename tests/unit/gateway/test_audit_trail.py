@@ -13,6 +13,7 @@ import pytest
 import structlog
 
 from headrace.gateway.v1 import mesh_pb2
+from headrace.quota.internal.v1.usage_ingest_pb2 import SpoolRecord
 from headrace.quota.v1 import quotas_pb2, tenants_pb2
 from headrace.quota.v1.audit_pb2 import AuditEntry
 from headrace.registry.v1 import models_pb2
@@ -20,15 +21,12 @@ from headrace_common.errors import StorageUnavailable
 from headrace_common.principal import Principal
 from headrace_common.rpc_runtime import AdmissionGate
 from headrace_common.testing import FakeClock
-from headrace_gateway.accounting.batch import Batch
-from headrace_gateway.accounting.records import Kind
-from headrace_gateway.accounting.spool_reader import SpoolReader
 from headrace_gateway.audit_entries import REQUEST_BYTES_MAX, RESOURCE_CHARS_MAX, AuditedMethod
 from headrace_gateway.audit_trail import AuditTrail
 from headrace_gateway.audited_methods import AUDITED_METHODS
 from headrace_gateway.policy import policy
 from inference import model_repository_pb2
-from support.spools import SEGMENT_BYTES, new_spool
+from support.spools import SEGMENT_BYTES, new_spool, told
 
 TENANTS = "/headrace.quota.v1.TenantService"
 MODELS = "/headrace.registry.v1.ModelService"
@@ -56,9 +54,9 @@ class Log:
         if self.full:
             raise StorageUnavailable("full")
 
-    def tell_surely(self, kind: Kind, message: bytes) -> None:
-        assert kind is Kind.AUDIT
-        self.entries.append(AuditEntry.FromString(message))
+    def tell_surely(self, record: SpoolRecord) -> None:
+        assert record.HasField("audit")
+        self.entries.append(record.audit)
 
 
 class Answers:
@@ -212,17 +210,12 @@ def test_a_spool_takes_entries_beyond_its_bound_and_tells_them_in_order(tmp_path
     with pytest.raises(StorageUnavailable):
         while True:
             spool.check_room()
-            spool.tell_surely(Kind.AUDIT, entry.SerializeToString())
+            spool.tell_surely(SpoolRecord(audit=entry))
             written += 1
     while spool.held_bytes < 3 * SEGMENT_BYTES:
-        spool.tell_surely(Kind.AUDIT, entry.SerializeToString())
+        spool.tell_surely(SpoolRecord(audit=entry))
         written += 1
-    batch = Batch(spool_id=spool.folder.id, gateway_id=spool.folder.gateway_id)
-    reader = SpoolReader(spool=spool, after=0)
-    while reader.read(batch, events=50):
-        pass
-    reader.close()
-    records = batch.finished().records
+    records = told(spool).records
     assert [record.audit for record in records] == [entry] * written
     assert [record.sequence for record in records] == list(range(1, written + 1))
     spool.close(empty=True)

@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from headrace.gateway.v1 import generation_pb2 as generation
+from headrace.quota.internal.v1.usage_ingest_pb2 import CallRecord
 from headrace.quota.v1 import usage_pb2
 from headrace_common import catalogue
 from headrace_common.errors import DeviceUnavailable, HeadraceError, ModelError, QuotaExceeded
@@ -18,7 +19,6 @@ from headrace_gateway.accounting.spool import spool_full
 from headrace_gateway.inference.call import Caller, InferenceCall
 from headrace_gateway.quota.amounts import Amounts
 from inference import open_inference_pb2 as oip
-from support.call_log import Row
 from support.failing_runners import Stage, assert_idle
 from support.gateway_core import GatewayCore
 from support.generated_texts import GENERATES, delta, last
@@ -36,7 +36,7 @@ EXCEEDED = QuotaExceeded("enough", retry_after_s=1.0)
 REQUEST = oip.ModelInferRequest(model_name="m").SerializeToString()
 
 
-def row_of(stage: Stage | GenerationStage) -> Row:
+def row_of(stage: Stage | GenerationStage) -> CallRecord:
     (row,) = stage.core.log.rows
     return row
 
@@ -44,15 +44,18 @@ def row_of(stage: Stage | GenerationStage) -> Row:
 def test_an_answered_call_is_one_row_with_what_it_used() -> None:
     stage = Stage(runners=1)
     told = stage.begin()
-    assert [labels for labels, _ in stage.core.log.open.values()] == [("acme", "", "m", "1", "unary", "")]
+    (admitted,) = stage.core.log.open.values()
+    assert (admitted.tenant_id, admitted.model, admitted.version, admitted.kind) == ("acme", "m", "1", "unary")
+    assert (admitted.input_bytes, admitted.request_id, admitted.summed) == (len(REQUEST), "r", False)
     assert not stage.core.log.rows
     (call,) = stage.runners[0].received()
     stage.core.clock.advance(0.5)
     stage.runners[0].answer(call, b"four", compute_us=3_000)
     assert told.reason == "OK"
     row = row_of(stage)
-    assert (row.reason, row.ended.status, row.place) == ("", OK, ("runner-0.boot", "cpu"))
-    ended = row.ended
+    assert (row.error_reason, row.status, row.runner_id, row.device_type) == ("", OK, "runner-0.boot", "cpu")
+    assert (row.tenant_id, row.model, row.version, row.kind) == ("acme", "m", "1", "unary")
+    ended = row
     assert (ended.input_bytes, ended.output_bytes, ended.attempts) == (len(REQUEST), 4, 1)
     assert (ended.queue_us, ended.execution_us, ended.device_ms) == (10, 3_000, 3.0)
     assert ended.total_us == 500_000
@@ -69,8 +72,7 @@ def test_retries_and_copies_are_attempts_of_one_row() -> None:
     assert second is not first
     second.answer(second.received()[0])
     row = row_of(stage)
-    assert row.place is not None
-    assert (row.ended.status, row.ended.attempts, row.place[0]) == (OK, 2, second.session.id)
+    assert (row.status, row.attempts, row.runner_id) == (OK, 2, second.session.id)
     hedged = Stage(hedge_after_s=0.05)
     hedged.begin()
     slow = hedged.holder()
@@ -79,8 +81,7 @@ def test_retries_and_copies_are_attempts_of_one_row() -> None:
     fast.answer(fast.received()[0])
     slow.answer(slow.received()[0])
     row = row_of(hedged)
-    assert row.place is not None
-    assert (row.ended.status, row.ended.attempts, row.place[0]) == (OK, 2, fast.session.id)
+    assert (row.status, row.attempts, row.runner_id) == (OK, 2, fast.session.id)
 
 
 @pytest.mark.parametrize("way", ["cancel", "expire", "fail", "give up", "lost"])
@@ -102,8 +103,8 @@ def test_every_other_end_is_one_row_too(way: str) -> None:
         runner.session.close()
         stage.core.pass_time(31)
     row = row_of(stage)
-    assert row.ended.status == (CANCELLED if way == "cancel" else FAILED)
-    assert row.reason == (catalogue.CALL_CANCELLED.reason if way == "cancel" else told.reason)
+    assert row.status == (CANCELLED if way == "cancel" else FAILED)
+    assert row.error_reason == (catalogue.CALL_CANCELLED.reason if way == "cancel" else told.reason)
     assert book.settled == [Amounts(1, 0, len(REQUEST), 0)]
     # Whatever is told later changes nothing.
     stage.core.handler.cancel(call)
@@ -161,7 +162,7 @@ async def test_a_call_waits_for_a_grant_and_goes_on_with_it() -> None:
     stage.runners[0].answer(sent)
     assert told.reason == "OK"
     # It was admitted when it was granted.
-    assert row_of(stage).ended.total_us == 0
+    assert row_of(stage).total_us == 0
     assert_idle(stage)
 
 
@@ -237,7 +238,7 @@ def test_estimates_follow_what_calls_have_taken() -> None:
     stage.core.accounts.refresh()
     stage.begin()
     assert book.held[0].estimate == Amounts(1, 0, len(REQUEST), 3)
-    _, estimate = next(iter(stage.core.log.open.values()))
+    (estimate,) = stage.core.log.open.values()
     assert estimate.device_ms == pytest.approx(2.22)
 
 
@@ -250,7 +251,7 @@ def test_calls_of_one_execution_share_its_time(share_us: int | None, device_ms: 
     (sent,) = runner.received()
     runner.answer(sent, compute_us=4_000, calls=4, share_us=share_us)
     (row,) = core.log.rows
-    assert (row.ended.device_ms, row.ended.execution_us) == (device_ms, 4_000)
+    assert (row.device_ms, row.execution_us) == (device_ms, 4_000)
 
 
 @pytest.mark.parametrize(
@@ -264,8 +265,8 @@ async def test_generations_are_reserved_by_what_they_may_generate(
     call = stage.begin(completions=2, sampling=asked)
     prompt = call.request_bytes // 4
     assert book.held[0].estimate.tokens == prompt + 2 * tokens
-    ((labels, estimate),) = stage.core.log.open.values()
-    assert (labels.kind, estimate.prompt_tokens, estimate.completion_tokens) == ("generate", prompt, 2 * tokens)
+    (admitted,) = stage.core.log.open.values()
+    assert (admitted.kind, admitted.prompt_tokens, admitted.completion_tokens) == ("generate", prompt, 2 * tokens)
 
 
 async def test_a_generation_is_charged_what_it_has_generated() -> None:
@@ -275,7 +276,7 @@ async def test_a_generation_is_charged_what_it_has_generated() -> None:
     runner, sent = stage.at()
     runner.part(sent, delta("ab", 1, 2))
     runner.answer(sent, last("c", 3, prompt=5, completion=3))
-    ended = row_of(stage).ended
+    ended = row_of(stage)
     assert (ended.prompt_tokens, ended.completion_tokens, ended.status) == (5, 3, OK)
     assert ended.output_bytes == sum(message.ByteSize() for message in stage.messages)
     assert (ended.input_bytes, book.settled[0]) == (call.request_bytes, Amounts(1, 8, call.request_bytes, 0))
@@ -287,7 +288,7 @@ async def test_a_generation_that_is_cancelled_is_charged_what_came_of_it() -> No
     runner, sent = stage.at()
     runner.part(sent, delta("ab", 1, 2))
     stage.core.handler.cancel(call)
-    ended = row_of(stage).ended
+    ended = row_of(stage)
     assert (ended.prompt_tokens, ended.completion_tokens, ended.status) == (call.request_bytes // 4, 2, CANCELLED)
 
 
@@ -303,8 +304,8 @@ async def test_tokens_of_a_model_that_generates_count_in_the_open_protocol_too()
         lambda _call, _outcome: None,
         sink=lambda _call, _message: None,
     )
-    ((labels, estimate),) = core.log.open.values()
-    assert (labels.kind, estimate.completion_tokens) == ("stream", 9)
+    (admitted,) = core.log.open.values()
+    assert (admitted.kind, admitted.completion_tokens) == ("stream", 9)
     (sent,) = runner.received()
     runner.part(sent, oip.ModelInferResponse(model_name="m").SerializeToString())
     final = oip.ModelInferResponse(model_name="m")
@@ -312,17 +313,17 @@ async def test_tokens_of_a_model_that_generates_count_in_the_open_protocol_too()
     final.parameters["completion_tokens"].int64_param = 6
     runner.answer(sent, final.SerializeToString())
     (row,) = core.log.rows
-    assert (row.ended.prompt_tokens, row.ended.completion_tokens) == (11, 6)
+    assert (row.prompt_tokens, row.completion_tokens) == (11, 6)
 
 
 def test_streams_are_marked_as_the_plan_says_within_a_second() -> None:
     core = GatewayCore()
     runner = core.join()
     runner.loaded(core.register("m"))
-    for expected in ("", "1", ""):
+    for expected in (False, True, False):
         core.handler.begin(REQUEST, Caller("acme", "r", "", 30.0, kind="stream"), lambda _call, _outcome: None)
-        ((labels, _),) = core.log.open.values()
-        assert labels.aggregated == expected
+        (admitted,) = core.log.open.values()
+        assert (admitted.summed, admitted.request_id) == (expected, "" if expected else "r")
         runner.answer(runner.received()[0])
         core.aggregated.symmetric_difference_update({"acme"})
         core.accounts.refresh()

@@ -10,10 +10,10 @@ import grpc
 import grpc.aio
 import structlog
 
+from headrace.quota.internal.v1.usage_ingest_pb2 import SpoolRecord
 from headrace_common.clock import Clock
 from headrace_common.principal import Principal
 from headrace_common.rpc_runtime import AdmissionGate
-from headrace_gateway.accounting.records import Kind
 from headrace_gateway.audit_entries import AuditedMethod
 from headrace_gateway.audited_methods import AUDITED_METHODS
 from headrace_gateway.public_handler import Endpoint, Handler
@@ -29,7 +29,7 @@ class EventLog(Protocol):
         """Raises SPOOL_FULL (UNAVAILABLE) where there is none."""
         ...
 
-    def tell_surely(self, kind: Kind, message: bytes) -> None:
+    def tell_surely(self, record: SpoolRecord) -> None:
         """Writes an event, beyond the bound, too."""
         ...
 
@@ -123,7 +123,7 @@ class _Audited:
                 request_id=str(structlog.contextvars.get_contextvars().get("request_id", "")),
                 now=self._clock.now(),
             )
-            self._log.tell_surely(Kind.AUDIT, entry.SerializeToString())
+            self._log.tell_surely(SpoolRecord(audit=entry))
 
 
 def _number(code: Any) -> int:

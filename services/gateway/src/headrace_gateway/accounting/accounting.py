@@ -11,7 +11,7 @@ from random import Random
 import grpc.aio
 import structlog
 
-from headrace.quota.internal.v1.usage_ingest_pb2 import KeyUse
+from headrace.quota.internal.v1.usage_ingest_pb2 import KeyUse, SpoolRecord
 from headrace.quota.v1.usage_pb2 import REQUEST_STATUS_ABANDONED, RunnerEvent
 from headrace_common import catalogue
 from headrace_common.clock import Clock
@@ -19,7 +19,6 @@ from headrace_common.errors import ConfigError, HeadraceError
 from headrace_common.tasks import TaskGuard
 from headrace_gateway.accounting import spool_folder
 from headrace_gateway.accounting.call_accounts import Book, CallAccounts
-from headrace_gateway.accounting.records import Kind
 from headrace_gateway.accounting.replay import replayed
 from headrace_gateway.accounting.shipper import Metadata, Shipper
 from headrace_gateway.accounting.spool import Spool
@@ -95,12 +94,12 @@ class Accounting:
     def tell_runner(self, event: RunnerEvent) -> None:
         """Something happened to a runner. While the spool is full, that is forgotten and counted."""
         with suppress(HeadraceError):
-            self.spool.tell(Kind.RUNNER, event.SerializeToString())
+            self.spool.tell(SpoolRecord(runner=event))
 
     def tell_key_use(self, use: KeyUse) -> None:
         """A key was used; as `tell_runner`."""
         with suppress(HeadraceError):
-            self.spool.tell(Kind.KEY_USE, use.SerializeToString())
+            self.spool.tell(SpoolRecord(key_use=use))
 
     async def close(self, within_s: float) -> None:
         """No call is open any more: sends what is left, for a bounded time. What isn't sent stays for the next start.

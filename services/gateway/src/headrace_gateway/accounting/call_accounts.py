@@ -9,8 +9,9 @@ from headrace.quota.v1 import usage_pb2
 from headrace_common import catalogue
 from headrace_common.clock import Clock
 from headrace_common.errors import HeadraceError
+from headrace_gateway.accounting import records
 from headrace_gateway.accounting.estimates import VersionUse, prompt_tokens
-from headrace_gateway.accounting.records import REQUEST_ID_BYTES_MAX, Estimate, Labels, Texts
+from headrace_gateway.accounting.records import Estimate, Labels
 from headrace_gateway.quota.amounts import Amounts
 from headrace_gateway.quota.reservation import NO_LIMITS, Reservation
 
@@ -28,6 +29,7 @@ _FAILED = int(usage_pb2.REQUEST_STATUS_FAILED)
 _CANCELLED = int(usage_pb2.REQUEST_STATUS_CANCELLED)
 _CANCELLED_REASON = catalogue.CALL_CANCELLED.reason
 _ACCOUNTS_MAX = 10_000
+_request_id_text = records.request_id_text
 _UNKNOWN = Estimate(-1, 0, 0, 0.0)
 
 
@@ -38,16 +40,13 @@ class CallLog(Protocol):
         """Raises SPOOL_FULL (UNAVAILABLE) where there is none."""
         ...
 
-    def admit(self, labels: Labels, admitted_us: int, estimate: Estimate, request_id: bytes) -> int:
+    def admit(self, admitted_us: int, estimate: Estimate, texts: bytes) -> int:
         """Writes an admission and returns its number."""
         ...
 
     def end(
         self,
-        call: int,
-        labels: Labels,
-        place: Texts | None,
-        reason: str,
+        admission: int,
         status: int,
         admitted_us: int,
         total_us: int,
@@ -59,7 +58,7 @@ class CallLog(Protocol):
         completion_tokens: int,
         device_ms: float,
         attempts: int,
-        request_id: bytes,
+        texts: bytes,
     ) -> None:
         """Writes an end."""
         ...
@@ -80,10 +79,11 @@ class Book(Protocol):
 class Account:
     """What calls of one subject for one version have in common. The last estimate is kept: the next is often alike."""
 
-    __slots__ = ("amounts", "estimate", "labels", "model", "tenant_id", "use")
+    __slots__ = ("amounts", "estimate", "labels", "model", "tenant_id", "text", "use")
 
     def __init__(self, *, labels: Labels, use: VersionUse) -> None:
         self.labels = labels
+        self.text = records.labels_text(labels)
         self.tenant_id = labels.tenant_id
         self.model = labels.model
         self.use = use
@@ -108,7 +108,8 @@ class CallAccounts:
         self._clock = clock
         self._accounts: dict[tuple[str, str, str], Account] = {}
         self._uses: dict[str, VersionUse] = {}
-        self._places: dict[str, Texts] = {}
+        self._places: dict[str, bytes] = {}
+        self._reasons: dict[str, bytes] = {}
         self._unix_s = 0.0
         self.refresh()
 
@@ -119,7 +120,9 @@ class CallAccounts:
         if len(self._accounts) > _ACCOUNTS_MAX:
             self._accounts.clear()
         for account in self._accounts.values():
-            account.labels = self._labels(account.labels)
+            labels = self._labels(account.labels)
+            if labels is not account.labels:
+                account.labels, account.text = labels, records.labels_text(labels)
             account.estimate = _UNKNOWN
 
     def forget(self, uid: str) -> None:
@@ -183,8 +186,11 @@ class CallAccounts:
         account, estimate = call.account, call.estimate
         assert account is not None and estimate is not None, "it was reserved"
         admitted_at = call.admitted_at = call.admitted_at or call.arrived_at
-        admitted_us = int((self._unix_s + admitted_at) * 1e6)
-        call.row = self._log.admit(account.labels, admitted_us, estimate, _request_id(call, account))
+        text = account.text
+        if not account.labels.summed:
+            text += _request_id_text(call.request_id)
+        call.row_text = text
+        call.row = self._log.admit(int((self._unix_s + admitted_at) * 1e6), estimate, text)
 
     def ended(self, call: InferenceCall, outcome: Answer | HeadraceError | None, now: float) -> None:
         """The call has ended; None means that nobody wants the outcome any more."""
@@ -195,12 +201,13 @@ class CallAccounts:
         assert account is not None and estimate is not None and reservation is not None, "an admitted call has them"
         use, parts = account.use, call.parts
         queue_us = execution_us = output_bytes = prompt = completion = 0
-        reason, status = "", _OK
+        text, status = call.row_text, _OK
         if parts is not None:
             prompt, completion, output_bytes = parts.prompt_tokens, parts.completion_tokens, parts.sent_bytes
         if outcome is None or isinstance(outcome, HeadraceError):
             reason = _CANCELLED_REASON if outcome is None else outcome.reason
             status = _CANCELLED if reason == _CANCELLED_REASON else _FAILED
+            text += self._reasons.get(reason) or self._reason(reason)
             # What was computed in vain isn't told.
             device_ms = min(estimate.device_ms, (now - call.sent_at) * 1000) if call.sends else 0.0
             if call.sends and parts is not None and not prompt:
@@ -213,12 +220,11 @@ class CallAccounts:
             if parts is not None and not call.tokens_max:
                 use.generated(completion / call.places)
         session = call.session
+        if session is not None:
+            text += self._places.get(session.token) or self._place(session)
         admitted_at = call.admitted_at
         self._log.end(
             call.row,
-            account.labels,
-            (self._places.get(session.token) or self._place(session)) if session is not None else None,
-            reason,
             status,
             int((self._unix_s + admitted_at) * 1e6),
             int((now - admitted_at) * 1e6),
@@ -230,11 +236,13 @@ class CallAccounts:
             completion,
             device_ms,
             call.sends,
-            _request_id(call, account),
+            text,
         )
         call.row = 0
-        if reservation is not NO_LIMITS:
+        if reservation.by_amount:
             reservation.settle(Amounts(1, prompt + completion, estimate.input_bytes, use.whole_ms(device_ms)))
+        elif reservation is not NO_LIMITS:
+            reservation.settle(account.amounts)
 
     def _opened(self, call: InferenceCall, caller: Caller, kind: str) -> Account:
         version = call.version
@@ -247,14 +255,13 @@ class CallAccounts:
         return account
 
     def _labels(self, labels: Labels) -> Labels:
-        aggregated = "1" if labels.kind == STREAM and self._aggregates(labels.tenant_id) else ""
-        return labels if labels.aggregated == aggregated else labels._replace(aggregated=aggregated)
+        summed = labels.kind == STREAM and self._aggregates(labels.tenant_id)
+        return labels if labels.summed == summed else labels._replace(summed=summed)
 
-    def _place(self, session: RunnerSession) -> Texts:
-        place = self._places[session.token] = (session.id, session.hello.device.type)
+    def _place(self, session: RunnerSession) -> bytes:
+        place = self._places[session.token] = records.place_text(session.id, session.hello.device.type)
         return place
 
-
-def _request_id(call: InferenceCall, account: Account) -> bytes:
-    """The request id of a row; one that stands for many calls has none."""
-    return b"" if account.labels.aggregated else call.request_id.encode()[:REQUEST_ID_BYTES_MAX]
+    def _reason(self, reason: str) -> bytes:
+        text = self._reasons[reason] = records.text("error_reason", reason)
+        return text

@@ -1,62 +1,58 @@
-"""Records of a spool as bytes. Pure.
+"""Records of a spool as bytes: each is a field of `IngestRequest`, so that any run of them is a message to quota. Pure.
 
-A record is its length and CRC-32, each a little-endian number of 32 bits, and a body: kind, number, and what the kind
-has. Texts that many records share are in records of their own, once in each segment, and others name them by number.
+A record is a field's tag, its length and its content, a message, and after it another field with the content's CRC-32.
+A call's record is packed in one go; what many have in common, such as whose they are, is encoded once and copied.
 """
 
 from __future__ import annotations
 
 import struct
 from collections.abc import Iterator
-from enum import IntEnum
-from mmap import mmap
-from typing import Any, NamedTuple, TypeAlias
+from typing import NamedTuple
 from zlib import crc32
 
-HEADER_BYTES = 8
-TEXT_BYTES_MAX = 1_024
-"""Of each text; what is longer is cut."""
-REQUEST_ID_BYTES_MAX = 256
+from headrace.quota.internal.v1.usage_ingest_pb2 import CallRecord, IngestRequest
 
-_HEADER = struct.Struct("<II")
-_PREFIX = struct.Struct("<BQ")
-_ADMITTED = struct.Struct("<BQIqQQQd")
-_ENDED = struct.Struct("<BQQIIIBqQQQQQQQdH")
-_LABELS_AT = _PREFIX.size
-_LABELS = struct.Struct("<I")
-_LENGTH = struct.Struct("<H")
+TEXT_BYTES_MAX = 255
+SUBJECT_BYTES_MAX = 1_100
+"""What is longer is cut."""
 
-_pack_header = _HEADER.pack
-_pack_admitted = _ADMITTED.pack
-_pack_ended = _ENDED.pack
-
-Buffer: TypeAlias = "bytes | memoryview | mmap"
-Texts: TypeAlias = tuple[str, ...]
+_VARINT, _FIXED64, _LEN, _FIXED32 = 0, 1, 2, 5
+_numbers = {name: field.number for name, field in CallRecord.DESCRIPTOR.fields_by_name.items()}
 
 
-class Kind(IntEnum):
-    """What a record says."""
-
-    TEXTS = 1
-    ADMITTED = 2
-    ENDED = 3
-    RUNNER = 4
-    AUDIT = 5
-    KEY_USE = 6
+def _tag(number: int, wire_type: int) -> int:
+    return number << 3 | wire_type
 
 
-_ADMITTED_KIND, _ENDED_KIND = int(Kind.ADMITTED), int(Kind.ENDED)
+# Number after number with its tag before it; see CallRecord, whose order this is.
+_ADMITTED = struct.Struct("<" + "BQ" * 5 + "Bd")
+_ENDED = struct.Struct("<" + "BQ" * 10 + "BdBIBB")
+_ADMISSION = struct.Struct("<xQ")
+_CHECKSUM = struct.Struct("<BI")
+_pack_admitted, _pack_ended, _pack_checksum = _ADMITTED.pack, _ENDED.pack, _CHECKSUM.pack
+
+CALL_FIELD = _tag(IngestRequest.CALLS_FIELD_NUMBER, _LEN)
+EVENT_FIELD = _tag(IngestRequest.RECORDS_FIELD_NUMBER, _LEN)
+_CHECKSUM_TAG = _tag(IngestRequest.CHECKSUM_FIELD_NUMBER, _FIXED32)
+# Tags and lengths, always three bytes, of calls by their length.
+_HEADS = [bytes((CALL_FIELD, length & 0x7F | 0x80, length >> 7)) for length in range(4_096)]
+# Likewise of request ids; one that is empty has no field.
+_REQUEST_ID_HEADS = [
+    b"" if not length else bytes((0x72, length)) if length < 0x80 else bytes((0x72, length & 0x7F | 0x80, length >> 7))
+    for length in range(TEXT_BYTES_MAX + 1)
+]
 
 
 class Labels(NamedTuple):
-    """Whose call it is and what it is for. `aggregated` is how its row is kept: alone ("") or summed up ("1")."""
+    """Whose call it is and what it is for."""
 
     tenant_id: str
     subject: str
     model: str
     version: str
     kind: str
-    aggregated: str = ""
+    summed: bool = False
 
 
 class Estimate(NamedTuple):
@@ -68,68 +64,21 @@ class Estimate(NamedTuple):
     device_ms: float
 
 
-class Admitted(NamedTuple):
-    """A call was admitted. `admitted_us` is Unix time in microseconds, `labels` the number of its texts."""
-
-    sequence: int
-    labels: int
-    admitted_us: int
-    estimate: Estimate
-    request_id: str
-
-
-class Ended(NamedTuple):
-    """A call has ended. It repeats what was known at its admission, so that it stands for itself.
-
-    Attributes:
-        call: The sequence of its admission.
-        labels: Number of its texts; likewise `place` (runner and device type) and `reason`, 0 for none.
-        status: A `headrace.quota.v1.RequestStatus`.
-        admitted_us: Unix time in microseconds.
-        total_us: From there to the end; `queue_us` and `execution_us` are the runner's parts of it.
-        attempts: How often it was sent to a runner.
-    """
-
-    sequence: int
-    call: int
-    labels: int
-    place: int
-    reason: int
-    status: int
-    admitted_us: int
-    total_us: int
-    queue_us: int
-    execution_us: int
-    input_bytes: int
-    output_bytes: int
-    prompt_tokens: int
-    completion_tokens: int
-    device_ms: float
-    attempts: int
-    request_id: str
-
-
-def frame(body: bytes) -> bytes:
-    """A body as it is written."""
-    return _pack_header(len(body), crc32(body)) + body
-
-
-def admitted(sequence: int, labels: int, admitted_us: int, estimate: Estimate, request_id: bytes) -> bytes:
-    """The body of an admission."""
-    return _pack_admitted(_ADMITTED_KIND, sequence, labels, admitted_us, *estimate) + request_id
-
-
-def relabelled(body: bytes, labels: int) -> bytes:
-    """An admission for a segment where its texts have another number."""
-    return body[:_LABELS_AT] + _LABELS.pack(labels) + body[_LABELS_AT + _LABELS.size :]
+def admitted(admission: int, admitted_us: int, estimate: Estimate, texts: bytes) -> bytes:
+    """The part of a CallRecord that is known when a call is admitted."""
+    input_bytes, prompt_tokens, completion_tokens, device_ms = estimate
+    return (
+        _pack_admitted(
+            0x11, admission, 0x19, admitted_us, 0x39, input_bytes, 0x49, prompt_tokens, 0x51, completion_tokens,
+            0x59, device_ms,
+        )
+        + texts
+    )  # fmt: skip
 
 
 def ended(
     sequence: int,
-    call: int,
-    labels: int,
-    place: int,
-    reason: int,
+    admission: int,
     status: int,
     admitted_us: int,
     total_us: int,
@@ -141,100 +90,94 @@ def ended(
     completion_tokens: int,
     device_ms: float,
     attempts: int,
-    request_id: bytes,
+    texts: bytes,
 ) -> bytes:
-    """The body of an end; see `Ended`."""
-    return (
+    """A CallRecord as it is written; `texts` are those of labels, request id, place and reason."""
+    body = (
         _pack_ended(
-            _ENDED_KIND,
-            sequence,
-            call,
-            labels,
-            place,
-            reason,
-            status,
-            admitted_us,
-            total_us,
-            queue_us,
-            execution_us,
-            input_bytes,
-            output_bytes,
-            prompt_tokens,
-            completion_tokens,
-            device_ms,
-            attempts,
+            0x09, sequence, 0x11, admission, 0x19, admitted_us, 0x21, total_us, 0x29, queue_us, 0x31, execution_us,
+            0x39, input_bytes, 0x41, output_bytes, 0x49, prompt_tokens, 0x51, completion_tokens, 0x59, device_ms,
+            0x65, attempts, 0x68, status,
         )
-        + request_id
-    )
+        + texts
+    )  # fmt: skip
+    return _HEADS[len(body)] + body + _pack_checksum(_CHECKSUM_TAG, crc32(body))
 
 
-def texts(number: int, values: Texts) -> bytes:
-    """The body of texts, which other records of the segment name by their number."""
-    encoded = [value.encode()[:TEXT_BYTES_MAX] for value in values]
-    return _PREFIX.pack(Kind.TEXTS, number) + b"".join(_LENGTH.pack(len(value)) + value for value in encoded)
+def admission_of(body: bytes) -> int:
+    """The number in what `admitted` has made. Raises struct.error where it is none."""
+    return int(_ADMISSION.unpack_from(body)[0])
 
 
-def event(kind: Kind, sequence: int, message: bytes) -> bytes:
-    """The body of anything else that quota is told: a serialised message."""
-    return _PREFIX.pack(kind, sequence) + message
+def labels_text(labels: Labels) -> bytes:
+    """Labels as fields of a CallRecord."""
+    *texts, summed = labels
+    named = zip(("tenant_id", "subject", "model", "version", "kind"), texts, strict=True)
+    fields = b"".join(text(name, value) for name, value in named)
+    return fields + _varint(_tag(_numbers["summed"], _VARINT)) + b"\x01" if summed else fields
 
 
-def bodies(written: memoryview) -> Iterator[tuple[int, memoryview]]:
-    """The bodies of a segment's records and where each ends, up to the first that is not whole."""
+def place_text(runner_id: str, device_type: str) -> bytes:
+    """Where a call was, as fields of a CallRecord."""
+    return text("runner_id", runner_id) + text("device_type", device_type)
+
+
+def text(name: str, value: str) -> bytes:
+    """A text as a field of a CallRecord, cut to what it may have."""
+    most = SUBJECT_BYTES_MAX if name == "subject" else TEXT_BYTES_MAX
+    encoded = value.encode()
+    if len(encoded) > most:
+        # Not in the middle of a character.
+        encoded = encoded[:most].decode(errors="ignore").encode()
+    return _varint(_tag(_numbers[name], _LEN)) + _varint(len(encoded)) + encoded if encoded else b""
+
+
+def request_id_text(request_id: str) -> bytes:
+    """A request id as a field of a CallRecord."""
+    encoded = request_id.encode()
+    if len(encoded) > TEXT_BYTES_MAX:
+        return text("request_id", request_id)
+    return _REQUEST_ID_HEADS[len(encoded)] + encoded
+
+
+def framed_call(body: bytes) -> bytes:
+    """A call's record as it is written."""
+    return _HEADS[len(body)] + body + _pack_checksum(_CHECKSUM_TAG, crc32(body))
+
+
+def framed_event(body: bytes) -> bytes:
+    """A SpoolRecord as it is written."""
+    head = bytes((EVENT_FIELD,)) + _varint(len(body))
+    return head + body + _pack_checksum(_CHECKSUM_TAG, crc32(body))
+
+
+def bodies(written: memoryview) -> Iterator[tuple[int, int, memoryview]]:
+    """Where each record of a file ends, its field and content; up to the first that is not whole."""
     at, size = 0, len(written)
-    while at + HEADER_BYTES + _PREFIX.size <= size:
-        length, checksum = _HEADER.unpack_from(written, at)
-        end = at + HEADER_BYTES + length
-        if length < _PREFIX.size or end > size:
+    while at < size and (field := written[at]) in (CALL_FIELD, EVENT_FIELD):
+        at += 1
+        length = shift = 0
+        while at < size and written[at] & 0x80 and shift < 14:
+            length |= (written[at] & 0x7F) << shift
+            shift += 7
+            at += 1
+        if at >= size or written[at] & 0x80:
             return
-        body = written[at + HEADER_BYTES : end]
-        if crc32(body) != checksum:
+        length |= written[at] << shift
+        body_at, at = at + 1, at + 1 + length
+        if at + _CHECKSUM.size > size:
             return
-        yield end, body
-        at = end
+        body = written[body_at:at]
+        if _CHECKSUM.unpack_from(written, at) != (_CHECKSUM_TAG, crc32(body)):
+            return
+        at += _CHECKSUM.size
+        yield at, field, body
 
 
-def body_at(written: Buffer, at: int) -> tuple[int, int]:
-    """Where the body of a record begins and ends that is known to be whole."""
-    begin = at + HEADER_BYTES
-    return begin, begin + int(_HEADER.unpack_from(written, at)[0])
-
-
-def prefix(written: Buffer, at: int = 0) -> tuple[int, int]:
-    """Kind and number of the body that begins there."""
-    kind, number = _PREFIX.unpack_from(written, at)
-    return kind, number
-
-
-def read_admitted(body: Buffer) -> Admitted:
-    """An admission. Raises struct.error where it is none."""
-    _, sequence, labels, admitted_us, *estimate = _ADMITTED.unpack_from(body)
-    return Admitted(sequence, labels, admitted_us, Estimate(*estimate), _text(body[_ADMITTED.size :]))
-
-
-def read_ended(body: Buffer, at: int, end: int) -> Ended:
-    """The end whose body is there. Raises struct.error where it is none."""
-    values: Any = _ENDED.unpack_from(body, at)
-    return Ended._make((*values[1:], _text(body[at + _ENDED.size : end])))
-
-
-def read_texts(body: Buffer) -> Texts:
-    """Texts. Raises struct.error where they are none."""
-    values: list[str] = []
-    at = _PREFIX.size
-    while at < len(body):
-        (length,) = _LENGTH.unpack_from(body, at)
-        at += _LENGTH.size
-        values.append(_text(body[at : at + length]))
-        at += length
-    return tuple(values)
-
-
-def read_event(body: Buffer) -> bytes:
-    """The serialised message of an event."""
-    return bytes(body[_PREFIX.size :])
-
-
-def _text(encoded: Buffer) -> str:
-    # What was cut may have been cut in a character.
-    return bytes(encoded).decode(errors="ignore")
+def _varint(value: int) -> bytes:
+    encoded = bytearray()
+    while value > 0x7F:
+        encoded.append(value & 0x7F | 0x80)
+        value >>= 7
+    encoded.append(value)
+    return bytes(encoded)

@@ -6,9 +6,14 @@ import struct
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from headrace_gateway.accounting import records
-from headrace_gateway.accounting.records import Admitted, Kind, Labels, Texts
-from headrace_gateway.accounting.segments import Segment, existing, mapped
+from google.protobuf.message import DecodeError
+
+from headrace.quota.internal.v1.usage_ingest_pb2 import CallRecord, SpoolRecord
+from headrace_gateway.accounting import admissions, records
+from headrace_gateway.accounting.segments import PORTION_BYTES, Portion, Segment, existing, mapped
+
+ADMISSIONS = "admissions"
+"""The file of open calls in a spool's folder."""
 
 
 @dataclass(slots=True)
@@ -16,7 +21,7 @@ class Replayed:
     """The state of a spool after its last whole record.
 
     Attributes:
-        open: Admissions without an end, by their sequence.
+        open: Calls without an end, by the number of their admission.
         sequence: The highest.
         events: Records that quota is to be told.
         latest_us: Unix time in microseconds of the latest thing that is known to have happened.
@@ -24,41 +29,44 @@ class Replayed:
     """
 
     segments: list[Segment] = field(default_factory=list[Segment])
-    open: dict[int, tuple[Labels, Admitted]] = field(default_factory=dict[int, "tuple[Labels, Admitted]"])
+    open: dict[int, CallRecord] = field(default_factory=dict[int, CallRecord])
     sequence: int = 0
     events: int = 0
     latest_us: int = 0
     file_number: int = 0
 
+    def admitted(self, bodies: dict[int, bytes]) -> None:
+        """Takes the calls that had not ended when their writer did; to be told before the files."""
+        for admission, body in bodies.items():
+            call = self.open[admission] = CallRecord.FromString(body)
+            self.sequence = max(self.sequence, admission)
+            self.latest_us = max(self.latest_us, call.admit_time_us)
+
     def take(self, written: memoryview, segment: Segment) -> None:
         """Takes the records of one file, up to the first that is not whole: its writer was killed in the middle."""
-        texts: dict[int, Texts] = {}
+        begin = 0
         try:
-            for end, body in records.bodies(written):
-                self._take(body, texts, segment)
+            for end, kind, body in records.bodies(written):
+                if kind == records.CALL_FIELD:
+                    call = CallRecord.FromString(bytes(body))
+                    number = call.sequence
+                    # Its writer was killed before it could free the place of the call's admission.
+                    self.open.pop(call.admission, None)
+                    self.latest_us = max(self.latest_us, call.admit_time_us + call.total_us)
+                else:
+                    number = SpoolRecord.FromString(bytes(body)).sequence
+                segment.last_event = number
                 segment.end = end
-        except (struct.error, KeyError, TypeError):
+                self.events += 1
+                self.sequence = max(self.sequence, number)
+                if end - begin >= PORTION_BYTES:
+                    segment.portions.append(Portion(end, number, self.events))
+                    begin = end
+        except (struct.error, DecodeError):
             # Whole by its checksum, and yet not ours: nothing after it can be trusted.
-            return
-
-    def _take(self, body: memoryview, texts: dict[int, Texts], segment: Segment) -> None:
-        kind, number = records.prefix(body)
-        if kind == Kind.TEXTS:
-            texts[number] = records.read_texts(body)
-            return
-        if kind == Kind.ADMITTED:
-            call = records.read_admitted(body)
-            # What was carried over from an older file may still be there.
-            self.open.setdefault(number, (Labels(*texts[call.labels]), call))
-            self.latest_us = max(self.latest_us, call.admitted_us)
-        elif kind == Kind.ENDED:
-            ended = records.read_ended(body, 0, len(body))
-            self.open.pop(ended.call, None)
-            self.latest_us = max(self.latest_us, ended.admitted_us + ended.total_us)
-        if kind != Kind.ADMITTED:
-            segment.last_event = number
-            self.events += 1
-        self.sequence = max(self.sequence, number)
+            pass
+        if segment.end > begin:
+            segment.portions.append(Portion(segment.end, segment.last_event, self.events))
 
 
 def replayed(folder: Path) -> Replayed:
@@ -68,13 +76,15 @@ def replayed(folder: Path) -> Replayed:
         OSError: A file can't be read.
     """
     state = Replayed()
+    places = admissions.read(folder / ADMISSIONS)
+    state.admitted({admission: body for admission, (_, body) in places.items()})
     for number, path in existing(folder):
         state.file_number = number
         content = mapped(path)
         if content is None:
             path.unlink()
             continue
-        segment = Segment(path=path, first=state.sequence + 1)
+        segment = Segment(path=path)
         with content, memoryview(content) as written:
             state.take(written, segment)
         state.segments.append(segment)

@@ -4,11 +4,22 @@ from __future__ import annotations
 
 import mmap
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
 SEGMENT_BYTES = 4 << 20
+PORTION_BYTES = 256 << 10
+"""About how much quota is sent at once."""
 _SUFFIX = ".segment"
+
+
+class Portion(NamedTuple):
+    """What a file has up to some place: the sequence of the last record, and how many records the spool has had."""
+
+    end: int
+    through: int
+    events: int
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
@@ -16,18 +27,18 @@ class Segment:
     """One file.
 
     Attributes:
-        first: Records in it have at least this sequence, but for admissions that were carried over.
         end: Where its last record ends; of the one that is written to, the spool knows.
-        last_event: Sequence of its last record that quota is to be told; 0 while there is none.
+        last_event: Sequence of its last record; 0 while there is none.
+        portions: What of it is sent at once, each up to where the next begins; the last one may be yet to come.
     """
 
     path: Path
-    first: int
     end: int = 0
     last_event: int = 0
+    portions: list[Portion] = field(default_factory=list[Portion])
 
 
-def create(folder: Path, number: int, first: int, size: int) -> tuple[Segment, mmap.mmap]:
+def create(folder: Path, number: int, size: int) -> tuple[Segment, mmap.mmap]:
     """Makes a file and gives it its room.
 
     Raises:
@@ -38,7 +49,7 @@ def create(folder: Path, number: int, first: int, size: int) -> tuple[Segment, m
     try:
         try:
             os.posix_fallocate(descriptor, 0, size)
-            return Segment(path=path, first=first), mmap.mmap(descriptor, size)
+            return Segment(path=path), mmap.mmap(descriptor, size)
         except BaseException:
             path.unlink(missing_ok=True)
             raise

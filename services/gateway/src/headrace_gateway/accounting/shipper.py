@@ -1,4 +1,4 @@
-"""Takes a spool to the quota service, batch by batch, each until it is committed."""
+"""Takes a spool to the quota service, portion by portion, each until it is committed."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ import structlog
 from google.protobuf.message import DecodeError
 
 from headrace.quota.internal.v1.usage_ingest_pb2 import IngestRequest, IngestResponse
-from headrace_gateway.accounting.batch import PORTION_EVENTS, Batch
+from headrace_gateway.accounting.segments import Portion
 from headrace_gateway.accounting.spool import Spool
-from headrace_gateway.accounting.spool_reader import SpoolReader
+from headrace_gateway.accounting.spool_reader import Read, SpoolReader
 
 INGEST = "/headrace.quota.internal.v1.UsageIngestService/Ingest"
 _GATHER_S = 0.5
@@ -58,7 +58,7 @@ class Shipper:
         self._log = structlog.stdlib.get_logger("spool")
         self._failing = False
         # Sent and not acknowledged.
-        self._sent: Batch | None = None
+        self._sent: Portion | None = None
         self.shipped = 0
         self.behind_since: float | None = None
 
@@ -101,17 +101,18 @@ class Shipper:
         reader: SpoolReader | None = None
         try:
             folder = self.spool.folder
-            through = await self._exchange(call, IngestRequest(spool_id=folder.id, gateway_id=folder.gateway_id))
+            name = IngestRequest(spool_id=folder.id, gateway_id=folder.gateway_id).SerializeToString()
+            through = await self._exchange(call, name)
             reader = SpoolReader(spool=self.spool, after=through)
             self._acknowledged(through)
-            while (batch := await self._gathered(reader)) is not None:
-                self._sent = batch
-                through = await self._exchange(call, batch.finished())
-                if through < batch.through:
+            while (read := await self._gathered(reader)) is not None:
+                self._sent = read.upto
+                # Records are fields of the message as they are.
+                through = await self._exchange(call, name + read.content)
+                if through < read.upto.through:
                     raise ShippingBroken("quota acknowledged less than it was sent")
                 self._acknowledged(through)
-            last = IngestRequest(spool_id=folder.id, gateway_id=folder.gateway_id, closes=True)
-            await self._exchange(call, last)
+            await self._exchange(call, name + IngestRequest(closes=True).SerializeToString())
         except grpc.RpcError as error:
             raise ShippingBroken(_described(error)) from None
         finally:
@@ -119,11 +120,11 @@ class Shipper:
             if reader is not None:
                 reader.close()
 
-    async def _exchange(self, call: Any, request: IngestRequest) -> int:
-        """Sends a batch and returns up to where quota has the spool."""
+    async def _exchange(self, call: Any, request: bytes) -> int:
+        """Sends an IngestRequest and returns up to where quota has the spool."""
         try:
             async with asyncio.timeout(_ANSWER_TIMEOUT_S):
-                await call.write(request.SerializeToString())
+                await call.write(request)
                 answer: Any = await call.read()
         except TimeoutError:
             raise ShippingBroken(f"quota did not answer within {_ANSWER_TIMEOUT_S:g} s") from None
@@ -135,7 +136,7 @@ class Shipper:
             response = IngestResponse.FromString(answer)
         except DecodeError:
             raise ShippingBroken("quota's answer can't be read") from None
-        if response.spool_id != request.spool_id:
+        if response.spool_id != self.spool.folder.id:
             raise ShippingBroken("quota answered for another spool")
         self._failing = False
         return response.through_sequence
@@ -143,43 +144,37 @@ class Shipper:
     def _acknowledged(self, through: int) -> None:
         sent, self._sent = self._sent, None
         if sent is not None and sent.through <= through:
-            self.shipped += sent.events
-        try:
-            self.spool.acknowledge(through)
-        except OSError as error:
-            # Nothing is lost by keeping it; the next acknowledgement tries again.
-            self._log.warning("committed records can't be dropped", error=error.strerror)
+            self.shipped = sent.events
+        self.spool.acknowledge(through)
 
-    async def _gathered(self, reader: SpoolReader) -> Batch | None:
-        """The next batch, or None at the end of a spool that nothing more is written to."""
-        folder = self.spool.folder
-        batch = Batch(spool_id=folder.id, gateway_id=folder.gateway_id)
+    async def _gathered(self, reader: SpoolReader) -> Read | None:
+        """What is to be sent next, or None at the end of a spool that nothing more is written to."""
         while True:
             ends = self._ends.is_set()
-            await _fill(batch, reader)
-            if batch.events:
-                if self.behind_since is None:
-                    self.behind_since = asyncio.get_running_loop().time()
-                if batch.full or ends:
-                    return batch
-            elif ends:
+            read = reader.read(rest=ends)
+            if read is None and reader.behind:
+                self._wait_began()
+                await self._gather()
+                read = reader.read(rest=True)
+            if read is not None:
+                self._wait_began()
+                return read
+            if ends:
                 return None
-            else:
-                self.behind_since = None
-            try:
-                async with asyncio.timeout(_GATHER_S):
-                    await self._ends.wait()
-            except TimeoutError:
-                if batch.events:
-                    return batch
+            self.behind_since = None
+            await self._gather()
 
+    def _wait_began(self) -> None:
+        if self.behind_since is None:
+            self.behind_since = asyncio.get_running_loop().time()
 
-async def _fill(batch: Batch, reader: SpoolReader) -> None:
-    while True:
-        if batch.full or not reader.read(batch, events=PORTION_EVENTS):
+    async def _gather(self) -> None:
+        """Gives records time to find company; none when there won't be any."""
+        try:
+            async with asyncio.timeout(_GATHER_S):
+                await self._ends.wait()
+        except TimeoutError:
             return
-        # Calls have their turn.
-        await asyncio.sleep(0)
 
 
 def _described(error: grpc.RpcError) -> str:

@@ -5,40 +5,42 @@ from __future__ import annotations
 import mmap
 from collections.abc import Callable
 
+from headrace.quota.internal.v1.usage_ingest_pb2 import SpoolRecord
 from headrace_common import catalogue
 from headrace_common.errors import StorageUnavailable
 from headrace_gateway.accounting import records, segments
-from headrace_gateway.accounting.records import Estimate, Kind, Labels, Texts
-from headrace_gateway.accounting.replay import Replayed
-from headrace_gateway.accounting.segments import SEGMENT_BYTES, Segment
+from headrace_gateway.accounting.admissions import Admissions
+from headrace_gateway.accounting.records import Estimate
+from headrace_gateway.accounting.replay import ADMISSIONS, Replayed
+from headrace_gateway.accounting.segments import PORTION_BYTES, SEGMENT_BYTES, Portion, Segment
 from headrace_gateway.accounting.spool_folder import SpoolFolder
 
 _MARGIN_BYTES = 64 << 10
-"""Left free at a segment's end, so that what belongs together need not look whether there is room for it."""
+"""Left free at a segment's end, so that what is written needs not look whether there is room for it."""
 EVENT_BYTES_MAX = 32 << 10
 RETRY_AFTER_S = 2.0
 
-_pack_admitted = records.admitted
-_pack_ended = records.ended
-_frame = records.frame
+_admitted = records.admitted
+_ended = records.ended
 
 
 class Spool:
     """Writes records into mapped files: a copy in memory each, no system call. One event loop.
 
+    A call that is open has a place in one file. Its end is a record behind the others in another, and frees the place.
     What is written survives the death of the process at any moment, but not that of the machine. Ends of calls are
     always written; so the bound may be exceeded by what those need that are open, which are bounded themselves.
 
     Args:
         folder: Where the files are; the spool owns it.
         left: What the last owner left in it; None where it is new.
-        bytes_max: Of all files; when they are full, no call is admitted.
+        bytes_max: Of all files of records; when they are full, no call is admitted.
         segment_bytes: Of each file, at least twice the margin at its end.
 
     Attributes:
         segments: The files that hold something that quota hasn't acknowledged, the last of them being written to.
         at: Where the last record ends in that one.
-        sequence: Of the last record.
+        sequence: Of the last record or admission.
         events: Records for quota so far.
         refused: Calls and events that there was no room for.
     """
@@ -55,19 +57,16 @@ class Spool:
         self._segment_bytes = segment_bytes
         self._full_at = segment_bytes - _MARGIN_BYTES
         self._file_number = left.file_number if left is not None else 0
-        self._open: dict[int, tuple[Labels, bytes]] = {}
-        self._numbers: dict[Texts, int] = {}
         self._late: list[Callable[[], None]] = []
         self._spare: tuple[Segment, mmap.mmap] | None = None
+        self._open = Admissions(path=folder.path / ADMISSIONS)
+        for admission in self._open.numbers:
+            if left is None or admission not in left.open:
+                self._open.remove(admission)
         self._segment, self._written = self._created()
         self.segments.append(self._segment)
         self.at = 0
-        if left is not None:
-            for labels, call in left.open.values():
-                self._open[call.sequence] = (
-                    labels,
-                    _pack_admitted(call.sequence, 0, call.admitted_us, call.estimate, call.request_id.encode()),
-                )
+        self._portion_at = PORTION_BYTES
 
     @property
     def open_calls(self) -> int:
@@ -85,32 +84,28 @@ class Spool:
         Raises:
             StorageUnavailable: SPOOL_FULL (UNAVAILABLE).
         """
-        if self.at <= self._full_at:
+        if self.at <= self._full_at and not self._open.full:
             return
-        if self._spare is None and len(self.segments) >= self._files_max:
-            self.refused += 1
-            raise spool_full()
         try:
-            self._turn()
+            if self._open.full:
+                self._open.grow()
+            if self.at > self._full_at:
+                if self._spare is None and len(self.segments) >= self._files_max:
+                    raise OSError("all files are in use")
+                self._turn()
         except OSError:
             self.refused += 1
             raise spool_full() from None
 
-    def admit(self, labels: Labels, admitted_us: int, estimate: Estimate, request_id: bytes) -> int:
-        """A call was admitted; returns its number. `check_room` was called."""
-        number = self._numbers.get(labels) or self._note(labels)
-        self.sequence = call = self.sequence + 1
-        body = _pack_admitted(call, number, admitted_us, estimate, request_id)
-        self._open[call] = (labels, body)
-        self._write(body)
-        return call
+    def admit(self, admitted_us: int, estimate: Estimate, texts: bytes) -> int:
+        """A call was admitted; returns its number. `check_room` was called; see `records.admitted`."""
+        self.sequence = admission = self.sequence + 1
+        self._open.add(admission, _admitted(admission, admitted_us, estimate, texts))
+        return admission
 
     def end(
         self,
-        call: int,
-        labels: Labels,
-        place: Texts | None,
-        reason: str,
+        admission: int,
         status: int,
         admitted_us: int,
         total_us: int,
@@ -122,18 +117,15 @@ class Spool:
         completion_tokens: int,
         device_ms: float,
         attempts: int,
-        request_id: bytes,
+        texts: bytes,
     ) -> None:
-        """A call has ended; see `records.Ended`. Where there is no room on the disk it is written later."""
+        """A call has ended; see `records.ended`. Where there is no room on the disk it is written later."""
         if self.at > self._full_at:
             try:
                 self._turn()
             except OSError:
                 arguments = (
-                    call,
-                    labels,
-                    place,
-                    reason,
+                    admission,
                     status,
                     admitted_us,
                     total_us,
@@ -145,18 +137,13 @@ class Spool:
                     completion_tokens,
                     device_ms,
                     attempts,
-                    request_id,
+                    texts,
                 )
                 self._late.append(lambda: self.end(*arguments))
                 return
-        numbers = self._numbers
-        self.sequence = sequence = self.sequence + 1
-        body = _pack_ended(
-            sequence,
-            call,
-            numbers.get(labels) or self._note(labels),
-            (numbers.get(place) or self._note(place)) if place is not None else 0,
-            (numbers.get((reason,)) or self._note((reason,))) if reason else 0,
+        record = _ended(
+            self.sequence + 1,
+            admission,
             status,
             admitted_us,
             total_us,
@@ -168,31 +155,29 @@ class Spool:
             completion_tokens,
             device_ms,
             attempts,
-            request_id,
+            texts,
         )
-        self._write(body)
-        self._segment.last_event = sequence
-        self.events += 1
-        self._open.pop(call, None)
+        self._write(record)
+        self._open.remove(admission)
 
-    def tell(self, kind: Kind, message: bytes) -> None:
-        """Something else that quota is to know: a serialised message of at most `EVENT_BYTES_MAX`.
+    def tell(self, record: SpoolRecord) -> None:
+        """Something else that quota is to know, of at most `EVENT_BYTES_MAX`; its sequence is set.
 
         Raises:
             StorageUnavailable: SPOOL_FULL (UNAVAILABLE): it is not written.
         """
         self.check_room()
-        self._write_event(kind, message)
+        self._write_event(record)
 
-    def tell_surely(self, kind: Kind, message: bytes) -> None:
+    def tell_surely(self, record: SpoolRecord) -> None:
         """As `tell`, for what has already been done: beyond the bound, too. Where the disk has no room, later."""
         if self.at > self._full_at:
             try:
                 self._turn()
             except OSError:
-                self._late.append(lambda: self.tell_surely(kind, message))
+                self._late.append(lambda: self.tell_surely(record))
                 return
-        self._write_event(kind, message)
+        self._write_event(record)
 
     def abandon(self, left: Replayed, *, status: int, reason: str) -> None:
         """Ends what the last owner left open, charged at its estimate.
@@ -200,43 +185,28 @@ class Spool:
         Raises:
             OSError: There is no room; to be called again.
         """
-        for labels, call in left.open.values():
-            if call.sequence not in self._open:
+        for admission, call in left.open.items():
+            if admission not in self._open:
                 continue
             if self.at > self._full_at:
                 self._turn()
-            estimate = call.estimate
-            self.end(
-                call.sequence,
-                labels,
-                None,
-                reason,
-                status,
-                call.admitted_us,
-                max(0, left.latest_us - call.admitted_us),
-                0,
-                0,
-                estimate.input_bytes,
-                0,
-                estimate.prompt_tokens,
-                estimate.completion_tokens,
-                estimate.device_ms,
-                0,
-                call.request_id.encode(),
-            )
+            call.sequence = self.sequence + 1
+            call.status = status  # pyright: ignore[reportAttributeAccessIssue] - one of ours
+            call.error_reason = reason
+            call.total_us = max(0, left.latest_us - call.admit_time_us)
+            self._write(records.framed_call(call.SerializeToString()))
+            self._open.remove(admission)
 
     def acknowledge(self, through: int) -> None:
-        """Quota has everything up to this sequence: files that have nothing else go, once their open calls are kept.
+        """Quota has everything up to this sequence: files that have nothing else go.
 
-        Raises:
-            OSError: There is no room to keep them; nothing is lost, and the next call tries again.
+        The newest file that has something stays, for it tells how far the sequence is.
         """
         done = 0
         while self.segments[done] is not self._segment and self.segments[done].last_event <= through:
             done += 1
-        if not done:
-            return
-        self._carry(before=self.segments[done].first)
+        if done == len(self.segments) - 1 and not self._segment.last_event:
+            done -= 1
         gone, self.segments = self.segments[:done], self.segments[done:]
         for segment in gone:
             segment.path.unlink(missing_ok=True)
@@ -263,39 +233,31 @@ class Spool:
         if not self._written.closed:
             self._segment.end = self.at
             self._written.close()
+            self._open.close()
         if empty:
             self.folder.remove()
         else:
             self.folder.release()
 
-    def _write_event(self, kind: Kind, message: bytes) -> None:
-        if len(message) > EVENT_BYTES_MAX:
+    def _write_event(self, record: SpoolRecord) -> None:
+        if record.ByteSize() > EVENT_BYTES_MAX:
             raise ValueError(f"an event has at most {EVENT_BYTES_MAX} bytes")
-        self.sequence += 1
-        self._write(records.event(kind, self.sequence, message))
-        self._segment.last_event = self.sequence
-        self.events += 1
+        record.sequence = self.sequence + 1
+        self._write(records.framed_event(record.SerializeToString()))
 
-    def _write(self, body: bytes) -> None:
-        framed = _frame(body)
+    def _write(self, framed: bytes) -> None:
+        """Writes a record with the next sequence."""
+        self.sequence = self._segment.last_event = self.sequence + 1
+        self.events += 1
         at = self.at
         self.at = end = at + len(framed)
         self._written[at:end] = framed
+        if end >= self._portion_at:
+            self._finish_portion()
 
-    def _note(self, texts: Texts) -> int:
-        """Gives texts a number in this file."""
-        number = self._numbers[texts] = len(self._numbers) + 1
-        self._write(records.texts(number, texts))
-        return number
-
-    def _carry(self, *, before: int) -> None:
-        """Writes the open calls again that were admitted before a sequence, because their files go."""
-        for call, (labels, body) in list(self._open.items()):
-            if call >= before:
-                break
-            if self.at > self._full_at:
-                self._turn()
-            self._write(records.relabelled(body, self._numbers.get(labels) or self._note(labels)))
+    def _finish_portion(self) -> None:
+        self._segment.portions.append(Portion(self.at, self._segment.last_event, self.events))
+        self._portion_at = self.at + PORTION_BYTES
 
     def _turn(self) -> None:
         """Goes on in the next file.
@@ -305,17 +267,17 @@ class Spool:
         """
         following, written = self._spare or self._created()
         self._spare = None
-        following.first = self.sequence + 1
+        self._finish_portion()
         self._segment.end = self.at
         self._written.close()
         self._segment, self._written = following, written
         self.segments.append(following)
-        self._numbers = {}
         self.at = 0
+        self._portion_at = PORTION_BYTES
 
     def _created(self) -> tuple[Segment, mmap.mmap]:
         self._file_number += 1
-        return segments.create(self.folder.path, self._file_number, self.sequence + 1, self._segment_bytes)
+        return segments.create(self.folder.path, self._file_number, self._segment_bytes)
 
 
 def spool_full() -> StorageUnavailable:

@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import mmap
+from typing import NamedTuple
 
-from headrace_gateway.accounting import records
-from headrace_gateway.accounting.batch import Batch
-from headrace_gateway.accounting.records import Kind, Texts
-from headrace_gateway.accounting.segments import Segment, mapped
+from headrace_gateway.accounting.segments import Portion, Segment, mapped
 from headrace_gateway.accounting.spool import Spool
 
-_TEXTS, _ADMITTED, _ENDED = int(Kind.TEXTS), int(Kind.ADMITTED), int(Kind.ENDED)
+
+class Read(NamedTuple):
+    """Records as they are in the file: the content of a message to quota, and what follows once quota has it."""
+
+    content: bytes
+    upto: Portion
 
 
 class SpoolReader:
-    """A place in a spool, which its writer may be ahead of. One event loop.
+    """A place in a spool, which its writer may be ahead of. Nothing of a record is looked at. One event loop.
 
     Args:
-        after: Sequence of the last record that quota has.
+        after: Sequence of the last record that quota has. It may be sent a few again that it has.
     """
 
     def __init__(self, *, spool: Spool, after: int) -> None:
@@ -26,16 +29,24 @@ class SpoolReader:
         self._segment: Segment | None = None
         self._content: mmap.mmap | None = None
         self._at = 0
-        self._texts: dict[int, Texts] = {}
 
-    def read(self, into: Batch, *, events: int) -> bool:
-        """Adds at most so many events to a batch; False when nothing more is written."""
-        while events:
-            end = self._end()
-            if self._at >= end and not self._next():
-                return False
-            events = self._read(into, self._end(), events)
-        return True
+    @property
+    def behind(self) -> bool:
+        """Whether there is something to read."""
+        return self._upto(rest=True) is not None
+
+    def read(self, *, rest: bool) -> Read | None:
+        """The next portion; None when it isn't full yet, and without `rest` it is waited for."""
+        upto = self._upto(rest=rest)
+        if upto is None:
+            return None
+        if self._content is None:
+            assert self._segment is not None, "there is something in it"
+            self._content = mapped(self._segment.path)
+            assert self._content is not None, "the spool's own files have their room"
+        content = self._content[self._at : upto.end]
+        self._at = upto.end
+        return Read(content, upto)
 
     def close(self) -> None:
         """Lets go of the file."""
@@ -43,29 +54,22 @@ class SpoolReader:
             self._content.close()
             self._content = None
 
-    def _read(self, into: Batch, end: int, events: int) -> int:
-        """Reads up to `end`; returns how many more events may be read."""
-        content, at, texts = self._content, self._at, self._texts
-        assert content is not None, "there is a segment"
-        while at < end and events:
-            begin, at = records.body_at(content, at)
-            kind, number = records.prefix(content, begin)
-            if kind == _TEXTS:
-                texts[number] = records.read_texts(content[begin:at])
-            elif kind != _ADMITTED and number > self._after:
-                if kind == _ENDED:
-                    into.add_ended(records.read_ended(content, begin, at), texts)
-                else:
-                    into.add_event(Kind(kind), number, records.read_event(content[begin:at]))
-                events -= 1
-        self._at = at
-        return events
-
-    def _end(self) -> int:
-        segment = self._segment
-        if segment is None:
-            return 0
-        return self._spool.at if segment is self._spool.segments[-1] else segment.end
+    def _upto(self, *, rest: bool) -> Portion | None:
+        while True:
+            segment = self._segment
+            if segment is not None:
+                for portion in segment.portions:
+                    if portion.end > self._at:
+                        if portion.through > self._after:
+                            return portion
+                        self._at = portion.end
+                if segment is self._spool.segments[-1]:
+                    unfinished = self._spool.at > self._at and segment.last_event > self._after
+                    return (
+                        Portion(self._spool.at, segment.last_event, self._spool.events) if rest and unfinished else None
+                    )
+            if not self._next():
+                return None
 
     def _next(self) -> bool:
         """Goes on to the file after this one."""
@@ -75,8 +79,6 @@ class SpoolReader:
         )
         if following is None:
             return False
-        content = mapped(following.path)
-        assert content is not None, "the spool's own files have their room"
         self.close()
-        self._segment, self._content, self._at, self._texts = following, content, 0, {}
+        self._segment, self._at = following, 0
         return True

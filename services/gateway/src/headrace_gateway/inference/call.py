@@ -92,7 +92,7 @@ class InferenceCall:
         reservation: Its part of its tenant's limits; None while it has none.
         grant: Waits for that, if there was none at once.
         admitted_at: Reading of the monotonic clock when it was admitted; `row` is its number in the spool, 0 before
-            that and after its end.
+            that and after its end, and `row_text` what its row says of whose it is.
     """
 
     version: CatalogVersion
@@ -137,6 +137,7 @@ class InferenceCall:
     grant: asyncio.Task[None] | None = None
     admitted_at: float = 0.0
     row: int = 0
+    row_text: bytes = b""
 
     @property
     def version_uid(self) -> str:

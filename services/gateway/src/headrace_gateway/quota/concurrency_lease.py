@@ -15,13 +15,18 @@ class ConcurrencyLease(Lease):
     What was granted stays this gateway's for as long as its share does, so it needs no other fallback.
     """
 
-    __slots__ = ("_held", "_wake", "in_use")
+    __slots__ = ("_held", "_small", "_wake", "in_use")
 
     def __init__(self, *, key: LeaseKey, limit: Limit, now_s: float, wake: Callable[[], None]) -> None:
         super().__init__(key=key, limit=limit, now_s=now_s)
         self.in_use = 0
         self._held = 0
         self._wake = wake
+        self._small = self.small
+
+    def follow_limit(self, limit: Limit) -> None:
+        super().follow_limit(limit)
+        self._small = self.small
 
     @property
     def idle(self) -> bool:
@@ -30,7 +35,7 @@ class ConcurrencyLease(Lease):
     def settle(self, estimate: Amounts, actual: Amounts, epoch: int) -> None:
         """The call ended: its place is free, whatever it used."""
         self.free += 1
-        if self.small:
+        if self._small:
             # Others may be waiting for just this place.
             self._wake()
 

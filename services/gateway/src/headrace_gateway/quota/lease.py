@@ -115,6 +115,10 @@ class Lease(ABC):
         self._demand_per_s = 0.0
         self._measured_s = now_s
 
+    def follow_limit(self, limit: Limit) -> None:
+        """The limit was changed in its amount or its ways; what was granted stays."""
+        self.limit = limit
+
     @property
     def small(self) -> bool:
         """Whether permits are granted call by call."""

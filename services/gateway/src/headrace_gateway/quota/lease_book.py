@@ -16,7 +16,7 @@ from headrace_gateway.quota.concurrency_lease import ConcurrencyLease
 from headrace_gateway.quota.lease import NOTHING_NEEDED, Lease, LeaseKey, Need, Share
 from headrace_gateway.quota.rate_lease import RateLease
 from headrace_gateway.quota.refusals import exceeded, resource_name, unavailable
-from headrace_gateway.quota.reservation import NO_LIMITS, Reservation
+from headrace_gateway.quota.reservation import NO_LIMITS, Reservation, Terms
 
 _WAITERS_MAX = 10_000
 _PATIENCE_S = 1.0
@@ -40,8 +40,8 @@ class _TenantLeases:
 
     limits: Sequence[Limit]
     every: tuple[Lease, ...]
-    general: tuple[Lease, ...]
-    by_model: dict[str, tuple[Lease, ...]]
+    general: Terms
+    by_model: dict[str, Terms]
     until_s: float
 
 
@@ -102,16 +102,22 @@ class LeaseBook:
         tenant = self._tenants.get(tenant_id)
         if tenant is None or tenant.limits is not limits or now_s >= tenant.until_s:
             tenant = self._composed(tenant_id, limits, now_s)
-        leases = tenant.by_model.get(model, tenant.general)
-        for lease in leases:
-            amount = (estimate[lease.field] or lease.least) if lease.field >= 0 else 1
+        terms = tenant.by_model.get(model) or tenant.general
+        for lease in terms.by_call:
+            if lease.free < 1 or now_s >= lease.until_s:
+                return self._reserved_slowly(terms, estimate, now_s)
+        for lease in terms.by_amount:
+            amount = estimate[lease.field] or lease.least
             if amount and (amount > lease.free or now_s >= lease.until_s):
-                return self._reserved_slowly(leases, estimate, now_s)
-        for lease in leases:
-            amount = (estimate[lease.field] or lease.least) if lease.field >= 0 else 1
+                return self._reserved_slowly(terms, estimate, now_s)
+        for lease in terms.by_call:
+            lease.free -= 1
+            lease.asked += 1
+        for lease in terms.by_amount:
+            amount = estimate[lease.field] or lease.least
             lease.free -= amount
             lease.asked += amount
-        return Reservation(leases, estimate, self._epoch) if leases else NO_LIMITS
+        return Reservation(terms, estimate, self._epoch) if terms.leases else NO_LIMITS
 
     async def granted(self, tenant_id: str, model: str, estimate: Amounts, timeout_s: float) -> Reservation:
         """Waits until a grant lets the call through.
@@ -220,9 +226,9 @@ class LeaseBook:
 
     # -----------------------------------------------------------------------------------------------------------------
 
-    def _reserved_slowly(self, leases: tuple[Lease, ...], estimate: Amounts, now_s: float) -> Reservation | None:
+    def _reserved_slowly(self, terms: Terms, estimate: Amounts, now_s: float) -> Reservation | None:
         missing = False
-        for lease in leases:
+        for lease in terms.leases:
             amount = lease.amount(estimate)
             self.live[lease.key] = lease
             if amount and lease.available(now_s, self.share) < amount:
@@ -234,10 +240,10 @@ class LeaseBook:
                 missing = True
         if missing:
             return None
-        for lease in leases:
+        for lease in terms.leases:
             if amount := lease.amount(estimate):
                 lease.draw(amount, now_s)
-        return Reservation(leases, estimate, self._epoch)
+        return Reservation(terms, estimate, self._epoch)
 
     def _refuse_or_wait(self, lease: Lease, amount: int, now_s: float) -> None:
         """Returns where asking quota makes sense.
@@ -269,7 +275,7 @@ class LeaseBook:
             tenant = self._tenants.get(waiter.tenant_id)
             if tenant is None or tenant.limits is not limits or now_s >= tenant.until_s:
                 tenant = self._composed(waiter.tenant_id, limits, now_s)
-            for lease in tenant.by_model.get(waiter.model, tenant.general):
+            for lease in (tenant.by_model.get(waiter.model) or tenant.general).leases:
                 self.live[lease.key] = lease
                 amounts[lease] = amounts.get(lease, 0) + lease.amount(waiter.estimate)
         return amounts
@@ -281,13 +287,13 @@ class LeaseBook:
         kept = {lease.key: lease for lease in former.every} if former is not None else {}
         kept |= {key: lease for key, lease in self.live.items() if key.tenant_id == tenant_id}
         leases = tuple(self._lease(tenant_id, limit, kept, now, now_s) for limit in limits)
-        general = tuple(lease for lease in leases if not lease.key.model)
+        general = Terms([lease for lease in leases if not lease.key.model])
         models = {lease.key.model for lease in leases} - {""}
         tenant = self._tenants[tenant_id] = _TenantLeases(
             limits=limits,
             every=leases,
             general=general,
-            by_model={model: tuple(lease for lease in leases if lease.key.model in ("", model)) for model in models},
+            by_model={model: Terms([lease for lease in leases if lease.key.model in ("", model)]) for model in models},
             until_s=min((lease.over_s for lease in leases), default=float("inf")),
         )
         return tenant
@@ -299,7 +305,7 @@ class LeaseBook:
         )
         lease = kept.get(key)
         if lease is not None:
-            lease.limit = limit
+            lease.follow_limit(limit)
             return lease
         if start is not None:
             lease = CalendarLease(key=key, limit=limit, now_s=now_s)

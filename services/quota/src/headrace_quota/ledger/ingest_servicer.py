@@ -29,7 +29,7 @@ class IngestServicer:
         """Writes batch after batch. What is raised ends the stream; the gateway sends the batch again on another."""
         async for request in requests:
             through = await self._writer.write(request)
-            self._records.inc(len(request.records))
+            self._records.inc(len(request.records) + len(request.calls))
             yield pb.IngestResponse(spool_id=request.spool_id, through_sequence=through)
 
     def methods(self) -> dict[str, RpcMethod[Any, Any]]:

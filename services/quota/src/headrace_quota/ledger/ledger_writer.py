@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict
 
 from headrace.quota.internal.v1 import usage_ingest_pb2 as pb
 from headrace_common.postgres import Connection, Database
+from headrace_quota.ledger.rows import Row
 from headrace_quota.ledger.spool_batch import SpoolBatch, spool_of
 from headrace_quota.statements import statement
 
@@ -35,8 +37,12 @@ class LedgerWriter:
             for record in request.records:
                 if record.sequence > found["sequence"]:
                     batch.add(record)
-            if batch.rows:
-                await _write_rows(connection, batch)
+            for call in request.calls:
+                if call.sequence > found["sequence"]:
+                    batch.add_call(call)
+            rows = batch.all_rows()
+            if rows:
+                await _write_rows(connection, rows, gateway_id=batch.gateway_id)
             await _write_audit(connection, batch)
             for event in batch.runners:
                 await connection.execute(statement("insert_runner_event"), asdict(event))
@@ -50,12 +56,12 @@ class LedgerWriter:
         return batch.through
 
 
-async def _write_rows(connection: Connection, batch: SpoolBatch) -> None:
+async def _write_rows(connection: Connection, rows: Sequence[Row], *, gateway_id: str) -> None:
     await connection.execute(statement("stage_ledger"))
     async with connection.cursor() as cursor, cursor.copy(statement("copy_ledger")) as copy:
-        for row in batch.rows:
+        for row in rows:
             await copy.write_row(row)
-    await connection.execute(statement("charge_ledger"), {"gateway_id": batch.gateway_id})
+    await connection.execute(statement("charge_ledger"), {"gateway_id": gateway_id})
     await connection.execute(statement("sum_ledger"))
     await connection.execute(statement("write_ledger"))
 

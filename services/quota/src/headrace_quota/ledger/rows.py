@@ -6,9 +6,9 @@ import math
 import uuid
 from datetime import UTC, datetime, timedelta
 
-from google.protobuf.duration_pb2 import Duration
 from google.protobuf.timestamp_pb2 import Timestamp
 
+from headrace.quota.internal.v1.usage_ingest_pb2 import CallRecord
 from headrace.quota.v1 import usage_pb2 as pb
 
 STATUS_NAMES = {
@@ -18,49 +18,55 @@ STATUS_NAMES = {
     pb.REQUEST_STATUS_ABANDONED: "ABANDONED",
 }
 _TEXT_CHARS_MAX = 512
-_NUMBER_MAX = 1 << 53
+NUMBER_MAX = 1 << 53
+ATTEMPTS_MAX = 1_000_000
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _SECONDS_MAX = 253_402_300_799
+TIME_US_MAX = _SECONDS_MAX * 1_000_000
 
-Row = tuple[str | int | float | datetime | uuid.UUID, ...]
+Row = tuple[str | int | float, ...]
 
 
-def ledger_row(record: pb.RequestRecord) -> Row:
-    """A record as COPY takes it, in the order of copy_ledger.sql.
-
-    Raises:
-        ValueError: The identifier is no UUID; nothing else can be wrong with a row.
-    """
+def ledger_row(call: CallRecord, *, row_id: str) -> Row:
+    """A call as COPY takes it, in the order of copy_ledger.sql."""
+    admitted_us = min(call.admit_time_us, TIME_US_MAX)
+    total_us = min(call.total_us, NUMBER_MAX)
     return (
-        text(record.tenant_id),
-        uuid.UUID(record.id),
-        instant(record.admit_time),
-        instant(record.end_time),
-        text(record.subject),
-        text(record.request_id),
-        text(record.kind),
-        text(record.model),
-        text(record.version),
-        text(record.runner_id),
-        text(record.device_type),
-        STATUS_NAMES.get(record.status, "FAILED"),
-        text(record.error_reason),
-        _microseconds(record.total_latency),
-        _microseconds(record.queue_latency),
-        _microseconds(record.execution_latency),
-        _number(record.input_bytes),
-        _number(record.output_bytes),
-        _number(record.prompt_tokens),
-        _number(record.completion_tokens),
-        _amount(record.device_ms),
-        min(max(record.attempts, 0), 1_000_000),
-        max(1, _number(record.calls)),
+        text(call.tenant_id),
+        row_id,
+        admitted_us,
+        min(admitted_us + total_us, TIME_US_MAX),
+        text(call.subject),
+        text(call.request_id),
+        text(call.kind),
+        text(call.model),
+        text(call.version),
+        text(call.runner_id),
+        text(call.device_type),
+        STATUS_NAMES.get(call.status, "FAILED"),
+        text(call.error_reason),
+        total_us,
+        min(call.queue_us, NUMBER_MAX),
+        min(call.execution_us, NUMBER_MAX),
+        min(call.input_bytes, NUMBER_MAX),
+        min(call.output_bytes, NUMBER_MAX),
+        min(call.prompt_tokens, NUMBER_MAX),
+        min(call.completion_tokens, NUMBER_MAX),
+        amount(call.device_ms),
+        min(call.attempts, ATTEMPTS_MAX),
+        1,
     )
+
+
+def row_id(spool_id: uuid.UUID, sequence: int) -> str:
+    """The identifier of the row that a record of a spool becomes, the same each time: a UUID of its beginning."""
+    beginning = str(spool_id)[:19]
+    return f"{beginning}{0x8000 | sequence >> 48 & 0x3FFF:04x}-{sequence & 0xFFFF_FFFF_FFFF:012x}"
 
 
 def text(value: str) -> str:
     """What PostgreSQL can hold of a text: no NUL, at most 512 characters."""
-    return value.replace("\0", "")[:_TEXT_CHARS_MAX]
+    return value if len(value) <= _TEXT_CHARS_MAX and "\0" not in value else value.replace("\0", "")[:_TEXT_CHARS_MAX]
 
 
 def instant(time: Timestamp) -> datetime:
@@ -69,13 +75,6 @@ def instant(time: Timestamp) -> datetime:
     return _EPOCH + timedelta(seconds=seconds, microseconds=min(max(time.nanos, 0), 999_999_999) // 1_000)
 
 
-def _microseconds(span: Duration) -> int:
-    return _number(span.seconds * 1_000_000 + span.nanos // 1_000)
-
-
-def _number(value: int) -> int:
-    return min(max(value, 0), _NUMBER_MAX)
-
-
-def _amount(value: float) -> float:
-    return min(max(value, 0.0), float(_NUMBER_MAX)) if math.isfinite(value) else 0.0
+def amount(value: float) -> float:
+    """What may be added up: a number, not negative."""
+    return min(max(value, 0.0), float(NUMBER_MAX)) if math.isfinite(value) else 0.0

@@ -11,9 +11,10 @@ from headrace.quota.internal.v1 import usage_ingest_pb2 as pb
 from headrace.quota.v1 import audit_pb2
 from headrace_common.errors import ValidationError
 from headrace_quota.ledger.audit_chain import AuditEntry
-from headrace_quota.ledger.rows import Row, instant, ledger_row, text
+from headrace_quota.ledger.rows import Row, instant, ledger_row, row_id, text
+from headrace_quota.ledger.summed_calls import SummedCalls
 
-RECORDS_MAX = 1_000
+RECORDS_MAX = 4_096
 _JSON_CHARS_MAX = 4_096
 
 
@@ -52,22 +53,14 @@ class SpoolBatch:
     through: int = 0
     closes: bool = False
     rows: list[Row] = field(default_factory=list[Row])
+    sums: SummedCalls = field(default_factory=SummedCalls)
     runners: list[RunnerEvent] = field(default_factory=list[RunnerEvent])
     audit: list[AuditEntry] = field(default_factory=list[AuditEntry])
     key_uses: list[KeyUse] = field(default_factory=list[KeyUse])
 
     def add(self, record: pb.SpoolRecord) -> None:
-        """Takes the next record.
-
-        Raises:
-            ValidationError: FIELD_INVALID (INVALID_ARGUMENT): it can't be of a spool of ours.
-        """
+        """Takes the next record."""
         match record.WhichOneof("event"):
-            case "request":
-                try:
-                    self.rows.append(ledger_row(record.request))
-                except ValueError:
-                    raise _invalid("records.request.id", "is no UUID") from None
             case "runner":
                 told = record.runner
                 self.runners.append(
@@ -88,7 +81,19 @@ class SpoolBatch:
             case _:
                 # Of a newer gateway: nothing that this version could keep.
                 pass
-        self.through = record.sequence
+        self.through = max(self.through, record.sequence)
+
+    def add_call(self, call: pb.CallRecord) -> None:
+        """Takes the next call."""
+        if call.summed:
+            self.sums.add(call)
+        else:
+            self.rows.append(ledger_row(call, row_id=row_id(self.spool_id, call.sequence)))
+        self.through = max(self.through, call.sequence)
+
+    def all_rows(self) -> list[Row]:
+        """Of calls alone and of those that are summed up: no batch after this one adds to them."""
+        return [*self.rows, *self.sums.rows(self.spool_id)]
 
 
 def spool_of(request: pb.IngestRequest) -> SpoolBatch:
@@ -103,13 +108,14 @@ def spool_of(request: pb.IngestRequest) -> SpoolBatch:
         raise _invalid("spool_id", "is no UUID") from None
     if not 1 <= len(request.gateway_id) <= 200:
         raise _invalid("gateway_id", "must have 1 to 200 characters")
-    if len(request.records) > RECORDS_MAX:
-        raise _invalid("records", f"may be {RECORDS_MAX} at most")
-    before = 0
-    for record in request.records:
-        if not before < record.sequence < 1 << 63:
-            raise _invalid("records.sequence", "must rise")
-        before = record.sequence
+    if len(request.records) + len(request.calls) > RECORDS_MAX:
+        raise _invalid("records", f"may be {RECORDS_MAX} at most, with the calls")
+    for name, records in (("records", request.records), ("calls", request.calls)):
+        before = 0
+        for record in records:
+            if not before < record.sequence < 1 << 63:
+                raise _invalid(f"{name}.sequence", "must rise")
+            before = record.sequence
     return SpoolBatch(spool_id=spool_id, gateway_id=request.gateway_id, closes=request.closes)
 
 

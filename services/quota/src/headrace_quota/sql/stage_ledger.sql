@@ -2,8 +2,8 @@
 CREATE TEMPORARY TABLE IF NOT EXISTS ledger_batch (
     tenant_id         text COLLATE "C" NOT NULL,
     id                uuid NOT NULL,
-    admitted_at       timestamptz NOT NULL,
-    ended_at          timestamptz NOT NULL,
+    admitted_us       bigint NOT NULL,
+    ended_us          bigint NOT NULL,
     subject           text NOT NULL,
     request_id        text NOT NULL,
     kind              text NOT NULL,
@@ -22,5 +22,7 @@ CREATE TEMPORARY TABLE IF NOT EXISTS ledger_batch (
     completion_tokens bigint NOT NULL,
     device_ms         double precision NOT NULL,
     attempts          integer NOT NULL,
-    calls             bigint NOT NULL
+    calls             bigint NOT NULL,
+    admitted_at       timestamptz NOT NULL GENERATED ALWAYS AS (to_timestamp(admitted_us / 1e6::double precision)) STORED,
+    ended_at          timestamptz NOT NULL GENERATED ALWAYS AS (to_timestamp(ended_us / 1e6::double precision)) STORED
 ) ON COMMIT DELETE ROWS

@@ -27,21 +27,23 @@ from headrace.quota.v1 import audit_pb2 as headrace_dot_quota_dot_v1_dot_audit__
 from headrace.quota.v1 import usage_pb2 as headrace_dot_quota_dot_v1_dot_usage__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n-headrace/quota/internal/v1/usage_ingest.proto\x12\x1aheadrace.quota.internal.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1dheadrace/quota/v1/audit.proto\x1a\x1dheadrace/quota/v1/usage.proto\"\x7f\n\rIngestRequest\x12\x10\n\x08spool_id\x18\x01 \x01(\t\x12\x12\n\ngateway_id\x18\x02 \x01(\t\x12\x38\n\x07records\x18\x03 \x03(\x0b\x32\'.headrace.quota.internal.v1.SpoolRecord\x12\x0e\n\x06\x63loses\x18\x04 \x01(\x08\"\xf6\x01\n\x0bSpoolRecord\x12\x10\n\x08sequence\x18\x01 \x01(\x04\x12\x33\n\x07request\x18\x02 \x01(\x0b\x32 .headrace.quota.v1.RequestRecordH\x00\x12\x30\n\x06runner\x18\x03 \x01(\x0b\x32\x1e.headrace.quota.v1.RunnerEventH\x00\x12.\n\x05\x61udit\x18\x04 \x01(\x0b\x32\x1d.headrace.quota.v1.AuditEntryH\x00\x12\x35\n\x07key_use\x18\x05 \x01(\x0b\x32\".headrace.quota.internal.v1.KeyUseH\x00\x42\x07\n\x05\x65vent\"Y\n\x06KeyUse\x12\x0e\n\x06key_id\x18\x01 \x01(\t\x12\x11\n\ttenant_id\x18\x02 \x01(\t\x12,\n\x08use_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"<\n\x0eIngestResponse\x12\x10\n\x08spool_id\x18\x01 \x01(\t\x12\x18\n\x10through_sequence\x18\x02 \x01(\x04\x32y\n\x12UsageIngestService\x12\x63\n\x06Ingest\x12).headrace.quota.internal.v1.IngestRequest\x1a*.headrace.quota.internal.v1.IngestResponse(\x01\x30\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n-headrace/quota/internal/v1/usage_ingest.proto\x12\x1aheadrace.quota.internal.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1dheadrace/quota/v1/audit.proto\x1a\x1dheadrace/quota/v1/usage.proto\"\xc8\x01\n\rIngestRequest\x12\x10\n\x08spool_id\x18\x01 \x01(\t\x12\x12\n\ngateway_id\x18\x02 \x01(\t\x12\x38\n\x07records\x18\x03 \x03(\x0b\x32\'.headrace.quota.internal.v1.SpoolRecord\x12\x0e\n\x06\x63loses\x18\x04 \x01(\x08\x12\x35\n\x05\x63\x61lls\x18\x05 \x03(\x0b\x32&.headrace.quota.internal.v1.CallRecord\x12\x10\n\x08\x63hecksum\x18\x06 \x01(\x07\"\xea\x03\n\nCallRecord\x12\x10\n\x08sequence\x18\x01 \x01(\x06\x12\x11\n\tadmission\x18\x02 \x01(\x06\x12\x15\n\radmit_time_us\x18\x03 \x01(\x06\x12\x10\n\x08total_us\x18\x04 \x01(\x06\x12\x10\n\x08queue_us\x18\x05 \x01(\x06\x12\x14\n\x0c\x65xecution_us\x18\x06 \x01(\x06\x12\x13\n\x0binput_bytes\x18\x07 \x01(\x06\x12\x14\n\x0coutput_bytes\x18\x08 \x01(\x06\x12\x15\n\rprompt_tokens\x18\t \x01(\x06\x12\x19\n\x11\x63ompletion_tokens\x18\n \x01(\x06\x12\x11\n\tdevice_ms\x18\x0b \x01(\x01\x12\x10\n\x08\x61ttempts\x18\x0c \x01(\x07\x12\x30\n\x06status\x18\r \x01(\x0e\x32 .headrace.quota.v1.RequestStatus\x12\x12\n\nrequest_id\x18\x0e \x01(\t\x12\x14\n\x0c\x65rror_reason\x18\x0f \x01(\t\x12\x11\n\ttenant_id\x18\x10 \x01(\t\x12\x0f\n\x07subject\x18\x11 \x01(\t\x12\r\n\x05model\x18\x12 \x01(\t\x12\x0f\n\x07version\x18\x13 \x01(\t\x12\x0c\n\x04kind\x18\x14 \x01(\t\x12\x11\n\trunner_id\x18\x15 \x01(\t\x12\x13\n\x0b\x64\x65vice_type\x18\x16 \x01(\t\x12\x0e\n\x06summed\x18\x17 \x01(\x08\"\xd0\x01\n\x0bSpoolRecord\x12\x10\n\x08sequence\x18\x01 \x01(\x04\x12\x30\n\x06runner\x18\x03 \x01(\x0b\x32\x1e.headrace.quota.v1.RunnerEventH\x00\x12.\n\x05\x61udit\x18\x04 \x01(\x0b\x32\x1d.headrace.quota.v1.AuditEntryH\x00\x12\x35\n\x07key_use\x18\x05 \x01(\x0b\x32\".headrace.quota.internal.v1.KeyUseH\x00\x42\x07\n\x05\x65ventJ\x04\x08\x02\x10\x03R\x07request\"Y\n\x06KeyUse\x12\x0e\n\x06key_id\x18\x01 \x01(\t\x12\x11\n\ttenant_id\x18\x02 \x01(\t\x12,\n\x08use_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"<\n\x0eIngestResponse\x12\x10\n\x08spool_id\x18\x01 \x01(\t\x12\x18\n\x10through_sequence\x18\x02 \x01(\x04\x32y\n\x12UsageIngestService\x12\x63\n\x06Ingest\x12).headrace.quota.internal.v1.IngestRequest\x1a*.headrace.quota.internal.v1.IngestResponse(\x01\x30\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'headrace.quota.internal.v1.usage_ingest_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_INGESTREQUEST']._serialized_start=172
-  _globals['_INGESTREQUEST']._serialized_end=299
-  _globals['_SPOOLRECORD']._serialized_start=302
-  _globals['_SPOOLRECORD']._serialized_end=548
-  _globals['_KEYUSE']._serialized_start=550
-  _globals['_KEYUSE']._serialized_end=639
-  _globals['_INGESTRESPONSE']._serialized_start=641
-  _globals['_INGESTRESPONSE']._serialized_end=701
-  _globals['_USAGEINGESTSERVICE']._serialized_start=703
-  _globals['_USAGEINGESTSERVICE']._serialized_end=824
+  _globals['_INGESTREQUEST']._serialized_start=173
+  _globals['_INGESTREQUEST']._serialized_end=373
+  _globals['_CALLRECORD']._serialized_start=376
+  _globals['_CALLRECORD']._serialized_end=866
+  _globals['_SPOOLRECORD']._serialized_start=869
+  _globals['_SPOOLRECORD']._serialized_end=1077
+  _globals['_KEYUSE']._serialized_start=1079
+  _globals['_KEYUSE']._serialized_end=1168
+  _globals['_INGESTRESPONSE']._serialized_start=1170
+  _globals['_INGESTRESPONSE']._serialized_end=1230
+  _globals['_USAGEINGESTSERVICE']._serialized_start=1232
+  _globals['_USAGEINGESTSERVICE']._serialized_end=1353
 # @@protoc_insertion_point(module_scope)

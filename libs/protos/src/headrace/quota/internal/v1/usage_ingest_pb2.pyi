@@ -31,17 +31,25 @@ class IngestRequest(_message.Message):
     GATEWAY_ID_FIELD_NUMBER: _builtins.int
     RECORDS_FIELD_NUMBER: _builtins.int
     CLOSES_FIELD_NUMBER: _builtins.int
+    CALLS_FIELD_NUMBER: _builtins.int
+    CHECKSUM_FIELD_NUMBER: _builtins.int
     spool_id: _builtins.str
     """Identifier of the spool (UUID), the same for as long as its files live."""
     gateway_id: _builtins.str
     """Gateway process that wrote the records; its leases are charged."""
     closes: _builtins.bool
     """Whether the spool's writer is known to have ended and this is the last of what it wrote: its leases are closed."""
+    checksum: _builtins.int
+    """Of the call or record before it, CRC-32: gateways send their spools' files as they are, and there each has one."""
     @_builtins.property
     def records(self) -> _containers.RepeatedCompositeFieldContainer[Global___SpoolRecord]:
-        """Records in the order of their sequence, at most 1000. The batch is committed whole: the cursor becomes the
-        sequence of the last one.
+        """What happened but for calls, in the order of the sequences. With `calls` at most 4096. The batch is committed whole:
+        the cursor becomes the highest sequence.
         """
+
+    @_builtins.property
+    def calls(self) -> _containers.RepeatedCompositeFieldContainer[Global___CallRecord]:
+        """Calls that have ended, in the order of their sequences."""
 
     def __init__(
         self,
@@ -50,32 +58,141 @@ class IngestRequest(_message.Message):
         gateway_id: _builtins.str = ...,
         records: _abc.Iterable[Global___SpoolRecord] | None = ...,
         closes: _builtins.bool = ...,
+        calls: _abc.Iterable[Global___CallRecord] | None = ...,
+        checksum: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["closes", b"closes", "gateway_id", b"gateway_id", "records", b"records", "spool_id", b"spool_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["calls", b"calls", "checksum", b"checksum", "closes", b"closes", "gateway_id", b"gateway_id", "records", b"records", "spool_id", b"spool_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___IngestRequest: _TypeAlias = IngestRequest  # noqa: Y015
 
 @_typing.final
-class SpoolRecord(_message.Message):
-    """SpoolRecord is one thing that happened."""
+class CallRecord(_message.Message):
+    """CallRecord is a call that has ended, or was found without an end after a crash. Numbers have a fixed width: gateways
+    write thousands a second, each by one copy.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
     SEQUENCE_FIELD_NUMBER: _builtins.int
-    REQUEST_FIELD_NUMBER: _builtins.int
+    ADMISSION_FIELD_NUMBER: _builtins.int
+    ADMIT_TIME_US_FIELD_NUMBER: _builtins.int
+    TOTAL_US_FIELD_NUMBER: _builtins.int
+    QUEUE_US_FIELD_NUMBER: _builtins.int
+    EXECUTION_US_FIELD_NUMBER: _builtins.int
+    INPUT_BYTES_FIELD_NUMBER: _builtins.int
+    OUTPUT_BYTES_FIELD_NUMBER: _builtins.int
+    PROMPT_TOKENS_FIELD_NUMBER: _builtins.int
+    COMPLETION_TOKENS_FIELD_NUMBER: _builtins.int
+    DEVICE_MS_FIELD_NUMBER: _builtins.int
+    ATTEMPTS_FIELD_NUMBER: _builtins.int
+    STATUS_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    ERROR_REASON_FIELD_NUMBER: _builtins.int
+    TENANT_ID_FIELD_NUMBER: _builtins.int
+    SUBJECT_FIELD_NUMBER: _builtins.int
+    MODEL_FIELD_NUMBER: _builtins.int
+    VERSION_FIELD_NUMBER: _builtins.int
+    KIND_FIELD_NUMBER: _builtins.int
+    RUNNER_ID_FIELD_NUMBER: _builtins.int
+    DEVICE_TYPE_FIELD_NUMBER: _builtins.int
+    SUMMED_FIELD_NUMBER: _builtins.int
+    sequence: _builtins.int
+    """Number in the spool, rising, not always by one. The row's identifier is made of it and the spool's."""
+    admission: _builtins.int
+    """Number that the call got when it was admitted, from the same counter."""
+    admit_time_us: _builtins.int
+    """When it was admitted, Unix time in microseconds."""
+    total_us: _builtins.int
+    """From admission to end, in microseconds."""
+    queue_us: _builtins.int
+    """The part of it in the runner's queue."""
+    execution_us: _builtins.int
+    """The part of it in which the model computed."""
+    input_bytes: _builtins.int
+    """Bytes of the request."""
+    output_bytes: _builtins.int
+    """Bytes of the answer."""
+    prompt_tokens: _builtins.int
+    """Tokens of the prompt; 0 where the model has none, as the completion's."""
+    completion_tokens: _builtins.int
+    """Tokens that were generated."""
+    device_ms: _builtins.float
+    """Milliseconds of a device."""
+    attempts: _builtins.int
+    """How often it was sent to a runner."""
+    status: _usage_pb2.RequestStatus.ValueType
+    """How it ended."""
+    request_id: _builtins.str
+    """The request id as the client knows it; empty where the row is summed up."""
+    error_reason: _builtins.str
+    """Reason of the error catalogue; empty where it was answered."""
+    tenant_id: _builtins.str
+    """Whose call it is."""
+    subject: _builtins.str
+    """The key or token that called."""
+    model: _builtins.str
+    """Model."""
+    version: _builtins.str
+    """Version of it."""
+    kind: _builtins.str
+    """How it came: unary, stream, batch, generate or job."""
+    runner_id: _builtins.str
+    """Runner that had it last; empty where none had it."""
+    device_type: _builtins.str
+    """Kind of that runner's device."""
+    summed: _builtins.bool
+    """Whether calls alike of the same second become one row."""
+    def __init__(
+        self,
+        *,
+        sequence: _builtins.int = ...,
+        admission: _builtins.int = ...,
+        admit_time_us: _builtins.int = ...,
+        total_us: _builtins.int = ...,
+        queue_us: _builtins.int = ...,
+        execution_us: _builtins.int = ...,
+        input_bytes: _builtins.int = ...,
+        output_bytes: _builtins.int = ...,
+        prompt_tokens: _builtins.int = ...,
+        completion_tokens: _builtins.int = ...,
+        device_ms: _builtins.float = ...,
+        attempts: _builtins.int = ...,
+        status: _usage_pb2.RequestStatus.ValueType = ...,
+        request_id: _builtins.str = ...,
+        error_reason: _builtins.str = ...,
+        tenant_id: _builtins.str = ...,
+        subject: _builtins.str = ...,
+        model: _builtins.str = ...,
+        version: _builtins.str = ...,
+        kind: _builtins.str = ...,
+        runner_id: _builtins.str = ...,
+        device_type: _builtins.str = ...,
+        summed: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["admission", b"admission", "admit_time_us", b"admit_time_us", "attempts", b"attempts", "completion_tokens", b"completion_tokens", "device_ms", b"device_ms", "device_type", b"device_type", "error_reason", b"error_reason", "execution_us", b"execution_us", "input_bytes", b"input_bytes", "kind", b"kind", "model", b"model", "output_bytes", b"output_bytes", "prompt_tokens", b"prompt_tokens", "queue_us", b"queue_us", "request_id", b"request_id", "runner_id", b"runner_id", "sequence", b"sequence", "status", b"status", "subject", b"subject", "summed", b"summed", "tenant_id", b"tenant_id", "total_us", b"total_us", "version", b"version"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CallRecord: _TypeAlias = CallRecord  # noqa: Y015
+
+@_typing.final
+class SpoolRecord(_message.Message):
+    """SpoolRecord is one thing that happened, but for calls."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SEQUENCE_FIELD_NUMBER: _builtins.int
     RUNNER_FIELD_NUMBER: _builtins.int
     AUDIT_FIELD_NUMBER: _builtins.int
     KEY_USE_FIELD_NUMBER: _builtins.int
     sequence: _builtins.int
     """Number in the spool, rising, not always by one."""
-    @_builtins.property
-    def request(self) -> _usage_pb2.RequestRecord:
-        """A call ended, or was found without an end after a crash."""
-
     @_builtins.property
     def runner(self) -> _usage_pb2.RunnerEvent:
         """Something happened to a runner."""
@@ -92,16 +209,15 @@ class SpoolRecord(_message.Message):
         self,
         *,
         sequence: _builtins.int = ...,
-        request: _usage_pb2.RequestRecord | None = ...,
         runner: _usage_pb2.RunnerEvent | None = ...,
         audit: _audit_pb2.AuditEntry | None = ...,
         key_use: Global___KeyUse | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["audit", b"audit", "event", b"event", "key_use", b"key_use", "request", b"request", "runner", b"runner"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["audit", b"audit", "event", b"event", "key_use", b"key_use", "runner", b"runner"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["audit", b"audit", "event", b"event", "key_use", b"key_use", "request", b"request", "runner", b"runner", "sequence", b"sequence"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["audit", b"audit", "event", b"event", "key_use", b"key_use", "runner", b"runner", "sequence", b"sequence"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_event: _TypeAlias = _typing.Literal["request", "runner", "audit", "key_use"]  # noqa: Y015
+    _WhichOneofReturnType_event: _TypeAlias = _typing.Literal["runner", "audit", "key_use"]  # noqa: Y015
     _WhichOneofArgType_event: _TypeAlias = _typing.Literal["event", b"event"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_event) -> _WhichOneofReturnType_event | None: ...
 
