@@ -209,7 +209,7 @@ async def runner(*targets: str, name: str = "runner-0", token: str = "secret") -
     budget = ByteBudget(total_bytes=256 * MIB)
     client = MeshClient(
         targets=targets,
-        open_channel=lambda address: open_channel(address, own_connection=True),
+        open_channel=lambda address, _name: open_channel(address, own_connection=True),
         join_token=lambda: token,
         name=name,
         labels={"zone": "a"},

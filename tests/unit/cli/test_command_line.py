@@ -27,6 +27,7 @@ def paths(command: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]
 
 COMMANDS = [
     *(f"audit {name}" for name in ("list", "verify")),
+    *(f"certs {name}" for name in ("init", "issue", "renew", "show")),
     "chat",
     "embed",
     "generate",
@@ -36,7 +37,9 @@ COMMANDS = [
     *(f"quota plans {name}" for name in ("delete", "list", "set", "show")),
     *(f"quota {name}" for name in ("reset", "set", "show", "top", "usage")),
     "restart",
-    *(f"runners {name}" for name in ("drain", "history", "list", "watch")),
+    *(f"runners {name}" for name in ("drain", "history", "list")),
+    *(f"runners token {name}" for name in ("create", "list", "revoke")),
+    "runners watch",
     "status",
     *(f"tenants {name}" for name in ("create", "list", "resume", "show", "suspend", "update")),
     "up",
@@ -45,7 +48,10 @@ COMMANDS = [
 ]
 
 
-GROUPS = ["", "audit", "keys", "models", "quota", "quota plans", "runners", "tenants", "usage"]
+GROUPS = ["", "audit", "certs", "keys", "models", "quota", "quota plans", "runners", "runners token", "tenants"]
+GROUPS += ["usage"]
+LOCAL = {"restart", "up", "version", *(path for path in COMMANDS if path.startswith(("certs ", "runners token ")))}
+"""Commands that call no mesh."""
 
 
 def test_these_are_the_commands() -> None:
@@ -57,7 +63,7 @@ def test_these_are_the_commands() -> None:
 def test_each_has_help(path: str) -> None:
     page = HEADRACE(*path.split(), "--help").stdout
     assert f"Usage: {' '.join(['headrace', *path.split()])}" in page
-    if path not in {"restart", "up", "version", *GROUPS}:
+    if path not in {*LOCAL, *GROUPS}:
         assert all(option in page for option in ("--endpoint", "--api-key", "--profile", "--timeout", "--json"))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ from headrace_cli.mesh.plan import Backing, MeshPlan, SharedFiles, inherited_env
 
 FILES = SharedFiles(
     join_token=Path("/s/join.token"),
+    join_tokens=Path("/s/join.tokens"),
     principal_key=Path("/s/principal.key"),
     principal_jwks=Path("/s/principal.jwks"),
     admin_key=Path("/s/admin.key"),
@@ -33,6 +35,21 @@ def test_only_gateways_get_the_signing_key_and_only_quota_the_admin_key() -> Non
     assert "/s/principal.key" not in others.values()
     assert made.quota()["HEADRACE_QUOTA_BOOTSTRAP_ADMIN_KEY_FILE"] == "/s/admin.key"
     assert "/s/admin.key" not in {**gateway, **made.registry(), **runner, **everyone}.values()
+
+
+def test_each_service_gets_its_own_certificate_where_there_are_some_and_clients_need_none() -> None:
+    backing = Backing(postgres_url="postgresql://p", redis_url="redis://r", storage_url="/storage")
+    files = replace(FILES, certificates=Path("/s/tls"))
+    made = MeshPlan(inherited={}, backing=lambda: backing, files=files, env=None, cores=2, runners=1)
+    gateway = made.gateway(name="gateway-0", share_port=False, quota="q:1", registry="r:1")
+    runner = made.runner(name="runner-0", cache=Path("/c"), gateways=["g:1"], registry="r:1")
+    for service, variables in (("quota", made.quota()), ("registry", made.registry()), ("runner", runner)):
+        assert variables["HEADRACE_TLS_CERTIFICATE_FILE"] == f"/s/tls/{service}.crt"
+        assert variables["HEADRACE_TLS_KEY_FILE"] == f"/s/tls/{service}.key"
+        assert variables["HEADRACE_TLS_CA_FILE"] == "/s/tls/ca.crt"
+    assert (gateway["HEADRACE_TLS_KEY_FILE"], gateway["HEADRACE_GATEWAY_PUBLIC_TLS"]) == ("/s/tls/gateway.key", "false")
+    front = made.http(name="http-0", share_port=False, gateway="g:1")
+    assert not any("TLS" in name for name in {**front, **plan().quota(), **plan().registry()})
 
 
 def test_gateways_and_runners_get_no_database() -> None:

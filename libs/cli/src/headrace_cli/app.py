@@ -8,6 +8,7 @@ import typer
 
 from headrace_cli.commands import (
     audit,
+    certs,
     chat,
     embed,
     generate,
@@ -51,6 +52,7 @@ app.add_typer(keys.app, name="keys")
 app.add_typer(quota.app, name="quota")
 app.add_typer(usage.app, name="usage")
 app.add_typer(audit.app, name="audit")
+app.add_typer(certs.app, name="certs")
 
 
 @app.command("version")

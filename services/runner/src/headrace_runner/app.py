@@ -6,6 +6,7 @@ import asyncio
 import sys
 from math import inf
 
+import grpc.aio
 import structlog
 
 from headrace_common import catalogue
@@ -154,9 +155,15 @@ def _build_mesh(settings: RunnerSettings, host: ModelHost, tls: Tls | None, cloc
         # Read again for each session; one that can't be read at all stops the start.
         read_secret(token_file)
     limits = LaneLimits(message_bytes_max=settings.message_bytes_max)
+
+    def open_lane(address: str, name: str) -> grpc.aio.Channel:
+        # Certificates are for names, and one name may stand for many gateways.
+        known_as = [("grpc.ssl_target_name_override", name)] if tls is not None and name else []
+        return open_channel(address, tls=tls, own_connection=True, options=[*LANE_OPTIONS, *known_as])
+
     return MeshClient(
         targets=settings.gateways,
-        open_channel=lambda address: open_channel(address, tls=tls, own_connection=True, options=LANE_OPTIONS),
+        open_channel=open_lane,
         join_token=lambda: read_secret(token_file) if token_file is not None else None,
         name=settings.name,
         labels=settings.labels,

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.text import Text
 
+from headrace_cli.commands import runner_tokens
 from headrace_cli.commands.usage import Since
 from headrace_cli.documents import print_json, print_json_line
 from headrace_cli.moments import moment_of
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from headrace_client.contracts.headrace.gateway.v1 import mesh_pb2
 
 app = typer.Typer(help="The runners behind a gateway.", no_args_is_help=True)
+app.add_typer(runner_tokens.app, name="token")
 _DRAIN_TIMEOUT_S = 300.0
 _POLL_S = 0.1
 

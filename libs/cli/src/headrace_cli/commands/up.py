@@ -34,6 +34,9 @@ def up(
     samples: Annotated[
         bool, typer.Option("--samples/--no-samples", help="Register the sample models that are installed.")
     ] = True,
+    tls: Annotated[
+        bool, typer.Option("--tls/--no-tls", help="Have the services know each other by certificates, made here.")
+    ] = False,
     ready_file: Annotated[
         Path | None,
         typer.Option(
@@ -63,6 +66,7 @@ def up(
         runners=runners,
         gateways=gateways,
         samples=samples,
+        tls=tls,
         ready_file=ready_file.absolute() if ready_file else None,
         env=env,
         postgres_url=os.environ.get("HEADRACE_POSTGRES_URL") or None,

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from headrace_cli.mesh.account import unprivileged_account
+from headrace_cli.mesh.certificates import renew_certificates
 from headrace_cli.mesh.embedded_postgres import EmbeddedPostgres
 from headrace_cli.mesh.embedded_valkey import EmbeddedValkey, valkey_binary
 from headrace_cli.mesh.failure import MeshError
@@ -63,9 +64,11 @@ class MeshAssembly:
             backing=self._stores(),
             files=SharedFiles(
                 join_token=self._secrets.join_token,
+                join_tokens=self._secrets.join_tokens,
                 principal_key=self._secrets.principal_key,
                 principal_jwks=self._secrets.principal_jwks,
                 admin_key=self._secrets.admin_key,
+                certificates=self._certificates(environ) if options.tls else None,
             ),
             env=options.env,
             cores=os.cpu_count() or 1,
@@ -105,6 +108,13 @@ class MeshAssembly:
         """Give the shared ports back, once those that listened there have ended."""
         for port in self._shared_ports:
             port.close()
+
+    def _certificates(self, environ: Mapping[str, str]) -> Path:
+        folder = self._state.secrets / "tls"
+        labels = environ.get("HEADRACE_RUNNER_LABELS", "").split(",")
+        tenants = [label.strip().removeprefix("tenant=") for label in labels if label.strip().startswith("tenant=")]
+        renew_certificates(folder, tenant=tenants[0] if tenants else "")
+        return folder
 
     def _port(self, asked: int | None, default: int, option: str) -> PortChoice:
         """The port of one service for clients; held for all of its processes where there are several."""

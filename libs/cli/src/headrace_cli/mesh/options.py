@@ -21,6 +21,8 @@ class MeshOptions:
     runners: int = 2
     gateways: int = 1
     samples: bool = True
+    # Between the services; clients need none.
+    tls: bool = False
     ready_file: Path | None = None
     env: str | None = None
     # Servers of the person's own, instead of the embedded ones.

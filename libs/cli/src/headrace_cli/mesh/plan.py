@@ -53,9 +53,12 @@ class SharedFiles:
     """Files that processes of one mesh share."""
 
     join_token: Path
+    join_tokens: Path
     principal_key: Path
     principal_jwks: Path
     admin_key: Path
+    certificates: Path | None = None
+    """Folder with a certificate for each service; None where they speak plaintext."""
 
 
 def process_names(service: str, count: int) -> list[str]:
@@ -117,6 +120,7 @@ class MeshPlan:
             "HEADRACE_REDIS_URL": self._backing().redis_url,
             "HEADRACE_QUOTA_EMBEDDED_TENANTS": "true",
             "HEADRACE_QUOTA_BOOTSTRAP_ADMIN_KEY_FILE": str(self._files.admin_key),
+            **self._tls("quota"),
         }
 
     def registry(self) -> Environment:
@@ -124,6 +128,7 @@ class MeshPlan:
         return {
             "HEADRACE_POSTGRES_URL": self._backing().postgres_url,
             "HEADRACE_STORAGE_URL": self._backing().storage_url,
+            **self._tls("registry"),
         }
 
     def gateway(self, *, name: str, share_port: bool, quota: str, registry: str) -> Environment:
@@ -136,7 +141,10 @@ class MeshPlan:
             "HEADRACE_GATEWAY_COMMUNITY": "true",
             "HEADRACE_GATEWAY_REFLECTION": "open",
             "HEADRACE_PRINCIPAL_KEY_FILE": str(self._files.principal_key),
-            "HEADRACE_JOIN_TOKEN_FILE": str(self._files.join_token),
+            "HEADRACE_GATEWAY_JOIN_TOKENS_FILE": str(self._files.join_tokens),
+            # Clients of a mesh on their own machine need no certificates.
+            "HEADRACE_GATEWAY_PUBLIC_TLS": "false",
+            **self._tls("gateway"),
         }
 
     def http(self, *, name: str, share_port: bool, gateway: str) -> Environment:
@@ -156,14 +164,25 @@ class MeshPlan:
             "HEADRACE_RUNNER_CACHE_DIR": str(cache),
             "HEADRACE_RUNNER_THREADS": self._inherited.get("HEADRACE_RUNNER_THREADS", str(self._threads)),
             "HEADRACE_JOIN_TOKEN_FILE": str(self._files.join_token),
+            **self._tls("runner"),
+        }
+
+    def _tls(self, service: str) -> Environment:
+        folder = self._files.certificates
+        if folder is None:
+            return {}
+        return {
+            "HEADRACE_TLS_CERTIFICATE_FILE": str(folder / f"{service}.crt"),
+            "HEADRACE_TLS_KEY_FILE": str(folder / f"{service}.key"),
+            "HEADRACE_TLS_CA_FILE": str(folder / "ca.crt"),
         }
 
 
 def inherited_environment(environ: Mapping[str, str], *, folder: Path) -> Environment:
     """The caller's environment without what only concerns `headrace` itself or belongs to another process.
 
-    Stores and secrets are handed to the services that need them, and to no other. Inside the mesh there is no TLS:
-    every listener is loopback. Services run in folders of their own, so the folder of settings files is made absolute;
+    Stores and secrets are handed to the services that need them, and to no other; certificates are the mesh's own.
+    Services run in folders of their own, so the folder of settings files is made absolute;
     `folder` is where the command was started, and its `config/base.yaml` is used when none is named.
     """
     ours = {

@@ -7,6 +7,7 @@ import string
 from dataclasses import dataclass
 from pathlib import Path
 
+from headrace_common.join_tokens import ANY_TENANT, JoinToken, digest_of, read_join_tokens, render_join_tokens
 from headrace_common.principal import generate_key_files
 from headrace_common.secrets import read_secret_file, write_secret_file
 
@@ -18,6 +19,7 @@ class MeshSecrets:
     """Files with mode 0600; only paths travel to processes, never by argument."""
 
     join_token: Path
+    join_tokens: Path
     principal_key: Path
     principal_jwks: Path
     admin_key: Path
@@ -31,10 +33,12 @@ def open_secrets(folder: Path) -> MeshSecrets:
     if not (key.exists() and jwks.exists()):
         generate_key_files(key, jwks)
     join_token, admin_key = folder / "join.token", folder / "admin.key"
-    _kept(join_token, secrets.token_urlsafe(32))
+    join_tokens = folder / "join.tokens"
+    _admit(_kept(join_token, secrets.token_urlsafe(32)), join_tokens)
     _kept(admin_key, new_api_key())
     return MeshSecrets(
         join_token=join_token,
+        join_tokens=join_tokens,
         principal_key=key,
         principal_jwks=jwks,
         admin_key=admin_key,
@@ -50,6 +54,14 @@ def new_api_key() -> str:
 
 def _random_text(length: int) -> str:
     return "".join(secrets.choice(_BASE62) for _ in range(length))
+
+
+def _admit(token: str, tokens_file: Path) -> None:
+    """Writes the mesh's own token into the file that gateways look at; whoever starts a mesh is every tenant."""
+    entries = read_join_tokens(tokens_file) if tokens_file.exists() else {}
+    entry = JoinToken(id="mesh", sha256=digest_of(token), tenant=ANY_TENANT)
+    others = [other for other in entries.values() if other.id != entry.id]
+    write_secret_file(tokens_file, render_join_tokens([*others, entry]))
 
 
 def _kept(path: Path, fresh: str) -> str:

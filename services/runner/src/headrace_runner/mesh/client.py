@@ -26,7 +26,7 @@ _BACKOFF_MAX_S = 1.0
 _DISCOVERY_S = 2.0
 _DUPLICATE_PAUSE_S = 10.0
 
-ChannelFactory = Callable[[str], grpc.aio.Channel]
+ChannelFactory = Callable[[str, str], grpc.aio.Channel]
 
 
 class MeshClient:
@@ -36,7 +36,7 @@ class MeshClient:
 
     Args:
         targets: Gateways' mesh listeners, as `discovery.resolve` takes them.
-        open_channel: Opens a connection of its own to an address at each call.
+        open_channel: Opens a connection of its own to an address at each call, given the name that it was found by.
         join_token: Gives what to join with, read anew for each session off the loop.
         name: Configured name of this runner.
         labels: For placement.
@@ -68,7 +68,7 @@ class MeshClient:
         self._budget = budget
         self._clock = clock
         self._load = load
-        self._addresses: frozenset[str] = frozenset()
+        self._addresses: dict[str, str] = {}
         self._dialled: set[str] = set()
         self._sessions: dict[str, Session] = {}
         self._draining = False
@@ -114,7 +114,7 @@ class MeshClient:
         except OSError as error:
             self._log.warning("gateways can't be resolved", targets=list(self._targets), error=str(error))
             return
-        for address in self._addresses - self._dialled:
+        for address in self._addresses.keys() - self._dialled:
             self._dialled.add(address)
             dialers.create_task(self._dial(address), name=f"dial-{address}")
 
@@ -136,7 +136,7 @@ class MeshClient:
 
     async def _session(self, address: str) -> float | None:
         """Runs one session; returns a fixed pause before the next one, or None for the usual backoff."""
-        gateway_id = ""
+        gateway_id, name = "", self._addresses.get(address, "")
 
         def on_welcome(welcome: mesh_pb2.Welcome) -> bool:
             nonlocal gateway_id
@@ -154,7 +154,7 @@ class MeshClient:
             self._log.warning("no join token", address=address, reason=error.message)
             return None
         session = Session(
-            open_channel=lambda: self._open_channel(address),
+            open_channel=lambda: self._open_channel(address, name),
             join_token=join_token,
             hello=self._hello,
             on_welcome=on_welcome,
