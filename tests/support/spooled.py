@@ -90,6 +90,9 @@ class SpoolWriter:
             elif isinstance(record, usage_pb2.RequestRecord):
                 record.id = row_id(uuid.UUID(self.spool_id), sequence)
                 request.calls.append(call_record(record, sequence=sequence))
+            elif isinstance(record, pb.SpoolRecord):
+                record.sequence = sequence
+                request.records.append(record)
             else:
                 kind = {"RunnerEvent": "runner", "AuditEntry": "audit", "KeyUse": "key_use"}[type(record).__name__]
                 request.records.append(pb.SpoolRecord(sequence=sequence, **{kind: record}))

@@ -13,12 +13,13 @@ import psycopg
 import pytest
 from psycopg import errors
 
-from headrace.quota.internal.v1.usage_ingest_pb2 import KeyUse
+from headrace.quota.internal.v1.usage_ingest_pb2 import KeyUse, SpoolRecord
 from headrace.quota.v1 import audit_pb2, quotas_pb2, usage_pb2
 from headrace.quota.v1.tenants_pb2 import ListApiKeysRequest
 from headrace_common import catalogue
 from headrace_common.errors import HeadraceError
 from headrace_common.postgres import Database, service_conninfo
+from headrace_quota.ledger.rows import row_id
 from headrace_quota.ledger.upkeep import LedgerUpkeep
 from headrace_quota.messages import timestamp
 from support.quota import OPERATOR, QuotaClient, admin_of
@@ -55,6 +56,16 @@ async def test_a_record_is_shown_as_it_was_sent(client: QuotaClient) -> None:
     async with spool_writer(client) as spool:
         assert await spool.send(sent) == 1
     assert await listed(client) == [sent]
+
+
+async def test_gateways_of_before_are_understood(client: QuotaClient) -> None:
+    former = request_record("acme", calls=3, attempts=4, device_ms=1.5, error_reason="CALL_ABANDONED")
+    former.queue_latency.FromMicroseconds(7)
+    former.execution_latency.FromMicroseconds(5)
+    async with spool_writer(client) as spool:
+        former.id = row_id(uuid.UUID(spool.spool_id), 1)
+        assert await spool.send(SpoolRecord(request=former), request_record("acme", model="other")) == 2
+    assert await listed(client, model="magika") == [former]
 
 
 async def test_what_is_sent_again_counts_once(client: QuotaClient) -> None:

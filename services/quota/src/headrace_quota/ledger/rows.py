@@ -6,6 +6,7 @@ import math
 import uuid
 from datetime import UTC, datetime, timedelta
 
+from google.protobuf.duration_pb2 import Duration
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from headrace.quota.internal.v1.usage_ingest_pb2 import CallRecord
@@ -23,6 +24,21 @@ ATTEMPTS_MAX = 1_000_000
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _SECONDS_MAX = 253_402_300_799
 TIME_US_MAX = _SECONDS_MAX * 1_000_000
+
+_AMOUNTS = ("input_bytes", "output_bytes", "prompt_tokens", "completion_tokens")
+_SAME = (
+    "tenant_id",
+    "subject",
+    "request_id",
+    "kind",
+    "model",
+    "version",
+    "runner_id",
+    "device_type",
+    "status",
+    "error_reason",
+    "device_ms",
+)
 
 Row = tuple[str | int | float, ...]
 
@@ -58,6 +74,22 @@ def ledger_row(call: CallRecord, *, row_id: str) -> Row:
     )
 
 
+def former_row(record: pb.RequestRecord, *, row_id: str) -> Row:
+    """A call as gateways of before tell it, and several that they have summed up."""
+    call = CallRecord(
+        admit_time_us=_microseconds(record.admit_time),
+        total_us=_microseconds(record.total_latency),
+        queue_us=_microseconds(record.queue_latency),
+        execution_us=_microseconds(record.execution_latency),
+        attempts=max(record.attempts, 0),
+        **{name: max(getattr(record, name), 0) for name in _AMOUNTS},
+        **{name: getattr(record, name) for name in _SAME},
+    )
+    *row, _ = ledger_row(call, row_id=row_id)
+    row[3] = _microseconds(record.end_time)
+    return (*row, max(1, min(record.calls, NUMBER_MAX)))
+
+
 def row_id(spool_id: uuid.UUID, sequence: int) -> str:
     """The identifier of the row that a record of a spool becomes, the same each time: a UUID of its beginning."""
     beginning = str(spool_id)[:19]
@@ -73,6 +105,12 @@ def instant(time: Timestamp) -> datetime:
     """An instant to the microsecond, kept within the years that PostgreSQL and Python share."""
     seconds = min(max(time.seconds, 0), _SECONDS_MAX)
     return _EPOCH + timedelta(seconds=seconds, microseconds=min(max(time.nanos, 0), 999_999_999) // 1_000)
+
+
+def _microseconds(time: Timestamp | Duration) -> int:
+    """Of an instant or a span; nothing of what is negative."""
+    seconds = min(max(time.seconds, 0), _SECONDS_MAX)
+    return seconds * 1_000_000 + min(max(time.nanos, 0), 999_999_999) // 1_000
 
 
 def amount(value: float) -> float:

@@ -11,7 +11,7 @@ from headrace.quota.internal.v1 import usage_ingest_pb2 as pb
 from headrace.quota.v1 import audit_pb2
 from headrace_common.errors import ValidationError
 from headrace_quota.ledger.audit_chain import AuditEntry
-from headrace_quota.ledger.rows import Row, instant, ledger_row, row_id, text
+from headrace_quota.ledger.rows import Row, former_row, instant, ledger_row, row_id, text
 from headrace_quota.ledger.summed_calls import SummedCalls
 
 RECORDS_MAX = 4_096
@@ -61,6 +61,8 @@ class SpoolBatch:
     def add(self, record: pb.SpoolRecord) -> None:
         """Takes the next record."""
         match record.WhichOneof("event"):
+            case "request":
+                self.rows.append(former_row(record.request, row_id=row_id(self.spool_id, record.sequence)))
             case "runner":
                 told = record.runner
                 self.runners.append(

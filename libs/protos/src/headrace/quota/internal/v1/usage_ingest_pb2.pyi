@@ -188,11 +188,16 @@ class SpoolRecord(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     SEQUENCE_FIELD_NUMBER: _builtins.int
+    REQUEST_FIELD_NUMBER: _builtins.int
     RUNNER_FIELD_NUMBER: _builtins.int
     AUDIT_FIELD_NUMBER: _builtins.int
     KEY_USE_FIELD_NUMBER: _builtins.int
     sequence: _builtins.int
     """Number in the spool, rising, not always by one."""
+    @_builtins.property
+    def request(self) -> _usage_pb2.RequestRecord:
+        """A call that has ended, as gateways told it before they sent `IngestRequest.calls`."""
+
     @_builtins.property
     def runner(self) -> _usage_pb2.RunnerEvent:
         """Something happened to a runner."""
@@ -209,15 +214,16 @@ class SpoolRecord(_message.Message):
         self,
         *,
         sequence: _builtins.int = ...,
+        request: _usage_pb2.RequestRecord | None = ...,
         runner: _usage_pb2.RunnerEvent | None = ...,
         audit: _audit_pb2.AuditEntry | None = ...,
         key_use: Global___KeyUse | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["audit", b"audit", "event", b"event", "key_use", b"key_use", "runner", b"runner"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["audit", b"audit", "event", b"event", "key_use", b"key_use", "request", b"request", "runner", b"runner"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["audit", b"audit", "event", b"event", "key_use", b"key_use", "runner", b"runner", "sequence", b"sequence"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["audit", b"audit", "event", b"event", "key_use", b"key_use", "request", b"request", "runner", b"runner", "sequence", b"sequence"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_event: _TypeAlias = _typing.Literal["runner", "audit", "key_use"]  # noqa: Y015
+    _WhichOneofReturnType_event: _TypeAlias = _typing.Literal["request", "runner", "audit", "key_use"]  # noqa: Y015
     _WhichOneofArgType_event: _TypeAlias = _typing.Literal["event", b"event"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_event) -> _WhichOneofReturnType_event | None: ...
 
