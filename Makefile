@@ -7,6 +7,8 @@ PYTHON ?= python3
 BIN := .venv/bin
 ARGS ?=
 export PYRIGHT_PYTHON_IGNORE_WARNINGS := 1
+# Images of Python often keep it from writing what it compiled; each process of a mesh would compile all of it again.
+unexport PYTHONDONTWRITEBYTECODE
 MANIFESTS := pyproject.toml uv.lock $(wildcard libs/*/pyproject.toml services/*/pyproject.toml)
 TRITON := tests/clients/triton
 
