@@ -9,10 +9,16 @@ from __future__ import annotations
 import argparse
 import secrets
 import string
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+from headrace_cli.certificates.files import AUTHORITY, CertificateFiles, make_certificates, wanted_of
 from headrace_common.principal import generate_key_files
 
+# Those that talk to each other; the HTTP front talks to its gateway only.
+_SERVICES = ("quota", "registry", "gateway", "runner")
+_AUTHORITY_LASTS = timedelta(days=3_650)
+_CERTIFICATES_LAST = timedelta(days=365)
 _BASE62 = string.ascii_letters + string.digits
 
 
@@ -39,8 +45,17 @@ def write_secrets(folder: Path) -> None:
     valkey = _kept(folder / "valkey.password", _random_text(32))
     _kept(folder / "valkey.conf", f'bind 0.0.0.0\nrequirepass {valkey}\nsave ""\nappendonly no\n')
     _kept(folder / "redis.url", f"redis://:{valkey}@valkey:6379/0")
+    certificates = CertificateFiles(folder)
+    if not certificates.certificate(AUTHORITY).exists():
+        make_certificates(
+            certificates,
+            {service: wanted_of(service) for service in _SERVICES},
+            now=datetime.now(UTC),
+            authority_lasts=_AUTHORITY_LASTS,
+            lasts=_CERTIFICATES_LAST,
+        )
     for path in folder.iterdir():
-        path.chmod(0o644)
+        path.chmod(0o600 if path.stem == AUTHORITY and path.suffix == ".key" else 0o644)
 
 
 def main() -> None:
