@@ -115,3 +115,25 @@ async def test_watcher_that_comes_during_the_outage_is_told_to_retry(postgres: R
         with pytest.raises(HeadraceError) as error:
             await asyncio.wait_for(anext(quota.client.watch()), 20)
         assert error.value.retryable
+
+
+async def test_who_was_locked_out_is_told_of_although_the_database_goes_at_once(
+    postgres: RestartablePostgres, keys: Keys
+) -> None:
+    await asyncio.to_thread(postgres.start)
+    async with running_quota(postgres.url, keys) as quota:
+        client = quota.client
+        await client.create_tenant("acme")
+        made = await client.create_key("acme")
+        feed = client.watch()
+        assert (await asyncio.wait_for(anext(feed), 20)).snapshot_complete
+        await client.call(OPERATOR, pb.RevokeApiKeyRequest(id=made.api_key.id))
+        await client.call(OPERATOR, pb.SuspendTenantRequest(id="acme"))
+        # Not a turn of the event loop lies between: nobody else can have read what was committed.
+        postgres.stop()
+        revoked = suspended = False
+        async with asyncio.timeout(20):
+            while not (revoked and suspended):
+                message = await anext(feed)
+                revoked |= any(key.revoked for key in message.keys)
+                suspended |= any(tenant.status == pb.TENANT_STATUS_SUSPENDED for tenant in message.tenants)

@@ -35,8 +35,8 @@ class CountedHistory:
         return await self._store.snapshot()
 
 
-async def make_tenants(store: MemoryTenantStore, count: int) -> None:
-    for number in range(count):
+async def make_tenants(store: MemoryTenantStore, count: int, *, first: int = 0) -> None:
+    for number in range(first, first + count):
         await store.insert_tenant(TenantDraft(id=f"tenant-{number:04d}"))
 
 
@@ -50,6 +50,21 @@ async def test_many_watchers_of_one_change_cost_one_read() -> None:
         answers = await asyncio.gather(*(source.changes(round_number - 1, 500) for _ in range(200)))
         assert {tuple(revision for revision, _ in answer) for answer in answers} == {(round_number,)}
         assert history.reads == round_number
+
+
+@pytest.mark.parametrize("known", [0, 1, 700])
+async def test_changes_that_are_kept_need_no_store(known: int) -> None:
+    store = MemoryTenantStore(clock=FakeClock())
+    history = CountedHistory(store)
+    source = PrincipalFeedSource(history=history, window=ChangeWindow[Message]())
+    await make_tenants(store, known)
+    await source.keep(await source.head())
+    await make_tenants(store, 500, first=known)
+    await source.keep(await source.head())
+    reads, newest = history.reads, known + 500
+    assert [revision for revision, _ in await source.changes(newest - 500, 1_000)] == [*range(newest - 499, newest + 1)]
+    await source.keep(await source.head())
+    assert history.reads == reads
 
 
 @pytest.mark.parametrize(("rows", "pages"), [(0, 1), (1, 1), (500, 1), (501, 2), (1200, 3)])

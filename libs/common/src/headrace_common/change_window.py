@@ -26,6 +26,11 @@ class ChangeWindow(Generic[M]):
         """The history that the changes belong to."""
         return self._epoch
 
+    @property
+    def newest(self) -> int:
+        """The newest revision kept; 0 without any."""
+        return self._changes[-1][0] if self._changes else 0
+
     def enter(self, epoch: str) -> None:
         """Says which history is meant from now on; another one than before empties the window."""
         if epoch != self._epoch:

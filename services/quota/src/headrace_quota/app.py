@@ -100,6 +100,9 @@ class QuotaService:
         self._leases = self._lease_servicer(calendar)
         self._server = self._composed_server()
 
+    async def _keep_changes(self) -> None:
+        await self._source.keep(await self._tail.refresh())
+
     async def start(self) -> str:
         """Listens, and says NOT_SERVING: calls are answered UNAVAILABLE until the database is ready.
 
@@ -187,7 +190,7 @@ class QuotaService:
             random=SystemRandom(),
             active_keys_max=settings.active_keys_max,
         )
-        tenants = TenantServicer(administration=administration)
+        tenants = TenantServicer(administration=administration, keep_changes=self._keep_changes)
         quotas = QuotaServicer(
             administration=QuotaAdministration(store=self._quotas, live=self._live, clock=self._clock)
         )

@@ -72,6 +72,19 @@ class PrincipalFeedSource:
                 self._window.add(changes)
             return changes
 
+    async def keep(self, head: FeedHead) -> None:
+        """Reads all changes up to `head` into the window: watchers get them even if the store goes away now.
+
+        Raises:
+            StorageUnavailable: DATABASE_UNAVAILABLE (UNAVAILABLE).
+        """
+        place = self._window.newest or max(head.compacted, head.revision - _PAGE_ROWS)
+        while place < head.revision:
+            changes = await self.changes(place, _PAGE_ROWS)
+            if not changes:
+                return
+            place = changes[-1][0]
+
     def heartbeat(self, head: FeedHead) -> Message:
         """The sign of life: nothing newer than this."""
         return Message(revision=head.revision, epoch=head.epoch)

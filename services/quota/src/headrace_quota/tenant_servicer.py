@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from datetime import timedelta
 from typing import Any
 
@@ -37,10 +38,17 @@ _OVERLAP = timedelta(hours=24)
 
 
 class TenantServicer:
-    """Answers the public RPCs about tenants and keys. What each raises, the administration's methods say."""
+    """Answers the public RPCs about tenants and keys. What each raises, the administration's methods say.
 
-    def __init__(self, *, administration: TenantAdministration) -> None:
+    Args:
+        administration: What is done.
+        keep_changes: Reads what was committed into memory, from where gateways are told. Who is locked out stays so
+            although the database goes away as soon as that was answered.
+    """
+
+    def __init__(self, *, administration: TenantAdministration, keep_changes: Callable[[], Awaitable[None]]) -> None:
         self._administration = administration
+        self._keep_changes = keep_changes
 
     async def create_tenant(self, request: pb.CreateTenantRequest, call: Call) -> pb.CreateTenantResponse:
         """Registers a tenant."""
@@ -74,6 +82,7 @@ class TenantServicer:
     async def suspend_tenant(self, request: pb.SuspendTenantRequest, call: Call) -> pb.SuspendTenantResponse:
         """Stops serving a tenant."""
         tenant = await self._administration.set_status(call.principal, request.id, TenantStatus.SUSPENDED)
+        await self._keep_changes()
         return pb.SuspendTenantResponse(tenant=tenant_message(tenant))
 
     async def resume_tenant(self, request: pb.ResumeTenantRequest, call: Call) -> pb.ResumeTenantResponse:
@@ -126,6 +135,7 @@ class TenantServicer:
     async def revoke_api_key(self, request: pb.RevokeApiKeyRequest, call: Call) -> pb.RevokeApiKeyResponse:
         """Ends a key for good."""
         key = await self._administration.revoke_api_key(call.principal, request.id)
+        await self._keep_changes()
         return pb.RevokeApiKeyResponse(api_key=api_key_message(key))
 
     async def rotate_api_key(self, request: pb.RotateApiKeyRequest, call: Call) -> pb.RotateApiKeyResponse:
