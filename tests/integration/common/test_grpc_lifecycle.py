@@ -34,6 +34,7 @@ from headrace_common.grpc_server import (
 from support.breaking_proxy import breaking_proxy
 from support.echo import ECHO, Echo, calling, keyed, say, serving, text
 from support.eventually import eventually
+from support.processes import HeldPort
 
 
 async def test_a_server_that_takes_a_moment_to_greet_is_waited_for() -> None:
@@ -45,14 +46,14 @@ async def test_a_server_that_takes_a_moment_to_greet_is_waited_for() -> None:
         assert await say(caller, "one") == "one"
 
 
-async def test_a_client_finds_a_restarted_server_within_two_seconds() -> None:
+async def test_a_client_finds_a_restarted_server_within_two_seconds(port: HeldPort) -> None:
     # The best of some: a busy machine may take longer once, but not each time.
-    assert min([await found_again() for _ in range(3)]) < 2
+    assert min([await found_again(port.address) for _ in range(3)]) < 2
 
 
-async def found_again() -> float:
+async def found_again(address: str) -> float:
     """Seconds that a client takes to find a server that is there again."""
-    async with serving(Echo()) as (first, address), calling(address) as caller:
+    async with serving(Echo(), address=address) as (first, _), calling(address) as caller:
         assert await say(caller, "one") == "one"
         await first.stop(0)
         with pytest.raises(RouteUnavailable):
@@ -112,6 +113,7 @@ async def two_on_a_port(echo: Echo | None = None) -> AsyncGenerator[tuple[GrpcSe
             yield server, caller
 
 
+@pytest.mark.fault  # On a machine with ten processes for each core, a silence may be none.
 async def test_stop_answers_calls_that_had_come_and_were_not_taken() -> None:
     async with two_on_a_port() as (server, caller):
         calls = [asyncio.ensure_future(say(caller, str(number), wait_for_ready=True)) for number in range(200)]
@@ -128,7 +130,7 @@ async def test_stop_answers_the_next_calls_of_those_whose_calls_were_running() -
         held = [asyncio.ensure_future(say(caller, "hold")) for _ in range(20)]
         await eventually(lambda: len(echo.calls) == 21)
         stopping = asyncio.ensure_future(server.stop(10))
-        await asyncio.sleep(0.06)  # longer than a silence would be
+        await asyncio.sleep(0.1)  # longer than a silence would be
         echo.release.set()
         assert await asyncio.gather(*held) == ["hold"] * 20
         assert await asyncio.gather(*(say(caller, "next", wait_for_ready=True) for _ in range(20))) == ["next"] * 20

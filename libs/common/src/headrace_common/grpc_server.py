@@ -28,6 +28,7 @@ from headrace_common.rpc_service import Authenticator as Authenticator
 from headrace_common.rpc_service import ServiceHandler
 from headrace_common.rpc_service import refuse_call as refuse_call
 from headrace_common.rpc_service import service_handler as service_handler
+from headrace_common.shared_listeners import SharedListeners
 from headrace_common.tls import Tls
 
 _SLACK_BYTES = 64 << 10
@@ -76,6 +77,7 @@ class GrpcServer:
             reflection = Reflection(services=reflection_services)
             all_handlers += reflection.handlers(runtime, reflection_authenticate)
         self._listeners = listeners
+        self._shared = SharedListeners()
         self._log = structlog.stdlib.get_logger("grpc_server")
         self._server = grpc.aio.server(
             maximum_concurrent_rpcs=concurrent_rpcs_max,
@@ -99,10 +101,8 @@ class GrpcServer:
         for listener in self._listeners:
             host, wanted = parse_address(listener.address)
             try:
-                if listener.tls is None:
-                    port = self._server.add_insecure_port(listener.address)
-                else:
-                    port = self._server.add_secure_port(listener.address, listener.tls.server_credentials())
+                with self._shared.opening():
+                    port = self._bind(listener)
             except RuntimeError:
                 port = 0
             if port == 0:
@@ -121,10 +121,15 @@ class GrpcServer:
         """Says NOT_SERVING to health checks, so that balancers look elsewhere; calls go on."""
         self.health.set_serving(False)
 
+    async def leave_shared_ports(self) -> None:
+        """Other processes that listen on a port of ours get all new connections from now on; ours go on."""
+        await self._shared.leave()
+
     async def stop(self, grace_s: float) -> None:
         """Ends endless streams, tells clients to leave, gives calls `grace_s` in all, then cancels what is left.
 
-        Calls that come before clients know wait for that, half a second or half of the grace at most, and are served.
+        Shared ports are left before. Calls that come before clients know wait for that, half a second or half of the
+        grace at most, and are served.
         Safe to call twice.
         """
         self.drain()
@@ -132,12 +137,18 @@ class GrpcServer:
             service.end_streams()
         end_at = asyncio.get_running_loop().time() + grace_s
         if grace_s > 0:
-            await self._last_calls.silence(min(_LAST_CALLS_MAX_S, grace_s / 2))
+            silence = self._last_calls.silence(min(_LAST_CALLS_MAX_S, grace_s / 2))
+            await asyncio.gather(silence, self.leave_shared_ports())
         stopping = asyncio.create_task(self._server.stop(max(0.0, end_at - asyncio.get_running_loop().time())))
         # The task's first step has clients told to leave: answers come after that on each connection.
         await asyncio.sleep(0)
         self._last_calls.release()
         await stopping
+
+    def _bind(self, listener: Listener) -> int:
+        if listener.tls is None:
+            return self._server.add_insecure_port(listener.address)
+        return self._server.add_secure_port(listener.address, listener.tls.server_credentials())
 
 
 def server_options(message_bytes_max: int) -> list[tuple[str, Any]]:

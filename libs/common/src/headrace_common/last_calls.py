@@ -22,10 +22,9 @@ Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
 Behaviour: TypeAlias = Callable[[Any, Context], Coroutine[Any, Any, Any]]
 
 _LOOK_S = 0.005
-# In a row, so that one look too late, in a process that had no processor for a while, doesn't pass for silence.
-_QUIET_LOOKS = 6
-# Those who call without waiting for answers never fall silent; a pause between two of them has to do.
-_PATIENT_LOOKS = 20
+# In a row, so that a process that had no processor for a while doesn't pass for a silent one. Fewer have to do as time
+# goes by: those who call without waiting for answers never fall silent, they only pause.
+_QUIET_LOOKS = 10
 
 
 class LastCalls(grpc.GenericRpcHandler):
@@ -57,17 +56,18 @@ class LastCalls(grpc.GenericRpcHandler):
     async def silence(self, within_s: float) -> None:
         """From now on new calls wait.
 
-        Returns in a silence of 30 ms, after 100 ms already in one of 5 ms, and after `within_s` in any case.
-        While calls run there is none: each answer may have its caller call again.
+        Returns in a silence of 50 ms, after half of the time in one of 25 ms and so on, and after `within_s` in any
+        case. While calls run there is none: each answer may have its caller call again.
         """
         self._holding = True
         quiet = 0
         # Counted in looks, not by a clock: where the process stood still, none of that time was spent on taking calls.
-        for look in range(int(within_s / _LOOK_S)):
+        looks = int(within_s / _LOOK_S)
+        for look in range(looks):
             before = self._taken
             await asyncio.sleep(_LOOK_S)
             quiet = quiet + 1 if self._taken == before and not self._running() else 0
-            if quiet >= (_QUIET_LOOKS if look < _PATIENT_LOOKS else 1):
+            if quiet >= _QUIET_LOOKS * (1 - look / looks):
                 return
 
     def release(self) -> None:
