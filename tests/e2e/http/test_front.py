@@ -42,6 +42,12 @@ async def test_the_key_of_this_machine_opens_nothing_to_pages_of_others(mesh: Me
             assert (refused.status_code, refused.json()["errorCode"]) == (403, "AUTHORITY_FORBIDDEN"), headers
         for headers in ({"x-api-key": ""}, {"x-api-key": "nobody's"}, {"authorization": "Bearer community"}):
             assert (await client.get(INFO, headers=headers)).status_code == 401, headers
+        key, bearer = ("x-api-key", mesh.api_key), ("authorization", f"Bearer {mesh.api_key}")
+        for twice in ([key, key], [key, bearer], [key, ("x-api-key", "other")], [bearer, bearer]):
+            refused = await client.get(INFO, headers=twice)
+            assert (refused.status_code, refused.json()["errorCode"]) == (401, "CREDENTIAL_MALFORMED"), twice
+        tenants = [key, ("x-tenant-id", "community"), ("x-tenant-id", "default")]
+        assert (await client.get(INFO, headers=tenants)).json()["errorCode"] == "TENANT_MISMATCH"
 
 
 @pytest.fixture(scope="module")

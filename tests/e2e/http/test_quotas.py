@@ -232,7 +232,7 @@ def test_who_is_refused_is_told_limit_use_window_and_when_to_come_again(mesh: Me
         refused = http.post(
             "/v1/infer", json={"modelId": "tiny", "inputs": {"x": {"shape": [1, 4], "dtype": "FP32", "data": [0] * 4}}}
         ).json()
-    assert (answer.status_code, answer.json()["error"]) == (429, failed.details())
+    assert answer.status_code == 429 and "limit of 2 requests per day" in answer.json()["error"]
     assert 0 < int(answer.headers["retry-after"]) <= 86_400
     context = refused["context"]
     assert (refused["errorCode"], context["limit"], context["window"]) == ("QUOTA_EXCEEDED", "2", "day")
