@@ -9,6 +9,7 @@ import hypothesis
 import pytest
 
 from support.postgres import fresh_database, migrated_template, running_postgres
+from support.processes import HeldPort
 from support.valkey import running_valkey
 
 # No deadline for one example: a shared machine pauses now and then. Each run draws the same examples, so that a red run
@@ -21,6 +22,13 @@ hypothesis.settings.load_profile("headrace")
 # A shell that starts the run in the background has it ignore interrupts, and so would all that tests start.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+@pytest.fixture
+def port() -> Generator[HeldPort]:
+    """A port for a server that isn't there all the time; nobody else gets it meanwhile."""
+    held = HeldPort()
+    yield held
+    held.close()
 
 
 @pytest.fixture(scope="session")

@@ -32,6 +32,7 @@ from headrace_common.errors import RunnerUnavailable as RunnerFailure
 from support.breaking_proxy import breaking_proxy
 from support.certificates import Authority
 from support.eventually import eventually
+from support.processes import HeldPort
 from support.scripted_mesh import ScriptedMesh, Unary, serving
 
 SOON = RetryPolicy(initial_s=0.01, max_s=0.02)
@@ -213,9 +214,9 @@ async def test_closing_the_client_ends_its_calls_with_an_error_of_their_own() ->
         await client.close()
 
 
-async def test_a_mesh_that_comes_back_is_found_again() -> None:
-    mesh = infer_mesh(failing(0, RuntimeError()))
-    async with serving(mesh) as address:
+async def test_a_mesh_that_comes_back_is_found_again(port: HeldPort) -> None:
+    mesh, address = infer_mesh(failing(0, RuntimeError())), port.address
+    async with serving(mesh, address=address):
         client = AsyncClient(address, retry=NO_RETRIES)
         await infer(client)
     with pytest.raises(UnreachableError) as caught:

@@ -19,6 +19,7 @@ from headrace_common.tasks import TaskGuard
 from headrace_gateway.accounting.accounting import Accounting
 from headrace_gateway.accounting.spool import Spool
 from headrace_gateway.quota.lease_book import LeaseBook
+from support.processes import HeldPort
 from support.spools import admit, end
 from support.usage_ledger import UsageLedger, served
 
@@ -94,10 +95,8 @@ async def test_commits_whose_answers_are_lost_are_not_sent_again(tmp_path: Path)
         assert [row.request_id for row in ledger.rows] == ids
 
 
-async def test_usage_waits_for_quota_and_goes_there_when_it_comes(tmp_path: Path) -> None:
-    ledger = UsageLedger()
-    async with served(UsageLedger()) as address:
-        pass
+async def test_usage_waits_for_quota_and_goes_there_when_it_comes(tmp_path: Path, port: HeldPort) -> None:
+    ledger, address = UsageLedger(), port.address
     async with AsyncExitStack() as servers, accounting(tmp_path, address) as accounts:
         ids = used(accounts.spool, 50)
         async with asyncio.timeout(30):
@@ -108,11 +107,9 @@ async def test_usage_waits_for_quota_and_goes_there_when_it_comes(tmp_path: Path
         assert [row.request_id for row in ledger.rows] == ids
 
 
-async def test_a_gateway_that_stops_without_quota_leaves_its_usage_to_the_next(tmp_path: Path) -> None:
-    ledger = UsageLedger()
+async def test_a_gateway_that_stops_without_quota_leaves_its_usage_to_the_next(tmp_path: Path, port: HeldPort) -> None:
+    ledger, address = UsageLedger(), port.address
     replaced: list[str] = []
-    async with served(ledger) as address:
-        pass
     clock = SystemClock()
     channel = open_channel(address, own_connection=True)
     async with TaskGuard() as tasks:

@@ -38,6 +38,7 @@ from headrace_runner.mesh import MeshClient
 from support.admissions import admitting
 from support.mesh_ends import begin_with, dispatched
 from support.placement import placement
+from support.processes import HeldPort
 
 MIB = 1 << 20
 CLOCK = SystemClock()
@@ -401,16 +402,14 @@ async def test_calls_of_another_gateway_turn_this_one_s_to_a_free_runner(
             await a.until(lambda: seen.work.pending_s == 0)
 
 
-async def test_runner_joins_a_restarted_gateway_again() -> None:
-    async with gateway() as first:
-        address = first.address
-        async with runner(address) as r:
-            await first.infer(b"x")
-            await first.server.stop(0)
-            async with gateway(address=address) as second:
-                await second.until(lambda: len(second.directory) == 1)
-                assert (await second.infer(b"again")).payload == b"again"
-                assert r.client.gateways == {"gateway-0"}
+async def test_runner_joins_a_restarted_gateway_again(port: HeldPort) -> None:
+    async with gateway(address=port.address) as first, runner(port.address) as r:
+        await first.infer(b"x")
+        await first.server.stop(0)
+        async with gateway(address=port.address) as second:
+            await second.until(lambda: len(second.directory) == 1)
+            assert (await second.infer(b"again")).payload == b"again"
+            assert r.client.gateways == {"gateway-0"}
 
 
 async def test_wrong_join_token_is_refused() -> None:
