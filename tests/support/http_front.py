@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from headrace_common.metrics import Metrics
+from headrace_common.tls import Tls
 from headrace_gateway.http.app import application, make_front
 from headrace_gateway.http.config import HttpSettings
 from headrace_gateway.http.front import Front
@@ -23,10 +24,12 @@ class HttpFront:
     Attributes:
         url: Where, without a slash at its end.
         front: What its routes share.
+        gateway_tls: With what it calls the gateway; None in plaintext.
     """
 
     url: str
     front: Front
+    gateway_tls: Tls | None
 
 
 @asynccontextmanager
@@ -34,7 +37,8 @@ async def http_front(gateway_address: str, **settings: Any) -> AsyncGenerator[Ht
     """A front with further settings; what is under way at its end is cut off."""
     chosen = HttpSettings(gateway_address=gateway_address, **settings)
     metrics = Metrics()
-    front = make_front(chosen, metrics)
+    gateway_tls = Tls.from_settings(chosen)
+    front = make_front(chosen, metrics, gateway_tls)
     server = HttpServer(
         app=application(front),
         limits=ConnectionLimits(
@@ -51,7 +55,7 @@ async def http_front(gateway_address: str, **settings: Any) -> AsyncGenerator[Ht
     url = await server.start("127.0.0.1:0")
     idle = asyncio.ensure_future(front.sessions.run())
     try:
-        yield HttpFront(url=url, front=front)
+        yield HttpFront(url=url, front=front, gateway_tls=gateway_tls)
     finally:
         idle.cancel()
         await server.stop(0)
