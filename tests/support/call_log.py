@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from headrace.quota.internal.v1.usage_ingest_pb2 import CallRecord, IngestRequest
 from headrace_common.errors import HeadraceError
-from headrace_gateway.accounting import records
-from headrace_gateway.accounting.records import Estimate
 
 
 class ListedCalls:
@@ -20,49 +18,22 @@ class ListedCalls:
         self.open: dict[int, CallRecord] = {}
         self.rows: list[CallRecord] = []
         self.admissions = 0
+        self.sequence = 0
         self.full: HeadraceError | None = None
 
     def check_room(self) -> None:
         if self.full is not None:
             raise self.full
 
-    def admit(self, admitted_us: int, estimate: Estimate, texts: bytes) -> int:
+    def admit(self, body: bytes) -> int:
         self.admissions += 1
-        body = records.admitted(self.admissions, admitted_us, estimate, texts)
-        self.open[self.admissions] = CallRecord.FromString(body)
-        return self.admissions
+        self.sequence += 1
+        self.open[self.sequence] = CallRecord.FromString(body)
+        return self.sequence
 
-    def end(
-        self,
-        admission: int,
-        status: int,
-        admitted_us: int,
-        total_us: int,
-        queue_us: int,
-        execution_us: int,
-        input_bytes: int,
-        output_bytes: int,
-        prompt_tokens: int,
-        completion_tokens: int,
-        device_ms: float,
-        attempts: int,
-        texts: bytes,
-    ) -> None:
-        del self.open[admission]
-        record = records.ended(
-            1,
-            admission,
-            status,
-            admitted_us,
-            total_us,
-            queue_us,
-            execution_us,
-            input_bytes,
-            output_bytes,
-            prompt_tokens,
-            completion_tokens,
-            device_ms,
-            attempts,
-            texts,
-        )
-        self.rows.extend(IngestRequest.FromString(record).calls)
+    def end(self, admission: int, record: bytes) -> None:
+        self.sequence += 1
+        (row,) = IngestRequest.FromString(record).calls
+        begun = self.open.pop(admission)
+        assert (begun.admission, row.admission, row.sequence) == (admission, admission, self.sequence)
+        self.rows.append(row)

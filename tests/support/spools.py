@@ -50,7 +50,7 @@ def texts(request_id: str, labels: Labels = LABELS) -> bytes:
 def admit(spool: Spool, request_id: str = "r", *, labels: Labels = LABELS, at_us: int = ADMITTED_US) -> int:
     """Admits a call."""
     spool.check_room()
-    return spool.admit(at_us, ESTIMATE, texts(request_id, labels))
+    return spool.admit(records.admitted(spool.sequence + 1, at_us, ESTIMATE, texts(request_id, labels)))
 
 
 def end(
@@ -65,4 +65,5 @@ def end(
 ) -> None:
     """Ends a call that took 2 ms, 0.5 ms of it on its device."""
     text = texts(request_id, labels) + records.text("error_reason", reason) + PLACE
-    spool.end(call, status, at_us, 2_000, 1_000, 500, 100, 40, 25, 10, 0.5, 1, text)
+    numbers = (spool.sequence + 1, call, status, at_us, 2_000, 1_000, 500, 100, 40, 25, 10, 0.5, 1)
+    spool.end(call, records.ended(*numbers, text))

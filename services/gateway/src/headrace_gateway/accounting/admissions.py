@@ -24,13 +24,16 @@ class Admissions:
     Args:
         path: Of the file; it is made, or goes on with what is in it.
 
+    Attributes:
+        free: Places that are not in use; while there is none, it must grow before the next call.
+
     Raises:
         OSError: There is no room.
     """
 
     def __init__(self, *, path: Path) -> None:
         self._path = path
-        self._free: list[int] = []
+        self.free: list[int] = []
         self._places: dict[int, int] = {}
         self._written: mmap.mmap | None = None
         for admission, (place, _) in read(path).items():
@@ -48,14 +51,9 @@ class Admissions:
     def __contains__(self, admission: int) -> bool:
         return admission in self._places
 
-    @property
-    def full(self) -> bool:
-        """Whether it must grow before the next call."""
-        return not self._free
-
     def add(self, admission: int, body: bytes) -> None:
-        """Writes what is known of a call; it isn't full."""
-        self._places[admission] = at = self._free.pop()
+        """Writes what is known of a call; a place is free."""
+        self._places[admission] = at = self.free.pop()
         assert self._written is not None, "it isn't closed"
         self._written[at : at + 8 + len(body)] = _pack_header(len(body), crc32(body)) + body
 
@@ -64,7 +62,7 @@ class Admissions:
         at = self._places.pop(admission)
         assert self._written is not None, "it isn't closed"
         self._written[at : at + 4] = _NOTHING
-        self._free.append(at)
+        self.free.append(at)
 
     def grow(self) -> None:
         """Makes more places.
@@ -88,7 +86,7 @@ class Admissions:
         taken = set(self._places.values())
         free = [at for at in range(begin, size, PLACE_BYTES) if at not in taken]
         # The first ones first: the same few pages over and over.
-        self._free = [*reversed(free), *self._free]
+        self.free = [*reversed(free), *self.free]
 
     def close(self) -> None:
         """Lets go of the file."""

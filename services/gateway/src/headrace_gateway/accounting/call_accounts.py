@@ -29,38 +29,29 @@ _FAILED = int(usage_pb2.REQUEST_STATUS_FAILED)
 _CANCELLED = int(usage_pb2.REQUEST_STATUS_CANCELLED)
 _CANCELLED_REASON = catalogue.CALL_CANCELLED.reason
 _ACCOUNTS_MAX = 10_000
-_request_id_text = records.request_id_text
+_admitted, _ended, _request_id_text = records.admitted, records.ended, records.request_id_text
 _UNKNOWN = Estimate(-1, 0, 0, 0.0)
 
 
 class CallLog(Protocol):
-    """Where admissions and ends are written; see `Spool`."""
+    """Where admissions and ends are written; see `Spool`.
+
+    Attributes:
+        sequence: Number of the last one.
+    """
+
+    sequence: int
 
     def check_room(self) -> None:
         """Raises SPOOL_FULL (UNAVAILABLE) where there is none."""
         ...
 
-    def admit(self, admitted_us: int, estimate: Estimate, texts: bytes) -> int:
-        """Writes an admission and returns its number."""
+    def admit(self, body: bytes) -> int:
+        """Writes an admission, which has the next number, and returns that."""
         ...
 
-    def end(
-        self,
-        admission: int,
-        status: int,
-        admitted_us: int,
-        total_us: int,
-        queue_us: int,
-        execution_us: int,
-        input_bytes: int,
-        output_bytes: int,
-        prompt_tokens: int,
-        completion_tokens: int,
-        device_ms: float,
-        attempts: int,
-        texts: bytes,
-    ) -> None:
-        """Writes an end."""
+    def end(self, admission: int, record: bytes) -> None:
+        """Writes an end, which has the next number."""
         ...
 
 
@@ -190,7 +181,9 @@ class CallAccounts:
         if not account.labels.summed:
             text += _request_id_text(call.request_id)
         call.row_text = text
-        call.row = self._log.admit(int((self._unix_s + admitted_at) * 1e6), estimate, text)
+        log = self._log
+        admitted_us = int((self._unix_s + admitted_at) * 1e6)
+        call.row = log.admit(_admitted(log.sequence + 1, admitted_us, estimate, text))
 
     def ended(self, call: InferenceCall, outcome: Answer | HeadraceError | None, now: float) -> None:
         """The call has ended; None means that nobody wants the outcome any more."""
@@ -223,8 +216,10 @@ class CallAccounts:
         if session is not None:
             text += self._places.get(session.token) or self._place(session)
         admitted_at = call.admitted_at
-        self._log.end(
-            call.row,
+        log, row = self._log, call.row
+        record = _ended(
+            log.sequence + 1,
+            row,
             status,
             int((self._unix_s + admitted_at) * 1e6),
             int((now - admitted_at) * 1e6),
@@ -238,6 +233,7 @@ class CallAccounts:
             call.sends,
             text,
         )
+        log.end(row, record)
         call.row = 0
         if reservation.by_amount:
             reservation.settle(Amounts(1, prompt + completion, estimate.input_bytes, use.whole_ms(device_ms)))

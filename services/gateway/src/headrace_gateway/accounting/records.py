@@ -35,7 +35,8 @@ _pack_admitted, _pack_ended, _pack_checksum = _ADMITTED.pack, _ENDED.pack, _CHEC
 CALL_FIELD = _tag(IngestRequest.CALLS_FIELD_NUMBER, _LEN)
 EVENT_FIELD = _tag(IngestRequest.RECORDS_FIELD_NUMBER, _LEN)
 _CHECKSUM_TAG = _tag(IngestRequest.CHECKSUM_FIELD_NUMBER, _FIXED32)
-# Tags and lengths, always three bytes, of calls by their length.
+_HEAD_BYTES = 3
+# Tags and lengths, always so many bytes, of calls by their length.
 _HEADS = [bytes((CALL_FIELD, length & 0x7F | 0x80, length >> 7)) for length in range(4_096)]
 # Likewise of request ids; one that is empty has no field.
 _REQUEST_ID_HEADS = [
@@ -138,6 +139,12 @@ def request_id_text(request_id: str) -> bytes:
     if len(encoded) > TEXT_BYTES_MAX:
         return text("request_id", request_id)
     return _REQUEST_ID_HEADS[len(encoded)] + encoded
+
+
+def renumbered(record: bytes, sequence: int) -> bytes:
+    """What `ended` has made, with another sequence."""
+    body = record[_HEAD_BYTES : -_CHECKSUM.size]
+    return framed_call(body[:1] + sequence.to_bytes(8, "little") + body[9:])
 
 
 def framed_call(body: bytes) -> bytes:

@@ -10,7 +10,6 @@ from headrace_common import catalogue
 from headrace_common.errors import StorageUnavailable
 from headrace_gateway.accounting import records, segments
 from headrace_gateway.accounting.admissions import Admissions
-from headrace_gateway.accounting.records import Estimate
 from headrace_gateway.accounting.replay import ADMISSIONS, Replayed
 from headrace_gateway.accounting.segments import PORTION_BYTES, SEGMENT_BYTES, Portion, Segment
 from headrace_gateway.accounting.spool_folder import SpoolFolder
@@ -19,9 +18,6 @@ _MARGIN_BYTES = 64 << 10
 """Left free at a segment's end, so that what is written needs not look whether there is room for it."""
 EVENT_BYTES_MAX = 32 << 10
 RETRY_AFTER_S = 2.0
-
-_admitted = records.admitted
-_ended = records.ended
 
 
 class Spool:
@@ -84,10 +80,10 @@ class Spool:
         Raises:
             StorageUnavailable: SPOOL_FULL (UNAVAILABLE).
         """
-        if self.at <= self._full_at and not self._open.full:
+        if self.at <= self._full_at and self._open.free:
             return
         try:
-            if self._open.full:
+            if not self._open.free:
                 self._open.grow()
             if self.at > self._full_at:
                 if self._spare is None and len(self.segments) >= self._files_max:
@@ -97,66 +93,20 @@ class Spool:
             self.refused += 1
             raise spool_full() from None
 
-    def admit(self, admitted_us: int, estimate: Estimate, texts: bytes) -> int:
-        """A call was admitted; returns its number. `check_room` was called; see `records.admitted`."""
+    def admit(self, body: bytes) -> int:
+        """A call was admitted: `records.admitted` with the next number, which is returned. `check_room` was called."""
         self.sequence = admission = self.sequence + 1
-        self._open.add(admission, _admitted(admission, admitted_us, estimate, texts))
+        self._open.add(admission, body)
         return admission
 
-    def end(
-        self,
-        admission: int,
-        status: int,
-        admitted_us: int,
-        total_us: int,
-        queue_us: int,
-        execution_us: int,
-        input_bytes: int,
-        output_bytes: int,
-        prompt_tokens: int,
-        completion_tokens: int,
-        device_ms: float,
-        attempts: int,
-        texts: bytes,
-    ) -> None:
-        """A call has ended; see `records.ended`. Where there is no room on the disk it is written later."""
+    def end(self, admission: int, record: bytes) -> None:
+        """A call has ended: `records.ended` with the next number. Where the disk has no room it is written later."""
         if self.at > self._full_at:
             try:
                 self._turn()
             except OSError:
-                arguments = (
-                    admission,
-                    status,
-                    admitted_us,
-                    total_us,
-                    queue_us,
-                    execution_us,
-                    input_bytes,
-                    output_bytes,
-                    prompt_tokens,
-                    completion_tokens,
-                    device_ms,
-                    attempts,
-                    texts,
-                )
-                self._late.append(lambda: self.end(*arguments))
+                self._late.append(lambda: self.end(admission, records.renumbered(record, self.sequence + 1)))
                 return
-        record = _ended(
-            self.sequence + 1,
-            admission,
-            status,
-            admitted_us,
-            total_us,
-            queue_us,
-            execution_us,
-            input_bytes,
-            output_bytes,
-            prompt_tokens,
-            completion_tokens,
-            device_ms,
-            attempts,
-            texts,
-        )
         self._write(record)
         self._open.remove(admission)
 
