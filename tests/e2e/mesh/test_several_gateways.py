@@ -22,9 +22,8 @@ from inference.model_repository_pb2 import (
     RepositoryModelUnloadRequest,
 )
 from inference.open_inference_pb2_grpc import GRPCInferenceServiceStub
-from support.folders import open_folder
 from support.headrace_command import Headrace
-from support.mesh import Mesh, running_mesh
+from support.mesh import Mesh
 from support.soak import scrape
 
 pytestmark = pytest.mark.timeout(240)
@@ -32,14 +31,6 @@ pytestmark = pytest.mark.timeout(240)
 BYTES = {"bytes": np.full((1, 2048), 65, np.int32)}
 CALLERS = 3
 COUNTED = "headrace_infer_requests_total"
-
-
-@pytest.fixture(scope="module")
-def twins() -> Iterator[Mesh]:
-    with open_folder() as folder:
-        with running_mesh(folder, "--runners", "2", "--gateways", "2") as running:
-            yield running
-        assert running.supervisor.returncode == 0, running.log.read_text(errors="replace")[-6000:]
 
 
 @pytest.fixture
