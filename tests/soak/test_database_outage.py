@@ -30,7 +30,7 @@ from support.folders import open_folder
 from support.gateway_doors import gateway_doors
 from support.load import infer_stub, quantile
 from support.mesh import Mesh, running_mesh
-from support.parties import Operator, operator, until
+from support.parties import Operator, Pairs, operator, until
 from support.restartable_postgres import RestartablePostgres, restartable_postgres
 from support.soak import Measured, Tensor
 from support.ways_in import Ways
@@ -162,6 +162,21 @@ def unavailable_entries(owner: Operator) -> int:
     return sum(entry.outcome == "UNAVAILABLE" for entry in found)
 
 
+def prepared(owner: Operator) -> tuple[Pairs, bytes]:
+    """A key of a tenant that has limits, and a request for a model of its own."""
+    caller, _ = owner.key(TENANT, tenants_pb2.ROLE_MODEL_ADMIN)
+    # It costs next to nothing: what is measured is the mesh.
+    caller.push("same", onnx_models.identity())
+    limits = [
+        quotas_pb2.Limit(resource=quotas_pb2.RESOURCE_REQUESTS, window=quotas_pb2.WINDOW_DAY, amount=10**7),
+        quotas_pb2.Limit(resource=quotas_pb2.RESOURCE_REQUESTS, window=quotas_pb2.WINDOW_RATE, amount=2_000),
+    ]
+    owner(owner.quotas.SetLimits, quotas_pb2.SetLimitsRequest(tenant_id=TENANT, limits=limits))
+    tensor = Tensor(name="x", datatype="FP32", shape=[1, 4])
+    request = ModelInferRequest(model_name="same", inputs=[tensor], raw_input_contents=[bytes(16)])
+    return caller.metadata, request.SerializeToString()
+
+
 async def test_calls_are_served_and_accounted_while_the_database_is_away(
     meshed: Mesh, database: RestartablePostgres, measured: Measured
 ) -> None:
@@ -169,25 +184,9 @@ async def test_calls_are_served_and_accounted_while_the_database_is_away(
     refused = Counter[str]()
     with grpc.insecure_channel(meshed.grpc) as channel:
         owner = operator(meshed, channel)
-        caller, _ = await asyncio.to_thread(owner.key, TENANT, tenants_pb2.ROLE_MODEL_ADMIN)
-        # A model that costs next to nothing: what is measured is the mesh.
-        await asyncio.to_thread(caller.push, "same", onnx_models.identity())
-        request = ModelInferRequest(
-            model_name="same",
-            inputs=[Tensor(name="x", datatype="FP32", shape=[1, 4])],
-            raw_input_contents=[bytes(16)],
-        )
-        body = request.SerializeToString()
-        limits = quotas_pb2.SetLimitsRequest(
-            tenant_id=TENANT,
-            limits=[
-                quotas_pb2.Limit(resource=quotas_pb2.RESOURCE_REQUESTS, window=quotas_pb2.WINDOW_DAY, amount=10**7),
-                quotas_pb2.Limit(resource=quotas_pb2.RESOURCE_REQUESTS, window=quotas_pb2.WINDOW_RATE, amount=2_000),
-            ],
-        )
-        await asyncio.to_thread(owner, owner.quotas.SetLimits, limits)
+        metadata, body = await asyncio.to_thread(prepared, owner)
         async with gateway_doors(meshed) as doors:
-            load = [asyncio.create_task(calls.paced(door, body, caller.metadata, stop)) for door in doors.values()]
+            load = [asyncio.create_task(calls.paced(door, body, metadata, stop)) for door in doors.values()]
             for number in range(ROUNDS):
                 await asyncio.sleep(BACK_S)
                 calls.phase = f"there {number}"
