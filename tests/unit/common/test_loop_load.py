@@ -7,37 +7,35 @@ import hashlib
 import time
 
 from headrace_common.loop_load import LoopLoad
+from support.eventually import eventually
 
 
-async def settled(load: LoopLoad, condition: str) -> bool:
-    """Whether the load gets there while the loop does what it does."""
-    try:
-        async with asyncio.timeout(20):
-            while not (load.share > 0.3 if condition == "busy" else load.share < 0.1):
-                await asyncio.sleep(0.02)
-    except TimeoutError:
-        return False
-    return True
+class Thread:
+    """The time of a thread that computes a share of it."""
 
+    def __init__(self) -> None:
+        self.share = 1.0
+        self._wall_s = self._computed_s = 0.0
 
-async def spin() -> None:
-    """Computes without end, in slices that leave the loop its turn."""
-    while True:
-        until = time.thread_time() + 0.005
-        while time.thread_time() < until:
-            pass
-        await asyncio.sleep(0)
+    def wall_s(self) -> float:
+        self._wall_s += 0.05
+        self._computed_s += 0.05 * self.share
+        return self._wall_s
+
+    def computed_s(self) -> float:
+        return self._computed_s
 
 
 async def test_a_loop_that_never_rests_is_busy_and_is_idle_again_once_it_rests() -> None:
-    load = LoopLoad()
-    measuring = asyncio.create_task(load.run())
+    thread = Thread()
+    load = LoopLoad(wall_s=thread.wall_s, computed_s=thread.computed_s)
     assert load.share == 0
-    spinning = asyncio.create_task(spin())
-    assert await settled(load, "busy"), load.share
-    assert load.share <= 1
-    spinning.cancel()
-    assert await settled(load, "idle"), load.share
+    measuring = asyncio.create_task(load.run())
+    await eventually(lambda: 0.9 < load.share <= 1)
+    thread.share = 0.25
+    await eventually(lambda: abs(load.share - 0.25) < 0.01)
+    thread.share = 0.0
+    await eventually(lambda: load.share < 0.1)
     measuring.cancel()
 
 
