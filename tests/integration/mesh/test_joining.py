@@ -147,7 +147,7 @@ async def test_a_token_that_is_taken_out_ends_its_sessions_and_no_others(tmp_pat
             await eventually(lambda: len(gateway.directory) == 2)
             gateway.keep([entry for entry in gateway.entries if entry.id not in revoked])
             await eventually(leaving.over.is_set)
-            assert [session.hello.runner_name for session in gateway.directory] == ["kept"]
+            await eventually(lambda: [session.hello.runner_name for session in gateway.directory] == ["kept"])
             assert not staying.over.is_set()
         assert (await gateway.refusal(join_token=revoked)).reason == "JOIN_TOKEN_INVALID"
 
