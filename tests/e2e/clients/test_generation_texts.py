@@ -32,7 +32,8 @@ ASKED = [PROMPTS[0], PROMPTS[10], PROMPTS[11]]
 
 @pytest.fixture(scope="module")
 def llama() -> Iterator[Llama]:
-    with running_llama(model_file(), slots=2) as llama:
+    # Threads of the library that wait for each other spin: on a busy machine several of them take minutes.
+    with running_llama(model_file(), slots=2, threads=1) as llama:
         yield llama
 
 
