@@ -87,3 +87,23 @@ async def test_a_block_that_raises_still_ends_its_tasks() -> None:
     with pytest.raises(LookupError):
         await block()
     assert ended.is_set()
+
+
+async def test_close_repeats_a_cancel_that_was_swallowed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("headrace_common.tasks._CANCEL_AGAIN_S", 0.01)
+    guard = TaskGuard()
+    swallowed = 0
+
+    async def deaf() -> None:
+        nonlocal swallowed
+        while swallowed < 2:
+            try:
+                await asyncio.Event().wait()
+            except asyncio.CancelledError:
+                swallowed += 1
+        await asyncio.Event().wait()
+
+    guard.spawn(deaf(), name="deaf")
+    await asyncio.sleep(0)
+    await guard.close()
+    assert (swallowed, guard.names) == (2, frozenset())

@@ -10,6 +10,7 @@ from typing import Any, Self, TypeVar
 import structlog
 
 T = TypeVar("T")
+_CANCEL_AGAIN_S = 5.0
 
 
 class TaskGuard:
@@ -42,13 +43,16 @@ class TaskGuard:
         return task
 
     async def close(self) -> None:
-        """Cancels every task and waits until all have ended. Safe to call twice."""
+        """Cancels every task and waits until all have ended. Safe to call twice.
+
+        A cancel is repeated after a while: before Python 3.12 `asyncio.wait_for`, on which the connection pool rests,
+        loses one that comes at the very moment when what it waits for is there.
+        """
         while self._tasks:
-            tasks = list(self._tasks)
-            for task in tasks:
+            for task in self._tasks:
                 task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
-            self._tasks.difference_update(tasks)
+            ended, _ = await asyncio.wait(self._tasks, timeout=_CANCEL_AGAIN_S)
+            self._tasks.difference_update(ended)
 
     async def __aenter__(self) -> Self:
         return self
