@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Generator
-from typing import Any
 
 import hypothesis
 import pytest
-from xdist.scheduler import LoadFileScheduling, Scheduling  # pyright: ignore[reportMissingTypeStubs]
 
 from support.postgres import fresh_database, migrated_template, running_postgres
 from support.processes import HeldPort
@@ -24,21 +22,6 @@ hypothesis.settings.load_profile("headrace")
 # A shell that starts the run in the background has it ignore interrupts, and so would all that tests start.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
-
-# A mesh takes long to start: one worker runs the files that share this one.
-_TWO_GATEWAYS = {"tests/e2e/mesh/test_placement.py", "tests/e2e/mesh/test_several_gateways.py"}
-
-
-class WholeFiles(LoadFileScheduling):
-    """A file's tests run in one worker, one after another, and so do those of files that share a mesh."""
-
-    def _split_scope(self, nodeid: str) -> str:
-        file = nodeid.partition("::")[0]
-        return "two gateways" if file in _TWO_GATEWAYS else file
-
-
-def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Scheduling:
-    return WholeFiles(config, log)
 
 
 @pytest.fixture

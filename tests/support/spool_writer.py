@@ -5,6 +5,7 @@ Each line says how many calls were admitted; all of them but each tenth have end
 
 from __future__ import annotations
 
+import signal
 import sys
 from pathlib import Path
 
@@ -17,7 +18,8 @@ def main() -> None:
     """Writes for as long as it lives."""
     spool = new_spool(Path(sys.argv[1]), gateway_id="gateway-0.dead", files_max=10_000)
     number = 0
-    while True:
+    # Who should kill it may stand still for a while: then it waits.
+    while number < 20_000 or signal.pause():
         for _ in range(100):
             call = admit(spool, f"r{number}")
             if number % 10:

@@ -28,6 +28,18 @@ def as_client(mesh: Mesh, party: Party) -> httpx.Client:
     return httpx.Client(base_url=mesh.http, headers=dict(party.metadata), timeout=60)
 
 
+def refusal(http: httpx.Client, path: str, body: dict[str, object]) -> httpx.Response:
+    """The first answer that says that there is too much of it; one that tells of a passing trouble is none."""
+    answers: list[httpx.Response] = []
+
+    def refused() -> bool:
+        answers.append(http.post(path, json=body))
+        return answers[-1].status_code == 429
+
+    until(refused)
+    return answers[-1]
+
+
 @pytest.fixture(scope="module")
 def channel(mesh: Mesh) -> Iterator[grpc.Channel]:
     with grpc.insecure_channel(mesh.grpc) as channel:
@@ -207,7 +219,9 @@ def test_who_is_refused_is_told_limit_use_window_and_when_to_come_again(mesh: Me
         try:
             tenant.admin.infer(request)
         except grpc.RpcError as error:
-            errors.append(error)
+            # A store that stands still for a moment is another answer, and a passing one.
+            if error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED:
+                errors.append(error)
         return bool(errors)
 
     until(told)
@@ -228,11 +242,10 @@ def test_who_is_refused_is_told_limit_use_window_and_when_to_come_again(mesh: Me
     assert 0 < retry.retry_delay.ToSeconds() <= 86_400
     values = {"name": "x", "datatype": "FP32", "shape": [1, 4], "data": [0, 0, 0, 0]}
     with as_client(mesh, tenant.admin) as http:
-        answer = http.post("/v2/models/tiny/infer", json={"inputs": [values]})
-        refused = http.post(
-            "/v1/infer", json={"modelId": "tiny", "inputs": {"x": {"shape": [1, 4], "dtype": "FP32", "data": [0] * 4}}}
-        ).json()
-    assert answer.status_code == 429 and "limit of 2 requests per day" in answer.json()["error"]
+        inputs = {"x": {"shape": [1, 4], "dtype": "FP32", "data": [0] * 4}}
+        answer = refusal(http, "/v2/models/tiny/infer", {"inputs": [values]})
+        refused = refusal(http, "/v1/infer", {"modelId": "tiny", "inputs": inputs}).json()
+    assert "limit of 2 requests per day" in answer.json()["error"]
     assert 0 < int(answer.headers["retry-after"]) <= 86_400
     context = refused["context"]
     assert (refused["errorCode"], context["limit"], context["window"]) == ("QUOTA_EXCEEDED", "2", "day")

@@ -20,7 +20,7 @@ from headrace_gateway.accounting.accounting import Accounting
 from headrace_gateway.accounting.spool import Spool
 from headrace_gateway.quota.lease_book import LeaseBook
 from support.processes import HeldPort
-from support.spools import admit, end
+from support.spools import admit, end, new_spool
 from support.usage_ledger import UsageLedger, served
 
 RECORDS_MAX = 4_096
@@ -105,6 +105,21 @@ async def test_usage_waits_for_quota_and_goes_there_when_it_comes(tmp_path: Path
         await servers.enter_async_context(served(ledger, address))
         await ledger.until(50)
         assert [row.request_id for row in ledger.rows] == ids
+
+
+async def test_a_spool_that_can_not_be_taken_over_keeps_no_other_waiting(tmp_path: Path) -> None:
+    spools = [new_spool(tmp_path, gateway_id=f"gateway-{name}.a") for name in ("one", "two", "three")]
+    for spool in spools:
+        used(spool, 10)
+        spool.close(empty=False)
+    (bad,) = spools[1].folder.path.glob("*.segment")
+    bad.write_bytes(b"\x46" + bad.read_bytes()[1:])
+    ledger = UsageLedger()
+    replaced: list[str] = []
+    async with served(ledger) as address, accounting(tmp_path, address, replaced=replaced.append):
+        await ledger.until(20)
+    assert sorted(replaced) == ["gateway-one.a", "gateway-three.a"]
+    assert left_in(tmp_path) == [bad.parent.name]
 
 
 async def test_a_gateway_that_stops_without_quota_leaves_its_usage_to_the_next(tmp_path: Path, port: HeldPort) -> None:

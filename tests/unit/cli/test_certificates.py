@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 from cryptography import x509
+from cryptography.x509.oid import ExtendedKeyUsageOID
 from typer.testing import CliRunner
 
 from headrace_cli.app import app
@@ -50,6 +51,10 @@ def chains(folder: Path, name: str) -> bool:
     return True
 
 
+def certificate_of(folder: Path, name: str) -> x509.Certificate:
+    return x509.load_pem_x509_certificate((folder / f"{name}.crt").read_bytes())
+
+
 def test_init_makes_what_services_can_use_with_keys_for_their_owner_only(tmp_path: Path) -> None:
     folder = tmp_path / "certs"
     made = asked(
@@ -59,7 +64,13 @@ def test_init_makes_what_services_can_use_with_keys_for_their_owner_only(tmp_pat
     for one in made[1:]:
         assert files_of(folder, one["name"]).read().subject == f"CN={one['name']}"
         assert chains(folder, one["name"])
-        assert {"localhost", "127.0.0.1", "mesh.example.com", "10.0.0.7"} <= set(one["names"])
+        hosts = {"localhost", "127.0.0.1", "mesh.example.com", "10.0.0.7"}
+        uses = certificate_of(folder, one["name"]).extensions.get_extension_for_class(x509.ExtendedKeyUsage).value
+        if one["name"] == "runner":
+            # It must not pass for a service of the mesh on the same machine.
+            assert len(one["names"]) == 1 and ExtendedKeyUsageOID.SERVER_AUTH not in uses
+        else:
+            assert hosts <= set(one["names"]) and ExtendedKeyUsageOID.SERVER_AUTH in uses
         assert f"spiffe://headrace/{one['name']}" in one["names"]
         left = datetime.fromisoformat(one["ends_at"]) - datetime.now(UTC)
         assert timedelta(days=8) < left <= timedelta(days=9)

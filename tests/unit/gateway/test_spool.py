@@ -19,7 +19,7 @@ from headrace_gateway.accounting import records, spool_folder
 from headrace_gateway.accounting.admissions import PLACE_BYTES
 from headrace_gateway.accounting.admissions import read as read_admissions
 from headrace_gateway.accounting.records import Estimate, Labels
-from headrace_gateway.accounting.replay import ADMISSIONS, Replayed, replayed
+from headrace_gateway.accounting.replay import ADMISSIONS, Replayed, UnknownSpoolError, replayed
 from headrace_gateway.accounting.segments import PORTION_BYTES, Segment
 from headrace_gateway.accounting.spool import EVENT_BYTES_MAX, Spool
 from headrace_gateway.accounting.spool_folder import SpoolFolder
@@ -169,7 +169,9 @@ def test_the_longest_texts_have_their_place(tmp_path: Path) -> None:
     spool = new_spool(tmp_path)
     long = "x" * 3_000
     labels = Labels(long, long, long, long, long, summed=True)
-    end(spool, admit(spool, long, labels=labels), long, labels=labels, reason=long)
+    before, longest, after = (admit(spool, one, labels=labels) for one in ("before", long, "after"))
+    assert replayed(spool.folder.path).open.keys() == {before, longest, after}
+    end(spool, longest, long, labels=labels, reason=long)
     (call,) = told(spool).calls
     assert (len(call.subject), len(call.tenant_id), len(call.error_reason)) == (1_100, 255, 255)
 
@@ -365,6 +367,30 @@ def test_an_heir_sends_in_the_same_portions_what_was_left(tmp_path: Path) -> Non
     heir = taken_over(folder)
     assert request_ids(told(heir)) == [str(index) for index in range(6_000)]
     assert max(portion.events for segment in heir.segments for portion in segment.portions) == heir.events == 6_000
+
+
+def test_a_folder_that_can_not_be_read_keeps_no_other_from_being_taken(tmp_path: Path) -> None:
+    bad, good = (new_spool(tmp_path).folder for _ in range(2))
+    for folder in (bad, good):
+        folder.release()
+    lock = bad.path / "owner"
+    lock.unlink()
+    lock.mkdir()
+    unread: list[Path] = []
+    (taken,) = spool_folder.abandoned(tmp_path, unread=lambda path, _: unread.append(path))
+    assert (taken.path, unread) == (good.path, [bad.path])
+
+
+def test_a_spool_of_another_form_is_left_as_it_is(tmp_path: Path) -> None:
+    spool = new_spool(tmp_path)
+    end(spool, admit(spool, "one"), "one")
+    spool.close(empty=False)
+    (file,) = spool.folder.path.glob("*.segment")
+    written = b"\x46" + file.read_bytes()[1:]
+    file.write_bytes(written)
+    with pytest.raises(UnknownSpoolError, match="another version"):
+        replayed(spool.folder.path)
+    assert file.read_bytes() == written
 
 
 def test_a_spool_belongs_to_one_process_at_a_time(tmp_path: Path) -> None:

@@ -25,6 +25,7 @@ def test_defaults_are_loopback_and_closed_to_pages() -> None:
         {"HEADRACE_HTTP_BODIES_BYTES_MAX": "100000"},
         {"HEADRACE_HTTP_SHARE_PORT": "true", "HEADRACE_HTTP_ADDRESS": "127.0.0.1:0"},
         {"HEADRACE_HTTP_HEAD_TIMEOUT_S": "0"},
+        {"HEADRACE_HTTP_CLIENT_CA_FILE": "ca.pem"},
         {
             "HEADRACE_TLS_KEY_FILE": "vault://secret/front#key",
             "HEADRACE_TLS_CERTIFICATE_FILE": "front.crt",

@@ -93,13 +93,15 @@ def read_join_tokens(path: Path) -> dict[str, JoinToken]:
     if len(listed) > _TOKENS_MAX:
         raise _bad(path, f"must hold {_TOKENS_MAX} tokens at most")
     tokens: dict[str, JoinToken] = {}
+    ids: set[str] = set()
     for index, entry in enumerate(listed):
         try:
             token = _parsed(entry)
         except (ValueError, TypeError) as error:
             raise _bad(path, f"has a bad entry, number {index + 1}: {error}") from None
-        if token.sha256 in tokens or any(token.id == other.id for other in tokens.values()):
+        if token.sha256 in tokens or token.id in ids:
             raise _bad(path, f"has the token {token.id} twice")
+        ids.add(token.id)
         tokens[token.sha256] = token
     return tokens
 

@@ -28,7 +28,7 @@ _LOOK_S = 0.005
 # Clients whose connections are half made have that long to finish them.
 _LOOKS_MIN = 4
 _LOOKS_MAX = 100
-_SO_ATTACH_FILTER = 26
+_SO_ATTACH_FILTER, _SO_DETACH_FILTER = 26, 27
 _TCP_FLAGS_AT, _TCP_SYN = 13, 0x02
 _DROP_SYN = b"".join(
     struct.pack("HBBI", *step)
@@ -69,8 +69,13 @@ class SharedListeners:
                 for number, file in _listening().items()
                 if number in self._sockets
             ]
-            for listener in listeners:
-                _drop_syn(listener)
+            try:
+                for listener in listeners:
+                    _drop_syn(listener)
+            except OSError:
+                for listener in listeners:
+                    _take_syn(listener)
+                raise
             for look in range(_LOOKS_MAX):
                 await asyncio.sleep(_LOOK_S)
                 if look >= _LOOKS_MIN and not any(map(_waiting, listeners)):
@@ -111,6 +116,11 @@ def _drop_syn(listener: socket.socket) -> None:
     listener.setsockopt(
         socket.SOL_SOCKET, _SO_ATTACH_FILTER, struct.pack("HP", len(_DROP_SYN) // size, ctypes.addressof(program))
     )
+
+
+def _take_syn(listener: socket.socket) -> None:
+    with suppress(OSError):
+        listener.setsockopt(socket.SOL_SOCKET, _SO_DETACH_FILTER, 0)
 
 
 def _waiting(listener: socket.socket) -> int:

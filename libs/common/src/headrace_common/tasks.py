@@ -10,7 +10,8 @@ from typing import Any, Self, TypeVar
 import structlog
 
 T = TypeVar("T")
-_CANCEL_AGAIN_S = 5.0
+# Long enough for any end that is only slow: who still cleans up must not be disturbed.
+_CANCEL_AGAIN_S = 30.0
 
 
 class TaskGuard:

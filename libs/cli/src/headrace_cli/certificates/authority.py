@@ -78,7 +78,7 @@ def new_authority(name: str, *, now: datetime, lasts: timedelta) -> KeyPair:
 
 
 def issue(authority: KeyPair, wanted: Wanted, *, now: datetime, lasts: timedelta) -> KeyPair:
-    """A certificate with a key of its own, for listening and for dialling.
+    """A certificate with a key of its own: for dialling, and where it names hosts for listening, too.
 
     It ends with its authority at the latest.
 
@@ -91,14 +91,13 @@ def issue(authority: KeyPair, wanted: Wanted, *, now: datetime, lasts: timedelta
     key = ec.generate_private_key(ec.SECP256R1())
     subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, wanted.name)])
     names = [x509.UniformResourceIdentifier(wanted.uri), *(alternative_name(host) for host in wanted.hosts)]
+    uses = [*([ExtendedKeyUsageOID.SERVER_AUTH] if wanted.hosts else []), ExtendedKeyUsageOID.CLIENT_AUTH]
     ends_at = min(now + lasts, issuer.not_valid_after_utc)
     certificate = (
         _begun(subject, issuer.subject, key, now=now, ends_at=ends_at)
         .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
         .add_extension(x509.KeyUsage(**_DIGITAL_SIGNATURE), critical=True)
-        .add_extension(
-            x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH]), critical=False
-        )
+        .add_extension(x509.ExtendedKeyUsage(uses), critical=False)
         .add_extension(x509.SubjectAlternativeName(names), critical=False)
         .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(authority.key.public_key()), critical=False)
         .sign(authority.key, hashes.SHA256())

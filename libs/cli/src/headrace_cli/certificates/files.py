@@ -135,14 +135,18 @@ def wanted_of(
 ) -> Wanted:
     """What a service's certificate says: who it is, this machine, its names on compose and Kubernetes, and `hosts`.
 
+    A runner's names no host.
+
     Raises:
         ValueError: The service has no such name.
     """
     if not _NAME.fullmatch(service) or service == AUTHORITY:
         raise ValueError(f"a service's name has lower-case letters, digits, dots and dashes, not {service!r}")
     uri = service_uri(service, tenant=tenant, name=runner, trust_domain=trust_domain)
-    # Runners listen for nobody.
-    heads = () if service == "runner" else (service, *(("gateway-mesh",) if service == "gateway" else ()))
+    if service == "runner":
+        # Runners listen for nobody, and must not pass for who does.
+        return Wanted(name=service, uri=uri, hosts=[])
+    heads = (service, *(("gateway-mesh",) if service == "gateway" else ()))
     cluster = [name for head in heads for name in (head, f"{head}.{namespace}", _fqdn(head, namespace))]
     return Wanted(name=service, uri=uri, hosts=list(dict.fromkeys([*LOCAL_HOSTS, *cluster, *hosts])))
 

@@ -19,7 +19,7 @@ from headrace_common.errors import ConfigError, HeadraceError
 from headrace_common.tasks import TaskGuard
 from headrace_gateway.accounting import spool_folder
 from headrace_gateway.accounting.call_accounts import Book, CallAccounts
-from headrace_gateway.accounting.replay import replayed
+from headrace_gateway.accounting.replay import UnknownSpoolError, replayed
 from headrace_gateway.accounting.shipper import Metadata, Shipper
 from headrace_gateway.accounting.spool import Spool
 from headrace_gateway.accounting.spool_folder import SpoolFolder
@@ -114,7 +114,7 @@ class Accounting:
         """Lets go of all files, after the tasks have ended; an own spool that quota has whole is removed."""
         shipping = self._shipping
         sent = shipping is not None and not shipping.cancelled() and shipping.exception() is None
-        self.spool.close(empty=sent and not self.spool.open_calls)
+        self.spool.close(empty=sent and not self.spool.open_calls and not self.spool.waits)
         for shipper in self.adopted:
             shipper.spool.close(empty=False)
 
@@ -131,11 +131,21 @@ class Accounting:
     async def _adopt(self, tasks: TaskGuard) -> None:
         while True:
             try:
-                for folder in await asyncio.to_thread(spool_folder.abandoned, self._parent):
-                    await self._take_over(folder, tasks)
+                left = await asyncio.to_thread(spool_folder.abandoned, self._parent, unread=self._tell_unread)
             except OSError as error:
-                self._log.warning("spools of other processes can't be read", error=error.strerror)
+                self._tell_unread(self._parent, error)
+                left = []
+            for folder in left:
+                try:
+                    await self._take_over(folder, tasks)
+                except (OSError, UnknownSpoolError) as error:
+                    # It stays as it is, and is tried again; others must not wait for it.
+                    self._tell_unread(folder.path, error)
             await asyncio.sleep(_ADOPT_S)
+
+    def _tell_unread(self, path: Path, error: Exception) -> None:
+        why = error.strerror if isinstance(error, OSError) else str(error)
+        self._log.error("spools of a process that has ended can't be taken over", folder=str(path), error=why)
 
     async def _take_over(self, folder: SpoolFolder, tasks: TaskGuard) -> None:
         try:

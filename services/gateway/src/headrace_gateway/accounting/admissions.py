@@ -10,7 +10,7 @@ from zlib import crc32
 
 from headrace_gateway.accounting import records
 
-PLACE_BYTES = 2_048
+PLACE_BYTES = 3_072
 """A record of an admission with the longest texts, behind its length and checksum."""
 _PLACES_MORE = 512
 _HEADER = struct.Struct("<II")

@@ -158,6 +158,11 @@ def framed_event(body: bytes) -> bytes:
     return head + body + _pack_checksum(_CHECKSUM_TAG, crc32(body))
 
 
+def begins(written: memoryview) -> bool:
+    """Whether a file holds records as they are written here, or none yet."""
+    return written[0] in (0, CALL_FIELD, EVENT_FIELD)
+
+
 def bodies(written: memoryview) -> Iterator[tuple[int, int, memoryview]]:
     """Where each record of a file ends, its field and content; up to the first that is not whole."""
     at, size = 0, len(written)

@@ -16,6 +16,10 @@ ADMISSIONS = "admissions"
 """The file of open calls in a spool's folder."""
 
 
+class UnknownSpoolError(Exception):
+    """What is there is not a spool as this version writes it; whoever understands it may still send it."""
+
+
 @dataclass(slots=True)
 class Replayed:
     """The state of a spool after its last whole record.
@@ -74,10 +78,14 @@ def replayed(folder: Path) -> Replayed:
 
     Raises:
         OSError: A file can't be read.
+        UnknownSpoolError: One is not in the form that this version writes.
     """
     state = Replayed()
-    places = admissions.read(folder / ADMISSIONS)
-    state.admitted({admission: body for admission, (_, body) in places.items()})
+    try:
+        places = admissions.read(folder / ADMISSIONS)
+        state.admitted({admission: body for admission, (_, body) in places.items()})
+    except (struct.error, DecodeError):
+        raise UnknownSpoolError(f"{ADMISSIONS} was written by another version") from None
     for number, path in existing(folder):
         state.file_number = number
         content = mapped(path)
@@ -86,6 +94,8 @@ def replayed(folder: Path) -> Replayed:
             continue
         segment = Segment(path=path)
         with content, memoryview(content) as written:
+            if not records.begins(written):
+                raise UnknownSpoolError(f"{path.name} was written by another version")
             state.take(written, segment)
         state.segments.append(segment)
     return state

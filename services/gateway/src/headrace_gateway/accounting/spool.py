@@ -65,6 +65,11 @@ class Spool:
         self._portion_at = PORTION_BYTES
 
     @property
+    def waits(self) -> bool:
+        """Whether something waits for room on the disk."""
+        return bool(self._late)
+
+    @property
     def open_calls(self) -> int:
         """Calls without an end."""
         return len(self._open)

@@ -6,6 +6,7 @@ import fcntl
 import os
 import shutil
 import uuid
+from collections.abc import Callable
 from pathlib import Path
 
 _LOCK = "owner"
@@ -82,13 +83,22 @@ class SpoolFolder:
             self._descriptor = -1
 
 
-def abandoned(parent: Path) -> list[SpoolFolder]:
-    """Takes every folder whose process has ended.
+def abandoned(parent: Path, *, unread: Callable[[Path, OSError], None] | None = None) -> list[SpoolFolder]:
+    """Takes every folder whose process has ended; `unread` hears of those that can't be read.
 
     Raises:
-        OSError: One can't be read.
+        OSError: The parent can't be read.
     """
+    taken: list[SpoolFolder] = []
     if not parent.is_dir():
-        return []
-    paths = sorted(path for path in parent.iterdir() if path.is_dir() and not path.name.startswith("."))
-    return [taken for path in paths if (taken := SpoolFolder.take(path)) is not None]
+        return taken
+    for path in sorted(path for path in parent.iterdir() if path.is_dir() and not path.name.startswith(".")):
+        try:
+            folder = SpoolFolder.take(path)
+        except OSError as error:
+            if unread is not None:
+                unread(path, error)
+            continue
+        if folder is not None:
+            taken.append(folder)
+    return taken

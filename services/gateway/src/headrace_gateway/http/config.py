@@ -7,6 +7,7 @@ from typing import ClassVar
 
 from pydantic import Field
 
+from headrace_common import catalogue
 from headrace_common.addresses import is_loopback, parse_address
 from headrace_common.errors import ConfigError
 from headrace_common.settings import CommaList, ServiceSettings
@@ -76,13 +77,20 @@ def check_settings(settings: HttpSettings) -> None:
 
     Raises:
         ConfigError: SETTING_INVALID: the room for all bodies is smaller than one, a port that is shared is any, or the
-            key for calls to the gateway is no file.
+            key for calls to the gateway is no file. SETTING_MISSING: clients are to show certificates without TLS.
     """
     calls_by_tls = settings.tls_ca_file is not None and not is_loopback(settings.gateway_address)
     if calls_by_tls and settings.tls_key_file is not None and "://" in str(settings.tls_key_file):
         raise ConfigError(
             "HEADRACE_TLS_KEY_FILE must be a file: the front reads it for its calls to the gateway",
             context={"variable": "HEADRACE_TLS_KEY_FILE"},
+        )
+    if settings.client_ca_file is not None and settings.tls_certificate_file is None:
+        raise ConfigError(
+            f"HEADRACE_TLS_CERTIFICATE_FILE must be set: {settings.variable('client_ca_file')} demands certificates of "
+            "clients, which takes TLS",
+            entry=catalogue.SETTING_MISSING,
+            context={"variable": "HEADRACE_TLS_CERTIFICATE_FILE"},
         )
     if settings.bodies_bytes_max < settings.body_bytes_max:
         variable = settings.variable("bodies_bytes_max")

@@ -5,6 +5,8 @@ from __future__ import annotations
 import ssl
 import tempfile
 
+import structlog
+
 from headrace_common.tls import Tls
 from headrace_common.tls_files import TlsMaterial
 
@@ -15,12 +17,18 @@ def tls_context(tls: Tls) -> ssl.SSLContext | None:
         return None
     context = _context(tls.material)
     present = (tls.material, context)
+    log = structlog.stdlib.get_logger("tls")
 
     def choose(connection: ssl.SSLSocket | ssl.SSLObject, _name: str | None, _context_of: ssl.SSLContext) -> None:
         # OpenSSL asks at the beginning of each handshake, whether or not the client names a host.
         nonlocal present
         if tls.material is not present[0]:
-            present = (tls.material, _context(tls.material))
+            try:
+                present = (tls.material, _context(tls.material))
+            except (OSError, ValueError) as error:
+                # Such as a key that is too short for OpenSSL. What served until now goes on.
+                present = (tls.material, present[1])
+                log.warning("certificates can't be used; those in use stay", why=str(error))
         connection.context = present[1]
 
     context.sni_callback = choose

@@ -148,7 +148,7 @@ class RunnerMeshHandler(grpc.GenericRpcHandler):
                 _read_events(context, session),
                 _write_commands(context, session),
                 _closed(session),
-                self._enter_when_open(session),
+                self._enter_when_open(session, admission),
                 self._leave_when_not_admitted(session, admission),
             )
         except LaneViolation as violation:
@@ -202,12 +202,16 @@ class RunnerMeshHandler(grpc.GenericRpcHandler):
         )
         return mesh_pb2.GatewayCommand(welcome=welcome)
 
-    async def _enter_when_open(self, session: RunnerSession) -> None:
+    async def _enter_when_open(self, session: RunnerSession, admission: Admission) -> None:
         try:
             async with asyncio.timeout(_LANES_TIMEOUT_S):
                 await session.opened.wait()
         except TimeoutError:
             raise SessionOver("data lanes missing") from None
+        try:
+            self._require_own_name(session.hello, admission)
+        except AuthError as error:
+            raise SessionOver(error.message) from None
         self._directory.add(session)
         self._log.info("runner joined", runner=session.id, device=session.hello.device.type)
 
