@@ -95,7 +95,7 @@ class RunnerMeshHandler(grpc.GenericRpcHandler):
             Gauge(f"headrace_mesh_{name}", text, registry=registry).set_function(value)
 
     def service(self, handler_call_details: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler[Any, Any] | None:
-        """Grpc's hook: refuses on metadata alone."""
+        """Grpc's hook: refuses lanes on metadata alone; who registers is refused once it has said hello."""
         metadata = metadata_map(handler_call_details.invocation_metadata)
         match handler_call_details.method:
             case "/headrace.runner.internal.v1.RunnerMesh/Register":
